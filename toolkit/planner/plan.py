@@ -1,0 +1,171 @@
+"""The Plan: every decision of a run, resolved, and the reasons; the only thing that crosses to the cluster half."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from toolkit.errors import ConfigError, SpecError
+from toolkit.specs.base import Spec
+from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.model import ModelSpec
+from toolkit.specs.workload import Workload
+
+PLAN_VERSION: Literal[1] = 1
+
+
+class Layout(Spec):
+    """How the ranks are divided: tp x pp x sp x dp = world_size."""
+
+    dp: int = Field(gt=0)
+    """Data-parallel replicas."""
+    tp: int = Field(default=1, gt=0)
+    """Tensor-parallel ranks per replica."""
+    pp: int = Field(default=1, gt=0)
+    """Pipeline stages per replica."""
+    sp: int = Field(default=1, gt=0)
+    """Sequence-parallel ranks per replica."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.dp * self.tp * self.pp * self.sp
+
+
+class Strategy(Spec):
+    """One point of the search space; with the model, cluster and workload it determines every emitted number."""
+
+    engine: Literal["zero"] = "zero"
+    """Which engine runs the step; `zero` is accelerate + DeepSpeed ZeRO."""
+    layout: Layout
+    """How the ranks are divided."""
+    zero_stage: Literal[0, 1, 2, 3]
+    """0 shards nothing, 1 optimizer states, 2 also gradients, 3 also weights."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lives in host memory: nothing, the optimizer states, or optimizer states and weights."""
+    activation_checkpointing: bool = False
+    """True keeps only each layer's input and recomputes the rest in the backward pass."""
+    micro_batch: int = Field(gt=0)
+    """Samples per rank per forward pass."""
+    grad_accum: int = Field(gt=0)
+    """Forward/backward passes per optimizer step."""
+
+
+class MemoryEstimate(Spec):
+    """Peak bytes on the fullest device, term by term; `total_bytes` is their sum."""
+
+    weights_bytes: int
+    """Weights in compute precision held by the rank."""
+    gradients_bytes: int
+    """Gradients held by the rank."""
+    optimizer_bytes: int
+    """fp32 master weights and Adam moments held on the device."""
+    activations_bytes: int
+    """Tensors kept for the backward pass by all layers of one micro-batch."""
+    logits_bytes: int
+    """Logits, their fp32 copy and gradient of one micro-batch."""
+    buffers_bytes: int
+    """Communication buckets and weights gathered by ZeRO-3."""
+    context_bytes: int
+    """Device context, kernels and communicator."""
+    host_bytes: int
+    """Host memory per node taken by offloaded states; not part of the device total."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the device terms."""
+        return (
+            self.weights_bytes
+            + self.gradients_bytes
+            + self.optimizer_bytes
+            + self.activations_bytes
+            + self.logits_bytes
+            + self.buffers_bytes
+            + self.context_bytes
+        )
+
+
+class TimeEstimate(Spec):
+    """Seconds of one optimizer step by cause; `step_seconds` is their sum."""
+
+    compute_seconds: float
+    """Matrix multiplications of all accumulation steps, with recomputation."""
+    communication_seconds: float
+    """Collectives that no computation hides."""
+    offload_seconds: float
+    """Transfers to host memory and the optimizer step there."""
+
+    @property
+    def step_seconds(self) -> float:
+        """Sum of the terms."""
+        return self.compute_seconds + self.communication_seconds + self.offload_seconds
+
+
+class Candidate(Spec):
+    """A strategy that fits, with what it is predicted to take."""
+
+    strategy: Strategy
+    memory: MemoryEstimate
+    time: TimeEstimate
+
+
+class Rejection(Spec):
+    """A strategy that lost before ranking, and why."""
+
+    strategy: str
+    """The strategy in words, as in 'ZeRO-1, micro-batch 4'."""
+    reason: str
+    """The binding constraint with its numbers, as in 'needs 91.0 GiB of 80.0 GiB: activations 52.1 GiB'."""
+
+
+class Plan(Spec):
+    """A resolved run: what was asked, what was chosen, why, and what lost."""
+
+    version: Literal[1] = PLAN_VERSION
+    """Format of this file."""
+    model: ModelSpec
+    """The model planned for."""
+    cluster: ClusterSpec
+    """The machines planned for."""
+    workload: Workload
+    """The work of one optimizer step."""
+    strategy: Strategy
+    """The choice."""
+    memory: MemoryEstimate
+    """Predicted peak memory of the choice."""
+    time: TimeEstimate
+    """Predicted step time of the choice."""
+    gradient_clipping: float = Field(gt=0)
+    """Largest global gradient norm (L2); DeepSpeed's own default differs between releases, so it is always written."""
+    reasons: tuple[str, ...]
+    """Why this choice, one sentence each."""
+    alternatives: tuple[Candidate, ...] = ()
+    """The next best strategies that fit, best first."""
+    rejected: tuple[Rejection, ...] = ()
+    """Strategies that do not run, with their reasons."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks that the run must have."""
+        return self.strategy.layout.world_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Upper bound of tokens per optimizer step: global_batch x seq_len."""
+        return self.workload.global_batch * self.workload.seq_len
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read plan.json.
+
+        Raises:
+            ConfigError: missing, damaged or of another version.
+        """
+        try:
+            return super().load(path)
+        except SpecError as error:
+            raise ConfigError(f"{error}\nMake the plan again with `toolkit plan ... -o {Path(path).parent}`") from None
+
+    def save(self, path: Path) -> None:
+        """Write plan.json, readable and ending in a newline."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,107 @@
+"""What every spec shares: frozen, no unknown keys, and all faults of an input in one readable error."""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from toolkit.errors import SpecError
+
+
+class Spec(BaseModel):
+    """A frozen description; the docstring under each field is also its `--help` text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any], *, source: str) -> Self:
+        """Validate a mapping; `source` (a file, an option) opens every line of the error.
+
+        Raises:
+            SpecError: all faults of the input at once, unknown keys with the nearest known one.
+        """
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SpecError("\n".join(f"{source}: {line}" for line in faults(cls, error))) from None
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a YAML (or JSON) file.
+
+        Raises:
+            SpecError: the file is missing, is not a mapping, or has faults.
+        """
+        return cls.parse(read_mapping(Path(path)), source=str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, read safely.
+
+    Raises:
+        SpecError: missing file, broken syntax (with its line) or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror}); give an existing file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        raise SpecError(f"{line}: not valid YAML ({getattr(error, 'problem', error)}); mend the line") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: not UTF-8 text; give a YAML or JSON file") from None
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: holds {type(content).__name__}, needs `key: value` lines")
+    return content
+
+
+def faults(spec: type[BaseModel], error: ValidationError) -> list[str]:
+    """One line per fault: where, what was given, what is needed."""
+    return [_fault(spec, fault) for fault in error.errors()]
+
+
+def _fault(spec: type[BaseModel], fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    match fault["type"]:
+        case "extra_forbidden":
+            return f"unknown key `{where}`{_nearest(spec, fault['loc'])}"
+        case "missing":
+            return f"key `{where}` is missing; it is required"
+        case "value_error":
+            text = str(fault["ctx"]["error"])
+            return f"`{where}`: {text}" if where else text
+        case _:
+            return f"`{where}` is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _nearest(spec: type[BaseModel], location: tuple[str | int, ...]) -> str:
+    known = _fields_at(spec, location[:-1])
+    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    return f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(sorted(known))}"
+
+
+def _fields_at(spec: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """Names of the fields one level below `location`, found by walking the annotations."""
+    for part in location:
+        field = spec.model_fields.get(str(part))
+        inner = _spec_inside(field.annotation) if field else None
+        # A list index, or a union's branch name, stays on the same level.
+        spec = inner or spec
+    return list(spec.model_fields)
+
+
+def _spec_inside(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    for argument in typing.get_args(annotation):
+        if found := _spec_inside(argument):
+            return found
+    return None

@@ -1,0 +1,143 @@
+"""The Recipe: what to train on and how, in one YAML file beside the plan."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from toolkit.specs.base import Spec
+from toolkit.specs.workload import Workload
+
+DataFormat = Literal["alpaca", "prompt_completion", "messages", "sharegpt", "text"]
+TemplateName = Literal["alpaca", "chatml", "llama2", "llama3", "plain"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+
+
+class DataConfig(Spec):
+    """Where the samples come from and how they become tokens."""
+
+    train: str
+    """A file (.json, .jsonl, .jsonl.gz, .parquet), a folder of such files, or a Hugging Face hub id."""
+    held_out: str | None = None
+    """A second source for evaluation; without it `held_out_fraction` is taken from `train`."""
+    held_out_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Part of `train` kept out of training for evaluation, chosen by `seed`."""
+    hub_split: str = "train"
+    """Split to read when a source is a hub id."""
+    format: DataFormat | None = None
+    """Shape of a row; without it recognised from the columns."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Renames: toolkit's column name -> the file's, as in `{prompt: question, completion: answer}`."""
+    template: TemplateName | None = None
+    """Built-in chat template; without it the tokenizer's own, or `alpaca` where the tokenizer has none."""
+
+
+class OptimizerConfig(Spec):
+    """AdamW; which implementation runs is chosen by what the machine can build."""
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Peak learning rate, reached at the end of the warm-up."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the denominator."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+
+
+class ScheduleConfig(Spec):
+    """Learning rate over optimizer steps: linear warm-up, then the named curve down to `min_ratio`."""
+
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    """Curve after the warm-up."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Warm-up in optimizer steps; give this or `warmup_ratio`."""
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
+    """Warm-up as a part of all steps; 0.03 where neither is given."""
+    min_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Learning rate at the last step as a part of the peak."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise ValueError("warmup_steps and warmup_ratio are both given; keep one of them")
+        return self
+
+
+class LoraConfig(Spec):
+    """Adapters of `workload.method: lora`; the rank is part of the workload."""
+
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale: an adapter's output is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear layers that get an adapter."""
+
+
+class EvaluationConfig(Spec):
+    """What is measured on the held-out samples before and after training."""
+
+    exact_match_samples: int = Field(default=0, ge=0)
+    """Held-out samples to answer greedily; 0 measures no exact match."""
+    max_new_tokens: int = Field(default=64, gt=0)
+    """Longest generated answer in tokens."""
+    loss_samples: int = Field(default=256, ge=0)
+    """Held-out samples whose loss is measured; 0 measures none."""
+
+
+class Recipe(Spec):
+    """One fine-tuning run: model, workload, data, optimizer, schedule, evaluation."""
+
+    model: str
+    """Folder, hub id or catalog name of the model; must hold weights when the run starts."""
+    workload: Workload
+    """Must equal the plan's workload."""
+    data: DataConfig
+    """Samples."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training samples; 1 where neither this nor `max_steps` is given."""
+    max_steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps; give this or `epochs`."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW's numbers."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning rate over steps."""
+    lora: LoraConfig = LoraConfig()
+    """Used with `workload.method: lora` only."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out measurements."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Where curves go besides telemetry.jsonl."""
+    seed: int = Field(default=42, ge=0)
+    """Order of the samples, held-out choice, dropout and adapter initialisation."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("epochs and max_steps are both given; keep one of them")
+        return self
+
+    def save(self, path: Path) -> None:
+        """Write recipe.yaml with every value resolved and its meaning beside it."""
+        path.write_text(_commented_yaml(self), encoding="utf-8")
+
+
+def _commented_yaml(spec: Spec, indent: str = "") -> str:
+    """YAML in field order, each line followed by the field's own documentation."""
+    lines = []
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if value is None:
+            continue
+        comment = (field.description or "").splitlines()[0]
+        if isinstance(value, Spec):
+            lines.append(f"{indent}{name}:  # {comment}\n{_commented_yaml(value, indent + '  ')}")
+            continue
+        plain = spec.model_dump(mode="json")[name]
+        text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
+        lines.append(f"{indent}{name}: {text.removesuffix('...' + chr(10)).strip()}  # {comment}\n")
+    return "".join(lines)
