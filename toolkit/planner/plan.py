@@ -1,9 +1,10 @@
 """The Plan: every decision of a run, resolved, and the reasons; the only thing that crosses to the cluster half."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field
+from typing_extensions import Self
 
 from toolkit.errors import ConfigError, SpecError
 from toolkit.specs.base import Spec

@@ -1,10 +1,11 @@
 """The Recipe: what to train on and how, in one YAML file beside the plan."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import yaml
 from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from toolkit.specs.base import Spec
 from toolkit.specs.workload import Workload

@@ -1,6 +1,5 @@
 """What one optimizer step has to do: the part of a run that a plan is made for."""
 
-from enum import StrEnum
 from typing import Literal
 
 from pydantic import Field
@@ -8,17 +7,10 @@ from pydantic import Field
 from toolkit.specs.base import Spec
 
 
-class Precision(StrEnum):
-    """Number format of weights and activations in the forward and backward pass."""
+Precision = Literal["fp32", "bf16", "fp16"]
 
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of one element."""
-        return 4 if self is Precision.fp32 else 2
+PRECISION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Bytes of one weight or activation in the forward and backward pass."""
 
 
 class Workload(Spec):
@@ -32,5 +24,5 @@ class Workload(Spec):
     """`full` trains every weight, `lora` trains low-rank adapters on frozen weights."""
     lora_rank: int = Field(default=16, gt=0)
     """Rank of the LoRA adapters; counts with `method: lora` only."""
-    precision: Precision = Precision.bf16
+    precision: Precision = "bf16"
     """fp32, bf16 or fp16; with bf16 and fp16 the optimizer keeps fp32 master weights."""
