@@ -1,5 +1,6 @@
 """The Plan: every decision of a run, resolved, and the reasons; the only thing that crosses to the cluster half."""
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -154,6 +155,43 @@ class Plan(Spec):
     def tokens_per_step(self) -> int:
         """Upper bound of tokens per optimizer step: global_batch x seq_len."""
         return self.workload.global_batch * self.workload.seq_len
+
+    def check_workload(self, workload: Workload) -> None:
+        """Refuse a recipe whose workload is not the one planned for.
+
+        Raises:
+            ConfigError: naming each value that differs.
+        """
+        differing = [
+            f"{name} is {getattr(workload, name)}, planned {getattr(self.workload, name)}"
+            for name in type(workload).model_fields
+            if getattr(workload, name) != getattr(self.workload, name)
+        ]
+        if differing:
+            raise ConfigError(
+                f"recipe.yaml is for another workload than plan.json: {'; '.join(differing)}; "
+                f"change it back or plan again: {self.replan_command(self.world_size)}"
+            )
+
+    def check_world_size(self, world_size: int) -> None:
+        """Refuse another number of processes than planned.
+
+        Raises:
+            ConfigError: with the command that plans for the given number.
+        """
+        if world_size != self.world_size:
+            raise ConfigError(
+                f"{world_size} process(es) were started, the plan has {self.world_size}; "
+                f"start {self.world_size}, or plan again: {self.replan_command(world_size)}"
+            )
+
+    def replan_command(self, world_size: int) -> str:
+        """The `toolkit plan` line for the same work on another number of ranks of the same kind."""
+        work = self.workload
+        words = ["toolkit", "plan", "--model", self.model.name, "--cluster", f"{world_size}x{self.cluster.device.name}"]
+        words += ["--seq-len", str(work.seq_len), "--global-batch", str(work.global_batch)]
+        words += ["--method", work.method, "--precision", work.precision, "-o", "RUN", "--overwrite"]
+        return shlex.join(words)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

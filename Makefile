@@ -1,0 +1,42 @@
+# Everything runs in .venv, made on first use. `make demo` and `make test` are all a newcomer needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?=
+DATA ?=
+DEMO_ARGS := $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA))
+
+.PHONY: demo test lint types check ds_configs benchmark clean
+
+demo: $(VENV)/.train  ## plan, launch, fine-tune, export and compare a small LLaMA (or MODEL=... DATA=...)
+	$(BIN)/toolkit demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev  ## the whole test suite
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check: lint types test  ## what CI runs
+
+ds_configs: $(VENV)/.train  ## write ds_configs/ again
+	$(BIN)/python -m toolkit.emitters.scenarios ds_configs
+
+benchmark: $(VENV)/.train  ## tokens/s of the training loop against a bare DeepSpeed loop
+	$(BIN)/python benchmarks/overhead.py
+
+$(VENV)/.train: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[train,notebook,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

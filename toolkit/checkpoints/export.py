@@ -1,0 +1,140 @@
+"""One Hugging Face folder out of any layout: streamed, checked after writing, published by one rename."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
+
+from toolkit.errors import CheckpointError
+
+# Hugging Face's own default; large enough for few files, small enough to hold one in memory.
+_SHARD_BYTES = 5 * 1024**3
+_INDEX = "model.safetensors.index.json"
+
+Weights = Iterator[tuple[str, torch.Tensor]]
+
+
+def export(weights: Weights, target: Path, *, base: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write `target` as a folder that plain `transformers` loads.
+
+    Nothing appears under `target` before the written files were read back and found whole.
+
+    Args:
+        weights: names and whole CPU tensors, each once; at most one shard is held at a time.
+        target: folder to make; must not exist.
+        base: folder or hub id of the model that was fine-tuned (its config and generation config are taken over).
+        tokenizer: saved along, with the chat template of the training.
+
+    Raises:
+        CheckpointError: the disk is full, or what was written is not what the config describes.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        dtype = _write_weights(weights, partial)
+        _write_configs(partial, base=base, dtype=dtype, tokenizer=tokenizer)
+        check_export(partial)
+        partial.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{target}: cannot be written ({error}); free disk space or give another folder") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_export(folder: Path) -> None:
+    """Compare the weights on disk with the model that config.json describes.
+
+    Raises:
+        CheckpointError: a missing, unexpected, empty, misshapen or non-finite tensor, by name; all of them at once.
+    """
+    expected = _expected_shapes(folder)
+    seen: dict[str, tuple[int, ...]] = {}
+    faults: list[str] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+                tensor = tensors.get_tensor(name)
+                seen[name] = tuple(tensor.shape)
+                if not bool(torch.isfinite(tensor).all()):
+                    faults.append(f"{name} holds NaN or Inf")
+    faults += [f"{name} is missing" for name in sorted(expected.keys() - seen.keys())]
+    faults += [f"{name} is not part of the model" for name in sorted(seen.keys() - expected.keys())]
+    faults += [
+        f"{name} has shape {seen[name]}, needs {expected[name]}"
+        for name in sorted(seen.keys() & expected.keys())
+        if seen[name] != expected[name]
+    ]
+    if faults:
+        more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
+        raise CheckpointError(f"{folder}: damaged export: {'; '.join(faults[:5])}{more}; train or export again")
+
+
+def _write_weights(weights: Weights, folder: Path) -> torch.dtype:
+    """Write shards and, for more than one, their index; gives the dtype of the weights."""
+    names: list[list[str]] = []
+    total_bytes = 0
+    dtype = torch.float32
+    for shard in _shards(weights):
+        names.append(sorted(shard))
+        total_bytes += sum(tensor.nbytes for tensor in shard.values())
+        dtype = next(iter(shard.values())).dtype
+        save_file(shard, folder / f"shard-{len(names)}.safetensors", metadata={"format": "pt"})
+    _name_shards(folder, names, total_bytes)
+    return dtype
+
+
+def _shards(weights: Weights) -> Iterator[dict[str, torch.Tensor]]:
+    """Group the stream into files of at most _SHARD_BYTES."""
+    shard: dict[str, torch.Tensor] = {}
+    for name, tensor in weights:
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > _SHARD_BYTES:
+            yield shard
+            shard = {}
+        shard[name] = tensor.contiguous()
+    if shard:
+        yield shard
+
+
+def _name_shards(folder: Path, names: list[list[str]], total_bytes: int) -> None:
+    if len(names) == 1:
+        (folder / "shard-1.safetensors").rename(folder / "model.safetensors")
+        return
+    weight_map = {}
+    for number, shard in enumerate(names, start=1):
+        file = f"model-{number:05d}-of-{len(names):05d}.safetensors"
+        (folder / f"shard-{number}.safetensors").rename(folder / file)
+        weight_map |= dict.fromkeys(shard, file)
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_configs(folder: Path, *, base: str, dtype: torch.dtype, tokenizer: Any) -> None:
+    local = Path(base).expanduser()
+    source = str(local) if local.exists() else base
+    config = AutoConfig.from_pretrained(source)
+    config.dtype = dtype
+    config.save_pretrained(folder)
+    try:
+        generation = GenerationConfig.from_pretrained(source)
+    except OSError:
+        # Old checkpoints have none; the token ids in config.json say enough.
+        generation = GenerationConfig.from_model_config(config)
+    if generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.pad_token_id
+    generation.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    # named_parameters gives a tied head once, under the embedding's name: as it is written.
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+

@@ -1,0 +1,163 @@
+"""The ZeRO engine: accelerate prepares DeepSpeed, we own the loss, the batch arithmetic and the learning rate."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from deepspeed.runtime.zero import GatheredParameters
+
+from toolkit.engines.base import Batch, StepResult
+from toolkit.engines.zero import config as ds
+from toolkit.engines.zero import processes
+from toolkit.engines.zero.optimizer import build_adamw, forget_dummy_step
+from toolkit.errors import EngineError
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+from toolkit.specs.recipe import Recipe
+
+
+class ZeroEngine:
+    """`engines.base.Engine` on DeepSpeed ZeRO 0-3; fp32, bf16 or fp16; optimizer and weights optionally on the host."""
+
+    def __init__(self, plan: Plan, recipe: Recipe, *, model: Any, folder: RunFolder) -> None:
+        config = ds.load_ds_config(ds.find_ds_config(folder), plan)
+        accelerator = processes.start(config, plan)
+        self.rank: int = accelerator.process_index
+        self.world_size: int = accelerator.num_processes
+        self.data_rank = self.rank
+        self.device: torch.device = accelerator.device
+        self._stage = ds.zero_stage(config)
+        self._grad_accum = plan.strategy.grad_accum
+
+        optimizer, chosen = build_adamw(
+            model.parameters(), recipe.optimizer, device=self.device, offload=ds.offloads_optimizer(config)
+        )
+        self._engine: Any = accelerator.prepare(model, optimizer)[0]
+        if self._stage == 0 and ds.low_precision(config):
+            forget_dummy_step(optimizer)
+        self._check_trainable(model)
+        self.notes = (chosen, *ds.hand_edits(config, plan))
+
+    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
+        """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
+        engine = self._engine
+        engine.train()
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        batches = [self._to_device(batch) for batch in micro_batches]
+        supervised, tokens = self._sum_over_ranks(
+            sum(_num_supervised(b) for b in batches), sum(int(b["attention_mask"].sum()) for b in batches)
+        )
+        # DeepSpeed divides by grad_accum in backward and averages the gradients over the ranks; both are undone here,
+        # so that micro-batches and ranks with more supervised tokens weigh more, as in one big batch.
+        scale = self._grad_accum * self.world_size / max(supervised, 1.0)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        norm = None
+        for batch in batches:
+            loss = self._loss_sum(batch)
+            loss_sum += loss.detach()
+            engine.backward(loss * scale)
+            if self._stage == 0 and engine.is_gradient_accumulation_boundary():
+                norm = self._plain_grad_norm()
+            engine.step()
+        (loss_total,) = self._sum_over_ranks(loss_sum)
+        return StepResult(
+            loss=loss_total / max(supervised, 1.0),
+            grad_norm=self._grad_norm(norm),
+            tokens=int(tokens),
+            supervised_tokens=int(supervised),
+            loss_scale=float(getattr(engine.optimizer, "cur_scale", None) or 1.0),
+            skipped=bool(getattr(engine.optimizer, "overflow", False)),
+        )
+
+    @torch.no_grad()
+    def eval_loss(self, batches: Sequence[Batch]) -> float:
+        """Mean cross-entropy over all supervised tokens of all ranks' batches."""
+        self._engine.eval()
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        count = 0
+        for batch in map(self._to_device, batches):
+            loss_sum += self._loss_sum(batch)
+            count += _num_supervised(batch)
+        loss_total, supervised = self._sum_over_ranks(loss_sum, count)
+        return loss_total / max(supervised, 1.0)
+
+    @torch.no_grad()
+    def generate(self, batches: Sequence[Batch], *, max_new_tokens: int) -> list[list[int]]:
+        """Greedy answers to this rank's left-padded prompts; every rank needs the same number of batches."""
+        self._engine.eval()
+        answers: list[list[int]] = []
+        for batch in map(self._to_device, batches):
+            output = self._engine.module.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                use_cache=True,
+                # Under ZeRO-3 every forward pass gathers weights: a rank that is done must go on until all are.
+                synced_gpus=self._stage == 3,
+            )
+            answers += output[:, batch["input_ids"].shape[1] :].tolist()
+        return answers
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank, in rank order."""
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole weights one by one on rank 0's CPU, in the precision of the forward pass."""
+        for name, parameter in self._engine.module.named_parameters():
+            with GatheredParameters([parameter]) if self._stage == 3 else nullcontext():
+                if self.rank == 0:
+                    yield name, parameter.detach().to("cpu", copy=True)
+
+    def close(self) -> None:
+        """Free DeepSpeed's buffers and leave the process group."""
+        self._engine.destroy()
+        dist.destroy_process_group()
+
+    def _loss_sum(self, batch: Batch) -> torch.Tensor:
+        """Cross-entropy summed over the supervised tokens of one micro-batch, in fp32."""
+        logits = self._engine(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).logits
+        # Labels move left, not the logits: slicing those would copy the largest tensor of the step.
+        labels = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
+        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+
+    def _grad_norm(self, plain: torch.Tensor | None) -> float:
+        norm = self._engine.get_global_grad_norm() if self._stage > 0 else None
+        # ZeRO-0 in fp32 has no optimizer of DeepSpeed's own that would know it.
+        norm = norm if norm is not None else getattr(self._engine.optimizer, "_global_grad_norm", None)
+        norm = norm if norm is not None else plain
+        return float(norm) if norm is not None else float("nan")
+
+    def _plain_grad_norm(self) -> torch.Tensor:
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def _sum_over_ranks(self, *values: float | torch.Tensor) -> list[float]:
+        total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values])
+        dist.all_reduce(total)
+        return [float(v) for v in total.tolist()]
+
+    def _to_device(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _check_trainable(self, model: Any) -> None:
+        """Engines have been seen to drop adapters without a word; count what is left to train."""
+        left = sum(p.requires_grad for p in self._engine.module.parameters())
+        if left == 0:
+            raise EngineError(f"no trainable parameter is left after DeepSpeed {deepspeed.__version__} took the model")
+
+
+def _num_supervised(batch: Batch) -> int:
+    return int((batch["labels"][:, 1:] != -100).sum())

@@ -1,0 +1,61 @@
+"""Joins the processes that the launcher started, and refuses to train where they are not one group."""
+
+import copy
+import logging
+import os
+import shutil
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+
+from toolkit.engines.zero.config import DsConfig
+from toolkit.errors import EngineError, MachineError
+from toolkit.planner.plan import Plan
+
+# A rank may compile an op, or read a slow disk, for long while the others wait in the first collective.
+_TIMEOUT = timedelta(minutes=30)
+
+
+def start(config: DsConfig, plan: Plan) -> Accelerator:
+    """The process group of all ranks, with DeepSpeed configured.
+
+    Raises:
+        MachineError: no GPU for a GPU plan, GPUs in the way of a CPU plan, no compiler for DeepSpeed's CPU ops.
+        EngineError: the processes do not see each other.
+    """
+    _check_device(plan)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # On CPU accelerate starts no process group unless gloo is asked for: every rank would train a copy of its own.
+    backend = "gloo" if plan.cluster.device.kind == "cpu" else None
+    accelerator = Accelerator(
+        gradient_accumulation_steps=plan.strategy.grad_accum,
+        # The plugin writes into the dict it gets.
+        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=copy.deepcopy(config), zero3_init_flag=False),
+        kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT)],
+    )
+    if accelerator.num_processes != plan.world_size:
+        raise EngineError(
+            f"accelerate sees {accelerator.num_processes} process(es), the plan has {plan.world_size}; "
+            "every rank would train a model of its own; start the run with `toolkit launch`"
+        )
+    return accelerator
+
+
+def _check_device(plan: Plan) -> None:
+    planned = plan.cluster.device.kind
+    if planned == "cuda" and not torch.cuda.is_available():
+        raise MachineError(
+            f"the plan is for {plan.cluster.name}, this machine has no CUDA device; "
+            f"plan again with `--cluster {plan.world_size}xcpu` or start the run on a GPU machine"
+        )
+    if planned == "cpu" and torch.cuda.is_available():
+        raise MachineError(
+            f"the plan is for {plan.cluster.name}, this process sees CUDA devices; "
+            "plan again without --cluster, or export CUDA_VISIBLE_DEVICES= (empty) and DS_ACCELERATOR=cpu"
+        )
+    compiler = os.environ.get("CXX", "g++")
+    if planned == "cpu" and shutil.which(compiler) is None:
+        # Its shared-memory collectives are compiled on first use; the failure is a traceback on one rank only.
+        raise MachineError(f"DeepSpeed compiles its CPU ops with {compiler}, not found; install g++ (Debian: `apt install g++`)")

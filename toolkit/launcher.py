@@ -1,0 +1,91 @@
+"""Starts a run's processes through `accelerate launch`; the only module that may start programs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from toolkit import errors
+from toolkit.emitters.command import launch_command
+from toolkit.errors import ConfigError, EngineError, MachineError, ToolkitError
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import ERROR_MARK, RunFolder
+from toolkit.specs.recipe import Recipe
+
+
+def launch(folder: Path | str, *, overwrite: bool = False) -> RunFolder:
+    """Train the run that `plan` and `emit` wrote into `folder`; returns when it has ended.
+
+    Args:
+        folder: a run folder.
+        overwrite: remove the results of a run that has trained there before.
+
+    Raises:
+        ConfigError: the folder is incomplete, holds results, or its files contradict each other.
+        ToolkitError: what stopped the ranks, as they said it.
+        EngineError: the processes died without saying why; their output is above.
+    """
+    run = RunFolder(Path(folder))
+    run.require_inputs()
+    plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
+    _check_agreement(run, plan, recipe)
+    run.refuse_results(overwrite=overwrite)
+    status = _run(launch_command(run.path, plan), _environment(plan))
+    if status != 0:
+        raise EngineError(f"{run.path}: the run ended with exit code {status}; the reason is in the output above")
+    return run
+
+
+def _check_agreement(run: RunFolder, plan: Plan, recipe: Recipe) -> None:
+    """Refuse edits that would make the ranks refuse, before any of them starts."""
+    plan.check_workload(recipe.workload)
+    accelerate = yaml.safe_load(run.accelerate.read_text(encoding="utf-8"))
+    processes = accelerate.get("num_processes")
+    if processes != plan.world_size:
+        raise ConfigError(
+            f"{run.accelerate}: num_processes is {processes}, the plan has {plan.world_size} ranks; "
+            f"plan again: {plan.replan_command(processes)}"
+        )
+    if plan.cluster.num_nodes > 1:
+        raise ConfigError(
+            f"{run.path}: the plan has {plan.cluster.num_nodes} nodes; on each of them run `accelerate launch "
+            f"--config_file {run.accelerate} --machine_rank RANK --main_process_ip HOST --main_process_port 29500 "
+            f"-m toolkit.finetune --recipe {run.recipe} --plan {run.plan}`"
+        )
+
+
+def _environment(plan: Plan) -> dict[str, str]:
+    environment = dict(os.environ)
+    # DeepSpeed finds ninja and accelerate finds python on PATH, which a venv that is not activated is not part of.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    if plan.cluster.device.kind == "cpu":
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        environment.setdefault("OMP_NUM_THREADS", "1")
+    return environment
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run to the end; the ranks' own error becomes ours, without the launcher's traceback behind it."""
+    try:
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
+    except FileNotFoundError:
+        raise MachineError("`accelerate` is not installed; install the training half: pip install 'toolkit[train]'") from None
+    said: list[str] = []
+    kind = ToolkitError.__name__
+    with process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if line.startswith(ERROR_MARK):
+                    kind, _, text = line.removeprefix(ERROR_MARK).rstrip("\n").partition(": ")
+                    said.append(text)
+                elif not said:
+                    sys.stderr.write(line)
+        except BaseException:
+            process.terminate()
+            raise
+    if said:
+        raise getattr(errors, kind, ToolkitError)("\n".join(dict.fromkeys(said)))
+    return process.returncode

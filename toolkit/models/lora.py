@@ -1,0 +1,33 @@
+"""LoRA adapters by peft on a loaded model."""
+
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
+
+from toolkit.errors import SpecError
+from toolkit.specs.recipe import LoraConfig
+
+
+def add_lora(model: Any, config: LoraConfig, *, rank: int) -> Any:
+    """Freeze the model and add trainable adapters of the given rank to the named linear layers.
+
+    Raises:
+        SpecError: a target that no layer of the model has.
+    """
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    if missing := sorted(set(config.targets) - linear):
+        raise SpecError(f"lora.targets: no layer named {', '.join(missing)}; this model has {', '.join(sorted(linear))}")
+    adapters = PeftLoraConfig(
+        r=rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets),
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, adapters, autocast_adapter_dtype=False)
+    if model.is_gradient_checkpointing:
+        # The embedding is frozen: without this nothing that enters a checkpointed layer asks for gradients.
+        model.enable_input_require_grads()
+    return adapted

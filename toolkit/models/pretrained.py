@@ -1,0 +1,90 @@
+"""Thin doors to transformers: tokenizer and weights of a LLaMA-family checkpoint, complete or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from toolkit.errors import CheckpointError
+from toolkit.specs.workload import Precision
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The model's fast tokenizer, with a padding token.
+
+    Raises:
+        CheckpointError: no usable tokenizer in the folder or hub repository.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_local(name), use_fast=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{name}: no usable tokenizer ({_first_line(error)}); add the tokenizer files") from None
+    if not tokenizer.is_fast:
+        raise CheckpointError(f"{name}: has only a slow tokenizer; add tokenizer.json (the fast one)")
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError(f"{name}: its tokenizer has no end-of-sequence token; set `eos_token` in its config")
+    if tokenizer.pad_token_id is None:
+        # Padding is masked everywhere, so any id serves; eos is the one that every LLaMA has.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_pretrained(name: str, precision: Precision, *, activation_checkpointing: bool = False) -> PreTrainedModel:
+    """Weights on the CPU in the precision of the forward pass, ready for training.
+
+    Raises:
+        CheckpointError: weights missing, damaged, or not those that the config describes.
+    """
+    check_safetensors(Path(name).expanduser())
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            _local(name), dtype=DTYPES[precision], attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{name}: weights cannot be loaded ({_first_line(error)}); fetch them again") from None
+    # transformers fills a missing weight with random numbers and goes on.
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if keys := sorted(str(key) for key in report[kind]):
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise CheckpointError(
+                f"{name}: {kind.replace('_', ' ')} in its weights: {keys[0]}{more}; "
+                "config.json and the weights are not of the same model"
+            )
+    model.config.use_cache = False
+    if activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def check_safetensors(folder: Path) -> None:
+    """Refuse a folder with a truncated or unreadable safetensors file before any rank spends time on it.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: damaged ({_first_line(error)}); fetch the file again") from None
+
+
+def _local(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path) if path.exists() else name
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """(trainable, all) parameters of a model that no engine has taken yet."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)

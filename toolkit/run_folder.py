@@ -1,0 +1,97 @@
+"""Names of the files of a run, in one place: what `toolkit plan` writes and what training leaves."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.errors import ConfigError
+
+ERROR_MARK = "toolkit: "
+"""Opens every stderr line with which a rank says why it stops; `toolkit launch` looks for it."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder; plan, recipe and configs are its input, the rest its results."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """Every decision and why."""
+        return self.path / "plan.json"
+
+    @property
+    def recipe(self) -> Path:
+        """Data, optimizer, schedule, evaluation."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def ds_config(self) -> Path:
+        """DeepSpeed's configuration."""
+        return self.path / "ds_config.json"
+
+    @property
+    def accelerate(self) -> Path:
+        """accelerate's configuration."""
+        return self.path / "accelerate.yaml"
+
+    @property
+    def script(self) -> Path:
+        """The launch command as a shell script."""
+        return self.path / "launch.sh"
+
+    @property
+    def telemetry(self) -> Path:
+        """One JSON line per optimizer step."""
+        return self.path / "telemetry.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """The run in one JSON object, written at its end."""
+        return self.path / "summary.json"
+
+    @property
+    def export(self) -> Path:
+        """The fine-tuned model as a Hugging Face folder."""
+        return self.path / "final"
+
+    @property
+    def curves(self) -> Path:
+        """Event files of TensorBoard and other trackers."""
+        return self.path / "curves"
+
+    @property
+    def plots(self) -> Path:
+        """PNG files drawn by `toolkit report`."""
+        return self.path / "plots"
+
+    def require_inputs(self) -> None:
+        """Refuse a folder that `toolkit plan` has not filled.
+
+        Raises:
+            ConfigError: naming every missing file.
+        """
+        missing = [p.name for p in (self.plan, self.recipe, self.ds_config, self.accelerate) if not p.is_file()]
+        if missing:
+            raise ConfigError(
+                f"{self.path}: {', '.join(missing)} missing; make the run with `toolkit plan ... -o {self.path}`"
+            )
+
+    def refuse_results(self, *, overwrite: bool) -> None:
+        """Refuse a folder in which a run has trained already, or with `overwrite` remove its results.
+
+        Raises:
+            ConfigError: results are there and may not be removed.
+        """
+        results = [p for p in (self.telemetry, self.summary, self.export, self.curves, self.plots) if p.exists()]
+        if results and not overwrite:
+            names = ", ".join(p.name for p in results)
+            raise ConfigError(
+                f"{self.path}: holds another run ({names}); give --overwrite to replace it, or another folder"
+            )
+        for result in results:
+            if result.is_dir():
+                shutil.rmtree(result)
+            else:
+                result.unlink()

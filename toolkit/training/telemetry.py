@@ -1,0 +1,118 @@
+"""One JSON line per optimizer step is the truth; progress bar and trackers are views of it. Rank 0 speaks."""
+
+import json
+import resource
+import time
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing_extensions import Self
+
+from toolkit.engines.base import Engine, StepResult
+from toolkit.run_folder import RunFolder
+
+
+class Tracker(Protocol):
+    """Where curves go besides telemetry.jsonl; accelerate's trackers fit."""
+
+    def log(self, values: dict[str, float], step: int | None) -> None:
+        """Add the values of one step."""
+
+    def finish(self) -> None:
+        """Write what is buffered."""
+
+
+# Without a terminal the bar is not drawn; this many lines stand in for it.
+_PLAIN_LINES = 20
+
+
+class Telemetry:
+    """Records every step of a run into telemetry.jsonl, on rank 0 only; use as a context manager."""
+
+    def __init__(self, folder: RunFolder, engine: Engine, *, num_steps: int, trackers: tuple[Tracker, ...] = ()) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._speaks = engine.rank == 0
+        self._device = engine.device
+        self._num_steps = num_steps
+        self._trackers = trackers
+        self._console = Console()
+        self._file = folder.telemetry.open("w", encoding="utf-8") if self._speaks else None
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TextColumn("eta"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._speaks or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=num_steps, numbers="")
+        self._last = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        self._last = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if self._file is not None:
+            self._file.close()
+        for tracker in self._trackers:
+            tracker.finish()
+
+    def record(self, step: int, result: StepResult, *, learning_rate: float, epoch: float) -> None:
+        """Write one step's line; the time since the last one is the step's."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        line: dict[str, Any] = {
+            "step": step,
+            "epoch": round(epoch, 4),
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "lr": learning_rate,
+            "tokens": result.tokens,
+            "supervised_tokens": result.supervised_tokens,
+            "tokens_per_second": result.tokens / seconds,
+            "step_seconds": seconds,
+            **_peak_memory(self._device),
+            "loss_scale": result.loss_scale,
+            "skipped": result.skipped,
+        }
+        self.records.append(line)
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            for tracker in self._trackers:
+                tracker.log({name: float(value) for name, value in line.items() if name != "step"}, step)
+            self._show(line)
+
+    def say(self, message: object) -> None:
+        """Print on rank 0, above the bar."""
+        if self._speaks:
+            self._console.print(message)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        numbers = (
+            f"loss {line['loss']:.4f}  lr {line['lr']:.2e}  norm {line['grad_norm']:.3f}  "
+            f"{line['tokens_per_second']:,.0f} tok/s"
+        )
+        self._bar.update(self._task, completed=line["step"], numbers=numbers)
+        if self._bar.disable and (line["step"] % max(self._num_steps // _PLAIN_LINES, 1) == 0 or line["step"] == 1):
+            self._console.print(f"step {line['step']}/{self._num_steps}  {numbers}", highlight=False)
+
+
+def _peak_memory(device: torch.device) -> dict[str, int]:
+    """Peak bytes since the start: of the allocator on a GPU, of the process (RSS) on the CPU."""
+    if device.type == "cuda":
+        return {
+            "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
+            "peak_reserved_bytes": torch.cuda.max_memory_reserved(device),
+        }
+    return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
