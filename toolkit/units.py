@@ -1,6 +1,7 @@
 """Bytes, seconds and counts as people write them; the only place where a unit is converted."""
 
 import re
+from decimal import Decimal
 
 KiB = 1024
 MiB = 1024**2
@@ -20,7 +21,7 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in _UNITS:
         raise ValueError(f"{text!r} is not a size; write a number and B, KiB, MiB, GiB or TiB, as in '80 GiB'")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return int(Decimal(match[1]) * _UNITS[match[2].upper()])
 
 
 def human_bytes(num_bytes: float) -> str:

@@ -11,7 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 
+from toolkit.checkpoints.merge import merge_lora
+from toolkit.engines.base import Engine
 from toolkit.errors import CheckpointError
+from toolkit.specs.recipe import Recipe
 
 # Hugging Face's own default; large enough for few files, small enough to hold one in memory.
 _SHARD_BYTES = 5 * 1024**3
@@ -20,26 +23,33 @@ _INDEX = "model.safetensors.index.json"
 Weights = Iterator[tuple[str, torch.Tensor]]
 
 
-def export(weights: Weights, target: Path, *, base: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write `target` as a folder that plain `transformers` loads.
+def export(engine: Engine, target: Path, *, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write `target` as a folder that plain `transformers` loads; all ranks call it, rank 0 writes.
 
     Nothing appears under `target` before the written files were read back and found whole.
 
     Args:
-        weights: names and whole CPU tensors, each once; at most one shard is held at a time.
+        engine: gives the weights one by one; at most one shard is held at a time.
         target: folder to make; must not exist.
-        base: folder or hub id of the model that was fine-tuned (its config and generation config are taken over).
+        recipe: names the model that was fine-tuned (its config is taken over) and says whether adapters are merged.
         tokenizer: saved along, with the chat template of the training.
 
     Raises:
         CheckpointError: the disk is full, or what was written is not what the config describes.
     """
+    weights = engine.full_state()
+    if recipe.workload.method == "lora":
+        weights = merge_lora(weights, scale=recipe.lora.alpha / recipe.workload.lora_rank)
+    if engine.rank != 0:
+        for _ in weights:  # gathering is collective: this rank takes part, and gets nothing
+            pass
+        return
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         dtype = _write_weights(weights, partial)
-        _write_configs(partial, base=base, dtype=dtype, tokenizer=tokenizer)
+        _write_configs(partial, base=recipe.model, dtype=dtype, tokenizer=tokenizer)
         check_export(partial)
         partial.rename(target)
     except (OSError, SafetensorError) as error:

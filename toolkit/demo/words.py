@@ -34,3 +34,23 @@ UNITS = (
     ("euros", "cents", 100),
 )
 """(larger unit, smaller unit, how many of the smaller make one of the larger)."""
+SPANISH_NOUNS = (
+    ("book", "el libro"), ("dog", "el perro"), ("car", "el coche"), ("hat", "el sombrero"), ("shoe", "el zapato"),
+    ("boat", "el barco"), ("train", "el tren"), ("cup", "el vaso"), ("coat", "el abrigo"), ("bread", "el pan"),
+    ("table", "la mesa"), ("house", "la casa"), ("door", "la puerta"), ("chair", "la silla"),
+    ("window", "la ventana"), ("shirt", "la camisa"), ("bed", "la cama"), ("bottle", "la botella"),
+    ("apple", "la manzana"), ("street", "la calle"),
+)  # fmt: skip
+"""(English noun, Spanish noun with the article of its gender)."""
+SPANISH_ADJECTIVES = (
+    ("red", "rojo", "roja"), ("white", "blanco", "blanca"), ("black", "negro", "negra"),
+    ("yellow", "amarillo", "amarilla"), ("green", "verde", "verde"), ("blue", "azul", "azul"),
+    ("small", "pequeño", "pequeña"), ("clean", "limpio", "limpia"), ("cheap", "barato", "barata"),
+    ("expensive", "caro", "cara"), ("new", "nuevo", "nueva"), ("broken", "roto", "rota"),
+)  # fmt: skip
+"""(English adjective, Spanish masculine, Spanish feminine)."""
+NUMBERS_BELOW_TWENTY = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")

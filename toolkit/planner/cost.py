@@ -17,13 +17,12 @@ EFFICIENCY = 0.55
 HALF_SPEED_TOKENS = 256
 """Tokens per micro-batch at which a device reaches half of `EFFICIENCY`: small products leave it idle (assumption)."""
 LINK_EFFICIENCY = 0.8
-"""Part of a link's bandwidth that ring collectives reach with buckets of tens of megabytes (assumption)."""
+"""Part of a link's peak that large transfers reach: 88 % of PCIe 5.0, 80 to 97 % of NVLink in all-reduces of one node
+(measured, stas00/ml-engineering and the HF ultra-scale playbook)."""
 OVERLAP = 0.7
 """Part of the compute time behind which collectives hide with overlap_comm (assumption; nothing hides on a CPU)."""
 EXPOSED = 0.1
 """Part of the collectives that is seen whatever the compute time: the first and last bucket (assumption)."""
-HOST_LINK_BYTES_PER_SECOND = 25e9
-"""PCIe 4.0 x16 with pinned memory, of 32 GB/s nominal; PCIe 5.0 measures 55 (stas00/ml-engineering)."""
 HOST_MEMORY_BYTES_PER_SECOND = 150e9
 """Memory bandwidth that Adam on the host reaches per node; it is bound by it (ZeRO-Offload, 2101.06840)."""
 
@@ -35,7 +34,7 @@ def estimate_time(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload,
     return TimeEstimate(
         compute_seconds=compute + (adam if strategy.offload == "none" else 0.0),
         communication_seconds=_communication(model, cluster, workload, strategy, compute=compute),
-        offload_seconds=_offload(model, workload, strategy) + (adam if strategy.offload != "none" else 0.0),
+        offload_seconds=_offload(model, cluster, workload, strategy) + (adam if strategy.offload != "none" else 0.0),
     )
 
 
@@ -48,7 +47,7 @@ def step_flops(model: ModelSpec, workload: Workload, *, activation_checkpointing
     runs the forward pass again.
     """
     tokens = workload.global_batch * workload.seq_len
-    multiplied = model.num_params - (0 if model.tied_embeddings else model.vocab_size * model.hidden_size)
+    multiplied = model.num_params - (0 if model.tied_embeddings else model.embedding_params)
     weights = 2.0 * multiplied * tokens
     attention = 2.0 * workload.seq_len * model.num_heads * model.head_dim * model.num_layers * tokens
     backward = weights * (2 if workload.method == "full" else 1) + 2 * attention
@@ -61,7 +60,7 @@ def _compute(model: ModelSpec, cluster: ClusterSpec, workload: Workload, strateg
     flops = step_flops(model, workload, activation_checkpointing=strategy.activation_checkpointing)
     tokens = strategy.micro_batch * workload.seq_len
     reached = EFFICIENCY * tokens / (tokens + HALF_SPEED_TOKENS)
-    return flops / (strategy.layout.world_size * cluster.device.flops[workload.precision] * reached)
+    return flops / (strategy.layout.world_size * cluster.device.peak_flops(workload.precision) * reached)
 
 
 def _adam(model: ModelSpec, cluster: ClusterSpec, workload: Workload, strategy: Strategy) -> float:
@@ -117,7 +116,7 @@ def _slowest_link(cluster: ClusterSpec) -> float:
     return min(cluster.device.intra_node_bandwidth, cluster.inter_node_bandwidth)
 
 
-def _offload(model: ModelSpec, workload: Workload, strategy: Strategy) -> float:
+def _offload(model: ModelSpec, cluster: ClusterSpec, workload: Workload, strategy: Strategy) -> float:
     """Transfers over the host link per rank: gradients down, updated weights up (2101.06840, section 4.1).
 
     With `all` every micro-batch also reads the rank's share of the weights twice, forward and backward.
@@ -129,4 +128,4 @@ def _offload(model: ModelSpec, workload: Workload, strategy: Strategy) -> float:
     moved = gradients * strategy.grad_accum + gradients
     if strategy.offload == "all":
         moved += 2 * strategy.grad_accum * num_bytes * model.num_params / dp
-    return moved / HOST_LINK_BYTES_PER_SECOND
+    return moved / (LINK_EFFICIENCY * cluster.device.host_bandwidth)

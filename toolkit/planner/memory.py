@@ -49,7 +49,7 @@ class Buckets(NamedTuple):
 
 def trainable_params(model: ModelSpec, workload: Workload) -> int:
     """Number of weights that get a gradient."""
-    return model.num_params if workload.method == "full" else model.lora_params(workload.lora_rank)
+    return model.num_trainable_params(workload.method, workload.lora_rank)
 
 
 def zero_buckets(model: ModelSpec, workload: Workload) -> Buckets:
@@ -170,7 +170,7 @@ def _buffers(model: ModelSpec, workload: Workload, strategy: Strategy) -> int:
     """Communication buffers and gathered weights, where DeepSpeed allocates them."""
     num_bytes = PRECISION_BYTES[workload.precision]
     sizes = zero_buckets(model, workload)
-    largest = min(model.vocab_size * model.hidden_size, trainable_params(model, workload))
+    largest = min(model.embedding_params, trainable_params(model, workload))
     match strategy.zero_stage:
         case 0:
             # engine.allreduce_gradients flattens up to 5e8 elements (MEMORY_OPT_ALLREDUCE_SIZE) into a copy.

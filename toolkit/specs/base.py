@@ -1,16 +1,14 @@
 """What every spec shares: frozen, no unknown keys, and all faults of an input in one readable error."""
 
 import difflib
-import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
 
 from toolkit.errors import SpecError
 
@@ -42,6 +40,19 @@ class Spec(BaseModel):
         return cls.parse(read_mapping(Path(path)), source=str(path))
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """safe_load that refuses a key given twice; safe_load itself keeps the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"key `{key.value}` is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file, read safely.
 
@@ -49,15 +60,18 @@ def read_mapping(path: Path) -> dict[str, Any]:
         SpecError: missing file, broken syntax (with its line) or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror}); give an existing file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise SpecError(f"{line}: not valid YAML ({getattr(error, 'problem', error)}); mend the line") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError(f"{line}: not valid YAML ({problem}); mend the line") from None
     except UnicodeDecodeError:
         raise SpecError(f"{path}: not UTF-8 text; give a YAML or JSON file") from None
+    except (ValueError, RecursionError) as error:  # PyYAML lets them out: the date 2001-99-99, thousands of brackets.
+        raise SpecError(f"{path}: holds a value that YAML cannot read ({error}); put it in quotes") from None
     if not isinstance(content, dict):
         raise SpecError(f"{path}: holds {type(content).__name__}, needs `key: value` lines")
     return content
@@ -99,7 +113,8 @@ def _fields_at(spec: type[BaseModel], location: tuple[str | int, ...]) -> list[s
 
 
 def _spec_inside(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    # In Python 3.10 `list[int]` is an instance of type too.
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         return annotation if issubclass(annotation, BaseModel) else None
     for argument in typing.get_args(annotation):
         if found := _spec_inside(argument):

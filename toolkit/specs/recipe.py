@@ -7,8 +7,11 @@ import yaml
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from toolkit.errors import SpecError
 from toolkit.specs.base import Spec
 from toolkit.specs.workload import Workload
+
+_NO_DATA = "# data:  # samples; needed before the run starts\n#   train: FILE\n"
 
 DataFormat = Literal["alpaca", "prompt_completion", "messages", "sharegpt", "text"]
 TemplateName = Literal["alpaca", "chatml", "llama2", "llama3", "plain"]
@@ -97,8 +100,8 @@ class Recipe(Spec):
     """Folder, hub id or catalog name of the model; must hold weights when the run starts."""
     workload: Workload
     """Must equal the plan's workload."""
-    data: DataConfig
-    """Samples."""
+    data: DataConfig | None = None
+    """Samples; a plan needs none, a run does."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training samples; 1 where neither this nor `max_steps` is given."""
     max_steps: int | None = Field(default=None, gt=0)
@@ -124,7 +127,21 @@ class Recipe(Spec):
 
     def save(self, path: Path) -> None:
         """Write recipe.yaml with every value resolved and its meaning beside it."""
-        path.write_text(_commented_yaml(self), encoding="utf-8")
+        path.write_text(self.to_yaml(), encoding="utf-8")
+
+    def to_yaml(self) -> str:
+        """The text of recipe.yaml."""
+        return _commented_yaml(self) + ("" if self.data else _NO_DATA)
+
+    def require_data(self) -> DataConfig:
+        """The samples of a run that is to train.
+
+        Raises:
+            SpecError: the recipe names none.
+        """
+        if self.data is None:
+            raise SpecError("recipe.yaml names no samples; add `data: {train: FILE}`, or plan again with --data FILE")
+        return self.data
 
 
 def _commented_yaml(spec: Spec, indent: str = "") -> str:

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from toolkit.specs.base import Spec
 
-
 Precision = Literal["fp32", "bf16", "fp16"]
 
 PRECISION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}

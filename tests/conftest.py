@@ -1,0 +1,16 @@
+"""Fixtures for every tier of tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with tokenizers, small models and data sets, whose licences keep them out of the repository."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TOOLKIT_SHARED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("no test data: set TOOLKIT_SHARED_DATA to its folder, or put it in ../shared/data")
+    return folder

@@ -1,0 +1,172 @@
+"""What the planner chooses, what it turns down, and what it says where nothing fits."""
+
+import re
+import time
+from typing import Any
+
+import pytest
+
+from toolkit.errors import NoFeasiblePlan
+from toolkit.planner.explain import binding_constraint, overshoot, strategy_words
+from toolkit.planner.plan import Plan
+from toolkit.planner.search import MAX_ALTERNATIVES, TIE, Fixed, make_plan
+from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.model import ModelSpec
+from toolkit.specs.workload import Workload
+
+
+def plan(
+    model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", *, fixed: Fixed | None = None, **work: Any
+) -> Plan:
+    workload = Workload.model_validate({"seq_len": 4096, "global_batch": 64, **work})
+    machines = ClusterSpec.resolve(cluster)
+    return make_plan(ModelSpec.resolve(model), machines, workload, fixed=fixed or Fixed())
+
+
+def test_the_choice_fits_and_nothing_that_fits_is_clearly_faster() -> None:
+    made = plan()
+    assert overshoot(made.memory, made.cluster) <= 1
+    for other in made.alternatives:
+        assert overshoot(other.memory, made.cluster) <= 1
+        assert other.time.step_seconds * (1 + TIE) >= made.time.step_seconds
+
+
+def test_the_batch_adds_up() -> None:
+    for ranks, cluster in ((8, "8xA100-80GB"), (16, "2x8xA100-80GB"), (1, "H200-141GB")):
+        strategy = plan("llama-3.2-1b", cluster).strategy
+        assert strategy.layout.world_size == strategy.layout.dp == ranks
+        assert strategy.micro_batch * strategy.grad_accum * ranks == 64
+
+
+def test_a_tie_goes_to_the_roomier_then_to_the_simpler() -> None:
+    made = plan()
+    # ZeRO-1 with one sample is as fast and would fill 94 % of the device.
+    assert made.strategy.zero_stage == 2
+    assert plan("llama-3.2-1b", seq_len=2048).strategy.zero_stage == 1
+    assert plan("smollm-135m", "2xcpu", precision="fp32", seq_len=512, global_batch=2).strategy.zero_stage == 0
+
+
+def test_large_models_are_sharded_and_recomputed() -> None:
+    strategy = plan("llama-3.1-70b", "4x8xH100-80GB", global_batch=128).strategy
+    assert (strategy.zero_stage, strategy.activation_checkpointing, strategy.offload) == (3, True, "none")
+
+
+def test_offload_is_chosen_where_nothing_else_fits() -> None:
+    made = plan("llama-2-13b", "8xRTX4090-24GB", seq_len=2048)
+    assert made.strategy.offload != "none"
+    assert made.memory.host_bytes > 0
+    assert any("host memory" in reason for reason in made.reasons)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_zero_0_is_never_chosen_in_low_precision_but_may_be_given(precision: str) -> None:
+    free = plan("smollm-135m", precision=precision, seq_len=2048)
+    assert free.strategy.zero_stage == 1
+    assert all(other.strategy.zero_stage for other in free.alternatives)
+    assert any(r.strategy == "ZeRO-0" and "empty first step" in r.reason for r in free.rejected)
+    given = plan("smollm-135m", precision=precision, seq_len=2048, fixed=Fixed(zero_stage=0))
+    assert given.strategy.zero_stage == 0
+    assert any("the engine sets its counter back" in reason for reason in given.reasons)
+
+
+def test_offload_is_not_tried_on_a_cpu_unless_given() -> None:
+    common = {"precision": "fp32", "seq_len": 256, "global_batch": 4}
+    free = plan("smollm-135m", "2xcpu", **common)
+    assert {free.strategy.offload, *(other.strategy.offload for other in free.alternatives)} == {"none"}
+    given = plan("smollm-135m", "2xcpu", **common, fixed=Fixed(offload="all"))
+    assert (given.strategy.offload, given.strategy.zero_stage) == ("all", 3)
+
+
+def test_what_is_given_is_kept_and_told() -> None:
+    fixed = Fixed(zero_stage=3, micro_batch=2, offload="optimizer", activation_checkpointing=True)
+    made = plan(fixed=fixed)
+    strategy = made.strategy
+    assert (strategy.zero_stage, strategy.micro_batch, strategy.offload) == (3, 2, "optimizer")
+    assert strategy.activation_checkpointing
+    assert any("zero_stage=3, micro_batch=2, offload=optimizer" in reason for reason in made.reasons)
+
+
+def test_rejections_carry_numbers_and_are_few() -> None:
+    made = plan("llama-3.1-70b", "4x8xH100-80GB", global_batch=128)
+    assert 0 < len(made.rejected) <= 16
+    for rejection in made.rejected[1:]:
+        assert re.fullmatch(
+            r"needs [\d.]+ [GT]iB of [\d.]+ [GT]iB usable(: [a-z ]+ [\d.]+ [GT]iB| host memory per node)",
+            rejection.reason,
+        ), rejection.reason
+        assert re.match(r"ZeRO-[0-3](, .*)?, micro-batch \d+$", rejection.strategy)
+
+
+def test_rejections_name_the_smallest_micro_batch_that_fails_once_per_family() -> None:
+    made = plan("llama-3.1-70b", "4x8xH100-80GB", global_batch=128)
+    families = [rejection.strategy.rpartition(", ")[0] for rejection in made.rejected]
+    assert len(families) == len(set(families))
+    own = strategy_words(made.strategy).rpartition(", ")[0]
+    failing = next(r.strategy for r in made.rejected if r.strategy.startswith(f"{own}, micro"))
+    assert int(failing.rpartition(" ")[2]) > made.strategy.micro_batch
+
+
+def test_alternatives_differ_in_more_than_the_micro_batch() -> None:
+    made = plan()
+    assert len(made.alternatives) == MAX_ALTERNATIVES
+    families = [strategy_words(other.strategy).rpartition(", ")[0] for other in made.alternatives]
+    assert len(families) == len(set(families))
+
+
+def test_clipping_reaches_the_plan() -> None:
+    request = ModelSpec.resolve("llama-3.2-1b"), ClusterSpec.resolve("8xA100-80GB")
+    made = make_plan(*request, Workload(seq_len=512, global_batch=8), fixed=Fixed(), gradient_clipping=0.3)
+    assert made.gradient_clipping == 0.3
+
+
+def test_the_answer_comes_at_once() -> None:
+    start = time.perf_counter()
+    plan("llama-3.1-405b", "32x8xH100-80GB", global_batch=4096, seq_len=8192)
+    assert time.perf_counter() - start < 1
+
+
+def no_plan(*where: str, **rest: Any) -> str:
+    with pytest.raises(NoFeasiblePlan) as failure:
+        plan(*where, **rest)
+    return str(failure.value)
+
+
+def test_nothing_fits_names_the_nearest_and_its_constraint() -> None:
+    message = no_plan("llama-3.1-405b", "1xRTX4090-24GB")
+    assert message.startswith("no plan fits llama-3.1-405b on 1 x RTX4090-24GB with 22.3 GiB usable (23.5 GiB less 5%")
+    assert re.search(r"the nearest, ZeRO-\d.*, needs [\d.]+ [GT]iB of [\d.]+ [GT]iB usable", message)
+
+
+@pytest.mark.parametrize(
+    ("where", "rest", "knob"),
+    [
+        (("llama-3.1-8b", "8xA100-80GB"), {"fixed": Fixed(micro_batch=8, activation_checkpointing=False)}, "leave micro"),
+        (("llama-2-13b", "8xRTX4090-24GB"), {"fixed": Fixed(zero_stage=1)}, "leave zero_stage=1 to the planner"),
+        (("llama-2-13b", "8xRTX4090-24GB"), {"fixed": Fixed(offload="none")}, "leave offload=none to the planner"),
+        (("llama-3.1-8b", "2xRTX4090-24GB"), {"fixed": Fixed(zero_stage=1)}, "to the planner, and LoRA of rank 16"),
+        (("llama-3.1-8b", "8xRTX4090-24GB"), {"seq_len": 65536}, "seq_len 8192 instead of 65536"),
+        (("llama-3.1-70b", "8xA100-80GB"), {"fixed": Fixed(offload="none")}, "leave offload=none"),
+        (("llama-2-13b", "2xRTX4090-24GB"), {}, "of host memory per node instead of"),
+        (("llama-2-13b", "2xRTX4090-24GB"), {"fixed": Fixed(offload="none")}, "LoRA of rank 16 instead of full"),
+        (("llama-3.1-70b", "8xH100-80GB"), {"fixed": Fixed(offload="none"), "method": "lora", "seq_len": 65536}, "leave"),
+        (("llama-3.1-405b", "1xA100-80GB"), {}, "no single change helps; larger devices than A100-80GB"),
+    ],
+)
+def test_the_cheapest_change_is_named(where: tuple[str, str], rest: dict[str, Any], knob: str) -> None:
+    message = no_plan(*where, **rest)
+    assert len(message.splitlines()) == 2
+    assert knob in message.splitlines()[1]
+
+
+def test_the_change_that_is_named_helps() -> None:
+    assert "leave zero_stage=1" in no_plan("llama-2-13b", "8xRTX4090-24GB", fixed=Fixed(zero_stage=1))
+    assert plan("llama-2-13b", "8xRTX4090-24GB").strategy.zero_stage != 1
+
+
+def test_host_memory_binds_too() -> None:
+    made = plan("llama-2-13b", "8xRTX4090-24GB", seq_len=2048)
+    small = made.cluster.model_copy(update={"host_memory_bytes": made.memory.host_bytes // 2})
+    assert overshoot(made.memory, small) > 1
+    assert re.fullmatch(
+        r"needs [\d.]+ GiB of [\d.]+ GiB usable host memory per node", binding_constraint(made.memory, small)
+    )

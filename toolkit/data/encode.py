@@ -1,0 +1,177 @@
+"""Samples become token ids and labels.
+
+Every segment is encoded on its own, never the whole text: only so are the tokens of the prompt at inference always the
+first tokens of the training row. Encoded as a whole, a byte-level BPE merges "\\n" of a prompt with "\\n" of an answer, and
+a blank before a digit is split differently once the digit follows. The one thing a segment must not get is the blank that
+SentencePiece tokenizers put before a text: a second encoder without it serves everything but the start. Where the whole
+text has a token edge at the boundary (always with the built-in templates and the Llama-2 tokenizer) both ways agree.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+from toolkit.data.formats import Conversation, PlainText, Turn
+from toolkit.data.template import ChatTemplate, Segment
+
+IGNORED = -100
+"""Label of a token whose prediction does not count."""
+
+
+class EncodedRow(NamedTuple):
+    """One sample as tokens."""
+
+    input_ids: list[int]
+    """At most seq_len tokens."""
+    labels: list[int]
+    """The same tokens where they are learnt, -100 elsewhere; the first is never learnt as nothing predicts it."""
+    prompt_length: int
+    """Leading tokens that are the prompt of the first answer; 0 for plain text."""
+    answer: str | None
+    """The first answer as in the data; None for plain text or without an answer."""
+    cut: bool
+    """True if the sample was longer than seq_len."""
+    num_supervised: int
+    """Labels that count."""
+
+
+class _Piece(NamedTuple):
+    text: str
+    inside: bool
+    """False at the start of a text: the tokenizer's blank is wanted there."""
+    literal: bool
+
+
+@final
+class SampleEncoder:
+    """Encodes samples under one chat template; batches run on the tokenizer's own threads."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self.template = template
+        tokenizer = template.tokenizer
+        self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self._eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        described = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Copies: truncation, padding and the literal switch must not leak into the user's tokenizer, nor from it.
+        described |= {"truncation": None, "padding": None}
+        self._start = _built_like(tokenizer, described)
+        self._inside = _built_like(tokenizer, _without_leading_blank(described))
+        self._special_ids = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._blank_after_special = self._puts_blank_after_special()
+
+    def encode(self, samples: Sequence[Conversation | PlainText], *, seq_len: int) -> list[EncodedRow]:
+        """Token ids and labels of each sample, cut at `seq_len`; a conversation without an answer has no tokens.
+
+        Raises:
+            DataError: the template refuses a conversation, with its file and line.
+        """
+        segments = [
+            (Segment(sample.text, learnt=True, literal=True),)
+            if isinstance(sample, PlainText)
+            else self.template.segments(sample)
+            for sample in samples
+        ]
+        encoded = iter(self._encode([piece for row in segments for piece in self._pieces(row)]))
+        rows = []
+        for sample, row in zip(samples, segments, strict=True):
+            parts = [(next(encoded), segment.learnt) for segment in row]
+            if isinstance(sample, PlainText):
+                parts = [(self._bos, False), *parts, (self._eos, True)]
+            rows.append(_joined(sample, parts, seq_len))
+        return rows
+
+    def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
+        """Tokens from which the model answers the last turn; the same as in training."""
+        encoded = self._encode(self._pieces(self.template.prompt_segments(turns)))
+        return [token for ids in encoded for token in ids]
+
+    def stop_token_ids(self) -> list[int]:
+        """Tokens at which generation stops: the template's end of turn and eos."""
+        sample = Conversation((Turn("user", "a"), Turn("assistant", "b")), "template")
+        last = self.encode([sample], seq_len=1 << 20)[0].input_ids[-1:]
+        return sorted({*self._eos, *self._special_ids.intersection(last)})
+
+    def _pieces(self, segments: Sequence[Segment]) -> list[_Piece]:
+        pieces = []
+        inside = False
+        for segment in segments:
+            pieces.append(_Piece(segment.text, inside, segment.literal))
+            ends_special = not segment.literal and segment.text.endswith(self.template.special_tokens)
+            inside = not (self._blank_after_special and ends_special)
+        return pieces
+
+    def _encode(self, pieces: Sequence[_Piece]) -> list[list[int]]:
+        ids: list[list[int]] = [[] for _ in pieces]
+        for literal in (False, True):
+            for inside, encoder in ((False, self._start), (True, self._inside)):
+                chosen = [
+                    index for index, piece in enumerate(pieces) if (piece.inside, piece.literal) == (inside, literal)
+                ]
+                encoder.encode_special_tokens = literal
+                encodings = encoder.encode_batch_fast([pieces[index].text for index in chosen], add_special_tokens=False)
+                for index, encoding in zip(chosen, encodings, strict=True):
+                    ids[index] = encoding.ids
+        return ids
+
+    def _puts_blank_after_special(self) -> bool:
+        """True for tokenizers whose normalizer writes the blank after each special token too, not only at the start."""
+        marker = self.template.tokenizer.eos_token or self.template.tokenizer.bos_token
+        if not marker:
+            return False
+        after, start, inside = self._encode(
+            [_Piece(f"{marker}a", False, False), _Piece("a", False, False), _Piece("a", True, False)]
+        )
+        return start != inside and after[1:] == start
+
+
+def _joined(sample: Conversation | PlainText, parts: list[tuple[list[int], bool]], seq_len: int) -> EncodedRow:
+    input_ids: list[int] = []
+    labels: list[int] = []
+    prompt_length = 0
+    answering = False
+    for ids, learnt in parts:
+        answering = answering or learnt
+        prompt_length += 0 if answering else len(ids)
+        input_ids += ids
+        labels += ids if learnt else [IGNORED] * len(ids)
+    labels[:1] = [IGNORED] * len(labels[:1])
+    cut = len(input_ids) > seq_len
+    labels = labels[:seq_len]
+    answer = None
+    if isinstance(sample, Conversation):
+        answer = next((turn.content for turn in sample.turns if turn.role == "assistant"), None)
+    else:
+        prompt_length = 0
+    supervised = len(labels) - labels.count(IGNORED)
+    return EncodedRow(input_ids[:seq_len], labels, prompt_length, answer, cut, supervised)
+
+
+def _built_like(tokenizer: Any, described: dict[str, Any]) -> Any:
+    return type(tokenizer.backend_tokenizer).from_str(json.dumps(described))
+
+
+def _without_leading_blank(described: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer that takes its text for the continuation of another."""
+    return described | {
+        "normalizer": _continuing(described.get("normalizer")),
+        "pre_tokenizer": _continuing(described.get("pre_tokenizer")),
+    }
+
+
+def _continuing(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    match part["type"]:
+        case "Sequence":
+            key = "normalizers" if "normalizers" in part else "pretokenizers"
+            inner = [_continuing(each) for each in part[key]]
+            return part | {key: [each for each in inner if each is not None]}
+        case "Prepend":
+            return None
+        case "Metaspace":
+            return part | {"prepend_scheme": "never"}
+        case "ByteLevel":
+            return part | {"add_prefix_space": False}
+        case _:
+            return part

@@ -1,0 +1,79 @@
+"""Plan -> ds_config.json: every number resolved, no key that the chosen stage does not read.
+
+Left out on purpose: `train_batch_size` (DeepSpeed counts tensor-parallel ranks as data parallel and then rejects the
+right number), `optimizer` and `scheduler` (the toolkit builds both), `steps_per_print` (accelerate sets it to never).
+Keys and defaults: deepspeed/runtime/config.py, zero/config.py and precision_config.py of 0.19.8.
+"""
+
+from typing import Any
+
+from toolkit.planner.memory import zero_buckets
+from toolkit.planner.plan import Plan
+
+
+def ds_config(plan: Plan) -> dict[str, Any]:
+    """The configuration that DeepSpeed runs the plan with, ready for `json.dumps`."""
+    strategy = plan.strategy
+    return {
+        "train_micro_batch_size_per_gpu": strategy.micro_batch,
+        "gradient_accumulation_steps": strategy.grad_accum,
+        # Always written: the default went from 0 (off) to 1.0 in DeepSpeed 0.19.3.
+        "gradient_clipping": plan.gradient_clipping,
+        "zero_optimization": _zero(plan),
+        "bf16": {"enabled": plan.workload.precision == "bf16"},
+        "fp16": _fp16(plan),
+        **_offloaded_optimizer(plan),
+        "wall_clock_breakdown": False,
+    }
+
+
+def _zero(plan: Plan) -> dict[str, Any]:
+    """zero_optimization of the plan's stage."""
+    stage, offload, on_cuda = plan.strategy.zero_stage, plan.strategy.offload, plan.cluster.device.kind == "cuda"
+    if stage == 0:
+        return {"stage": 0}
+    sizes = zero_buckets(plan.model, plan.workload)
+    zero: dict[str, Any] = {
+        "stage": stage,
+        # Streams and events do not exist on CPU.
+        "overlap_comm": on_cuda,
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "reduce_bucket_size": sizes.reduce,
+    }
+    host = {"device": "cpu", "pin_memory": on_cuda}
+    if offload != "none":
+        zero["offload_optimizer"] = dict(host)
+    if offload == "all":
+        zero["offload_param"] = dict(host)
+    if stage < 3:
+        return zero | {"allgather_partitions": True, "allgather_bucket_size": sizes.allgather}
+    return zero | {
+        "sub_group_size": sizes.sub_group,
+        "stage3_prefetch_bucket_size": sizes.prefetch,
+        "stage3_param_persistence_threshold": sizes.persistence,
+        "stage3_max_live_parameters": sizes.max_live,
+        "stage3_max_reuse_distance": sizes.max_live,
+        # Without it `save_16bit_model` writes no weights at all.
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }
+
+
+def _fp16(plan: Plan) -> dict[str, Any]:
+    """Dynamic loss scale, which `loss_scale: 0` means."""
+    if plan.workload.precision != "fp16":
+        return {"enabled": False}
+    return {
+        "enabled": True,
+        "loss_scale": 0,
+        "initial_scale_power": 16,
+        "loss_scale_window": 1000,
+        "hysteresis": 2,
+        "consecutive_hysteresis": False,
+        "min_loss_scale": 1,
+    }
+
+
+def _offloaded_optimizer(plan: Plan) -> dict[str, bool]:
+    """False lets the toolkit's own optimizer run on the host: DeepSpeed's default refuses all but DeepSpeedCPUAdam."""
+    return {} if plan.strategy.offload == "none" else {"zero_force_ds_cpu_optimizer": False}

@@ -1,0 +1,78 @@
+"""Curves of a run as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.report.runs import Run, Step
+
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ImportError as error:  # the desk half is installed without it
+    raise ImportError("plots need matplotlib; install the training half: pip install 'toolkit[train]'") from error
+
+_SMOOTHING = 0.9
+
+
+def draw(run: Run) -> list[Path]:
+    """Write plots/loss.png and plots/throughput.png into the run folder and give their paths."""
+    steps = run.steps
+    run.folder.plots.mkdir(exist_ok=True)
+    return [_loss(steps, run.folder.plots / "loss.png"), _throughput(run, steps, run.folder.plots / "throughput.png")]
+
+
+def _loss(steps: Sequence[Step], path: Path) -> Path:
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    numbers = [s["step"] for s in steps]
+    losses = [s["loss"] for s in steps]
+    axes[0].plot(numbers, losses, color="tab:blue", alpha=0.3, label="loss")
+    axes[0].plot(numbers, _smooth(losses), color="tab:blue", label="smoothed")
+    axes[0].set_ylabel("loss (nats per supervised token)")
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend()
+    axes[1].plot(numbers, [s["grad_norm"] for s in steps], color="tab:orange", label="gradient norm")
+    axes[1].set_yscale("log")
+    axes[1].set_ylabel("gradient norm")
+    right = axes[1].twinx()
+    right.plot(numbers, [s["lr"] for s in steps], color="tab:gray", linestyle="--", label="learning rate")
+    right.set_ylabel("learning rate")
+    axes[1].set_xlabel("optimizer step")
+    _grid(axes)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _throughput(run: Run, steps: Sequence[Step], path: Path) -> Path:
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes: Axes = figure.subplots()
+    numbers = [s["step"] for s in steps]
+    rates = [s["tokens_per_second"] for s in steps]
+    axes.plot(numbers, rates, color="tab:green", alpha=0.3, label="tokens/s")
+    axes.plot(numbers, _smooth(rates), color="tab:green", label="smoothed")
+    axes.set_ylabel("tokens per second, all ranks")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"{run.plan.model.name} on {run.plan.cluster.name}", fontsize=10)
+    axes.legend(loc="lower right")
+    _grid([axes])
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _grid(axes: Sequence[Axes]) -> None:
+    for one in axes:
+        one.grid(alpha=0.3)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Exponential moving average, corrected for its start as Adam's moments are."""
+    smoothed, average = [], 0.0
+    for count, value in enumerate(values, start=1):
+        average = _SMOOTHING * average + (1 - _SMOOTHING) * value
+        smoothed.append(average / (1 - _SMOOTHING**count))
+    return smoothed

@@ -1,0 +1,70 @@
+"""A run's results, read from its folder: telemetry, summary, plan."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ConfigError
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+from toolkit.specs.recipe import Recipe
+
+Step = dict[str, Any]
+
+
+class Run:
+    """A run folder after (or during) training."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.plan = Plan.load(folder.plan)
+        self.recipe = Recipe.load(folder.recipe)
+
+    @property
+    def steps(self) -> list[Step]:
+        """One mapping per optimizer step: step, loss, grad_norm, lr, tokens, tokens_per_second, step_seconds, ...
+
+        Raises:
+            ConfigError: nothing has trained here, or a line that is not JSON (other than a last, unfinished one).
+        """
+        path = self.folder.telemetry
+        if not path.is_file():
+            raise ConfigError(f"{path}: not found; train the run first: toolkit launch {self.folder.path}")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        steps = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                steps.append(json.loads(line))
+            except json.JSONDecodeError:
+                if number < len(lines):
+                    raise ConfigError(f"{path}:{number}: not a JSON line; the file was changed by hand") from None
+        return steps
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json: loss_first, loss_last, exact_match_before, exact_match_after, tokens_per_second, ...
+
+        Raises:
+            ConfigError: the run has not ended.
+        """
+        path = self.folder.summary
+        if not path.is_file():
+            raise ConfigError(f"{path}: not found; the run has not ended (its steps are in telemetry.jsonl)")
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return summary
+
+    @property
+    def export(self) -> Path:
+        """The fine-tuned model as a Hugging Face folder."""
+        return self.folder.export
+
+
+def load_run(folder: Path | str) -> Run:
+    """Open a run folder.
+
+    Raises:
+        ConfigError: not a run folder.
+    """
+    run = RunFolder(Path(folder))
+    run.require_inputs()
+    return Run(run)

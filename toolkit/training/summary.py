@@ -1,0 +1,72 @@
+"""summary.json: the run in one object, for people and for scripts."""
+
+import importlib.metadata
+import json
+import os
+import statistics
+import time
+from typing import Any
+
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+from toolkit.training.evaluation import Evaluation
+from toolkit.training.telemetry import Telemetry
+
+_PACKAGES = ("toolkit", "torch", "deepspeed", "transformers", "accelerate", "peft", "datasets")
+
+
+def write_summary(
+    folder: RunFolder,
+    plan: Plan,
+    telemetry: Telemetry,
+    *,
+    before: Evaluation,
+    after: Evaluation,
+    started: float,
+    facts: dict[str, Any],
+) -> None:
+    """Write summary.json whole or not at all; for rank 0.
+
+    Args:
+        folder: the run.
+        plan: what was planned.
+        telemetry: the records of all steps.
+        before: held-out measurements before the first step.
+        after: held-out measurements after the last step.
+        started: `time.time()` at which the process began.
+        facts: further entries, as parameter counts and data statistics.
+    """
+    records = telemetry.records
+    # The first steps of a run warm caches up; the median is what a user gets.
+    rate = statistics.median(record["tokens_per_second"] for record in records)
+    summary = {
+        "loss_first": records[0]["loss"],
+        "loss_last": records[-1]["loss"],
+        "held_out_loss_before": before.loss,
+        "held_out_loss_after": after.loss,
+        "exact_match_before": before.exact_match,
+        "exact_match_after": after.exact_match,
+        "example": _example(before, after),
+        "tokens_per_second": rate,
+        "steps": len(records),
+        "skipped_steps": sum(record["skipped"] for record in records),
+        "export": folder.export.relative_to(folder.path).as_posix(),
+        "world_size": plan.world_size,
+        "wall_seconds": time.time() - started,
+        **facts,
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    partial = folder.summary.with_suffix(".json.partial")
+    partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, folder.summary)
+
+
+def _example(before: Evaluation, after: Evaluation) -> dict[str, str] | None:
+    if before.example is None or after.example is None:
+        return None
+    return {
+        "prompt": after.example.prompt,
+        "expected": after.example.expected,
+        "before": before.example.given,
+        "after": after.example.given,
+    }
