@@ -35,13 +35,11 @@ class Question:
 
 
 def addition(rng: Random) -> Question:
-    """A two-digit number plus one digit, or plus whole tens."""
-    a = rng.randrange(10, 100)
-    b = rng.randrange(1, 10)
-    if rng.random() < 0.5:
-        b *= 10
+    """A two-digit number plus whole tens, up to 99."""
+    b = rng.randrange(1, 9)
+    a = rng.randrange(10, 100 - 10 * b)
     phrasing = rng.choice(("What is {a} + {b}?", "Add {a} and {b}.", "Work out {a} plus {b}."))
-    return Question(phrasing.format(a=a, b=b), str(a + b), (a, b))
+    return Question(phrasing.format(a=a, b=10 * b), str(a + 10 * b), (a, 10 * b))
 
 
 def comparison(rng: Random) -> Question:

@@ -16,7 +16,6 @@ from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
-
 OPTIONS = {"zero_stage": "zero", "activation_checkpointing": "checkpointing"}
 """Options of `toolkit plan` that are shorter than the names they set."""
 
@@ -52,7 +51,9 @@ class Scenario(NamedTuple):
             words += ["--method", "lora", "--lora-rank", str(workload.lora_rank)]
         for name, value in self.fixed.given().items():
             option = OPTIONS.get(name, name.replace("_", "-"))
-            words += [f"--{option if value else f'no-{option}'}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+            words += (
+                [f"--{option if value else f'no-{option}'}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+            )
         return shlex.join(words)
 
 
@@ -166,9 +167,10 @@ def _readme() -> str:
         [
             "# DeepSpeed configurations",
             "",
-            "Each file is the `ds_config.json` that its `toolkit plan` line writes, with every number resolved. They are",
-            "examples to read: for a run of your own give the line your model, cluster and batch, and launch what it",
-            "writes. Made by `python -m toolkit.emitters.scenarios ds_configs`; a test compares them byte for byte.",
+            "Each file is the `ds_config.json` that its `toolkit plan` line writes (with `-o FOLDER`), every number",
+            "resolved. They are examples to read: for a run of your own give the line your model, cluster and batch,",
+            "and launch what it writes. Made by `python -m toolkit.emitters.scenarios ds_configs`; a test compares",
+            "them byte for byte.",
             "",
             "| file | for | made by |",
             "|---|---|---|",

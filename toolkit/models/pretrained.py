@@ -33,7 +33,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_pretrained(name: str, precision: Precision, *, activation_checkpointing: bool = False) -> PreTrainedModel:
+def load_pretrained(name: str, precision: Precision) -> PreTrainedModel:
     """Weights on the CPU in the precision of the forward pass, ready for training.
 
     Raises:
@@ -55,9 +55,18 @@ def load_pretrained(name: str, precision: Precision, *, activation_checkpointing
                 "config.json and the weights are not of the same model"
             )
     model.config.use_cache = False
-    if activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def checkpoint_activations(model: PreTrainedModel, *, adapters: bool) -> None:
+    """Keep only each layer's input in the forward pass; the rest is computed again in the backward pass.
+
+    Args:
+        model: a loaded model.
+        adapters: LoRA will be added. Under ZeRO-3 its recomputed tensors look different to the non-reentrant
+            kind, which then raises CheckpointError (transformers #47254); the reentrant kind does not look.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": adapters})
 
 
 def check_safetensors(folder: Path) -> None:

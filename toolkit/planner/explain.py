@@ -50,7 +50,7 @@ def is_tight(memory: MemoryEstimate, cluster: ClusterSpec) -> bool:
 
 
 def binding_constraint(memory: MemoryEstimate, cluster: ClusterSpec) -> str:
-    """Why a strategy does not fit, with its numbers, as in 'needs 91.0 GiB of 76.0 GiB usable: activations 52.1 GiB'."""
+    """Why a strategy does not fit, as in 'needs 91.0 GiB of 76.0 GiB usable: activations 52.1 GiB', the largest."""
     if memory.total_bytes <= cluster.device.memory_bytes * (1 - HEADROOM):
         need, usable = human_bytes(memory.host_bytes), human_bytes(cluster.host_memory_bytes * (1 - HEADROOM))
         return f"needs {need} of {usable} usable host memory per node"
@@ -80,7 +80,9 @@ def reasons(request: Request, chosen: Candidate, others: list[Candidate]) -> tup
     if chosen.strategy.zero_stage == 0 and precision != "fp32":
         told.append(f"ZeRO-0 was given with {precision}, where {SILENT_ZERO_0}: the engine sets its counter back.")
     if is_tight(memory, cluster):
-        told.append("Memory is tight: if the run ends with out of memory, give a smaller micro_batch or a higher stage.")
+        told.append(
+            "Memory is tight: if the run ends with out of memory, give a smaller micro_batch or a higher stage."
+        )
     return tuple(told)
 
 

@@ -1,7 +1,7 @@
 """Search: generate every strategy that the engine can run, judge each by memory, rank by time."""
 
 from collections.abc import Iterator
-from itertools import product, takewhile
+from itertools import product
 from typing import Literal, NamedTuple
 
 from toolkit.errors import NoFeasiblePlan
@@ -138,7 +138,7 @@ def _rank(request: Request, candidates: list[Candidate]) -> list[Candidate]:
     ranked = []
     while left:
         limit = left[0].time.step_seconds * (1 + TIE)
-        ties = list(takewhile(lambda candidate: candidate.time.step_seconds <= limit, left))
+        ties = [candidate for candidate in left if candidate.time.step_seconds <= limit]
         best = min(ties, key=lambda tie: (is_tight(tie.memory, request.cluster), _moving_parts(tie.strategy)))
         left.remove(best)
         ranked.append(best)

@@ -37,9 +37,9 @@ def plan_report(plan: Plan) -> Group:
 
 def batch_arithmetic(plan: Plan) -> str:
     """How the global batch comes about, as in 'global 64 = 8 ranks x 4 micro x 2 accumulation'."""
-    strategy = plan.strategy
-    ranks = f"{strategy.layout.dp} rank{'s' if strategy.layout.dp > 1 else ''}"
-    return f"global {plan.workload.global_batch} = {ranks} x {strategy.micro_batch} micro x {strategy.grad_accum} accumulation"
+    strategy, dp = plan.strategy, plan.strategy.layout.dp
+    product = f"{dp} rank{'s' if dp > 1 else ''} x {strategy.micro_batch} micro x {strategy.grad_accum} accumulation"
+    return f"global {plan.workload.global_batch} = {product}"
 
 
 def _head(plan: Plan) -> Table:
@@ -67,7 +67,9 @@ def _memory(plan: Plan) -> Table:
     table.add_row("total", human_bytes(total), f"{total / capacity:.0%}", style="bold")
     if memory.host_bytes:
         host = plan.cluster.host_memory_bytes
-        table.add_row("host, per node", human_bytes(memory.host_bytes), f"{memory.host_bytes / host:.0%} of {human_bytes(host)}")
+        table.add_row(
+            "host, per node", human_bytes(memory.host_bytes), f"{memory.host_bytes / host:.0%} of {human_bytes(host)}"
+        )
     return table
 
 
@@ -93,8 +95,9 @@ def _why(plan: Plan) -> Group:
 
 def _alternatives(plan: Plan) -> Table:
     table = _table("Next best", "step", "memory", "host")
+    table.columns[0].no_wrap = False
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for candidate in plan.alternatives:
         table.add_row(*_candidate_row(candidate))
     return table

@@ -2,20 +2,25 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from toolkit.engines.base import Batch, Engine
 
 
-@dataclass(frozen=True)
-class Questions:
+class Questions(Protocol):
     """This rank's share of the held-out prompts; every rank has the same number of batches."""
 
-    batches: Sequence[Batch]
-    """Left-padded prompts; rows beyond `prompts` only fill up the last batches."""
-    prompts: Sequence[str]
-    """The prompts as text, in the order of the rows."""
-    answers: Sequence[str]
-    """What should be answered."""
+    @property
+    def batches(self) -> Sequence[Batch]:
+        """Left-padded prompts; rows beyond `prompts` only fill up the last batches."""
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        """The prompts as text, in the order of the rows."""
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """What should be answered."""
 
 
 @dataclass(frozen=True)
@@ -39,31 +44,34 @@ class Evaluation:
     """The first prompt's answer."""
 
 
-def evaluate(
-    engine: Engine,
-    *,
-    loss_batches: Sequence[Batch],
-    questions: Questions | None,
-    decode: Callable[[list[int]], str],
-    max_new_tokens: int,
-) -> Evaluation:
-    """Measure on all ranks; the result is the same on each of them.
+@dataclass(frozen=True)
+class HeldOut:
+    """This rank's share of what is measured; as many batches on every rank."""
 
-    Args:
-        engine: the prepared model.
-        loss_batches: this rank's share of the held-out samples, as many batches as on every other rank.
-        questions: this rank's share of the prompts, or None to generate nothing.
-        decode: token ids of an answer to text, special tokens left out.
-        max_new_tokens: longest answer.
-    """
-    loss = engine.eval_loss(loss_batches) if loss_batches else None
+    loss_batches: Sequence[Batch]
+    """Samples whose loss counts."""
+    questions: Questions | None
+    """Prompts to answer, or None to generate nothing."""
+    decode: Callable[[list[int]], str]
+    """Token ids of an answer to text, special tokens left out."""
+    max_new_tokens: int
+    """Longest answer."""
+
+
+def evaluate(engine: Engine, held_out: HeldOut | None) -> Evaluation:
+    """Measure on all ranks; the result is the same on each of them, empty without held-out samples."""
+    if held_out is None:
+        return Evaluation(loss=None, exact_match=None, example=None)
+    loss = engine.eval_loss(held_out.loss_batches) if held_out.loss_batches else None
+    questions = held_out.questions
     if questions is None:
         return Evaluation(loss=loss, exact_match=None, example=None)
-    generated = engine.generate(questions.batches, max_new_tokens=max_new_tokens)
+    generated = engine.generate(questions.batches, max_new_tokens=held_out.max_new_tokens)
     answers = [
-        Answer(prompt, expected.strip(), decode(tokens).strip())
+        Answer(prompt, expected.strip(), held_out.decode(tokens).strip())
+        # The last batches are filled up with rows that nobody asked for.
         for prompt, expected, tokens in zip(questions.prompts, questions.answers, generated, strict=False)
     ]
     of_all_ranks: list[Answer] = [answer for share in engine.gather(answers) for answer in share]
     right = sum(answer.given == answer.expected for answer in of_all_ranks)
-    return Evaluation(loss=loss, exact_match=right / max(len(of_all_ranks), 1), example=of_all_ranks[0])
+    return Evaluation(loss=loss, exact_match=right / len(of_all_ranks), example=of_all_ranks[0])

@@ -137,7 +137,9 @@ WORKLOADS = st.builds(
 OFFLOADS = {0: ("none",), 1: ("none", "optimizer"), 2: ("none", "optimizer"), 3: ("none", "optimizer", "all")}
 
 
-@given(model=MODELS, workload=WORKLOADS, dp=st.sampled_from([2, 4, 8, 64]), offload=st.sampled_from(["none", "optimizer"]))
+@given(
+    model=MODELS, workload=WORKLOADS, dp=st.sampled_from([2, 4, 8, 64]), offload=st.sampled_from(["none", "optimizer"])
+)
 def test_more_zero_never_needs_more_states(model: ModelSpec, workload: Workload, dp: int, offload: str) -> None:
     stages = [stage for stage in range(4) if offload in OFFLOADS[stage]]
     sizes = [states(estimate(workload, model, dp=dp, zero_stage=stage, offload=offload)) for stage in stages]

@@ -15,9 +15,7 @@ from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
 
-def plan(
-    model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", *, fixed: Fixed | None = None, **work: Any
-) -> Plan:
+def plan(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", *, fixed: Fixed | None = None, **work: Any) -> Plan:
     workload = Workload.model_validate({"seq_len": 4096, "global_batch": 64, **work})
     machines = ClusterSpec.resolve(cluster)
     return make_plan(ModelSpec.resolve(model), machines, workload, fixed=fixed or Fixed())
@@ -140,15 +138,27 @@ def test_nothing_fits_names_the_nearest_and_its_constraint() -> None:
 @pytest.mark.parametrize(
     ("where", "rest", "knob"),
     [
-        (("llama-3.1-8b", "8xA100-80GB"), {"fixed": Fixed(micro_batch=8, activation_checkpointing=False)}, "leave micro"),
+        (
+            ("llama-3.1-8b", "8xA100-80GB"),
+            {"fixed": Fixed(micro_batch=8, activation_checkpointing=False)},
+            "leave micro",
+        ),
         (("llama-2-13b", "8xRTX4090-24GB"), {"fixed": Fixed(zero_stage=1)}, "leave zero_stage=1 to the planner"),
         (("llama-2-13b", "8xRTX4090-24GB"), {"fixed": Fixed(offload="none")}, "leave offload=none to the planner"),
-        (("llama-3.1-8b", "2xRTX4090-24GB"), {"fixed": Fixed(zero_stage=1)}, "to the planner, and LoRA of rank 16"),
+        (
+            ("llama-3.1-8b", "2xRTX4090-24GB"),
+            {"fixed": Fixed(zero_stage=1)},
+            "planner, and 189.0 GiB of host memory per node",
+        ),
         (("llama-3.1-8b", "8xRTX4090-24GB"), {"seq_len": 65536}, "seq_len 8192 instead of 65536"),
         (("llama-3.1-70b", "8xA100-80GB"), {"fixed": Fixed(offload="none")}, "leave offload=none"),
         (("llama-2-13b", "2xRTX4090-24GB"), {}, "of host memory per node instead of"),
         (("llama-2-13b", "2xRTX4090-24GB"), {"fixed": Fixed(offload="none")}, "LoRA of rank 16 instead of full"),
-        (("llama-3.1-70b", "8xH100-80GB"), {"fixed": Fixed(offload="none"), "method": "lora", "seq_len": 65536}, "leave"),
+        (
+            ("llama-3.1-70b", "8xH100-80GB"),
+            {"fixed": Fixed(offload="none"), "method": "lora", "seq_len": 65536},
+            "seq_len 16384",
+        ),
         (("llama-3.1-405b", "1xA100-80GB"), {}, "no single change helps; larger devices than A100-80GB"),
     ],
 )

@@ -1,6 +1,8 @@
 """Joins the processes that the launcher started, and refuses to train where they are not one group."""
 
+import contextlib
 import copy
+import io
 import logging
 import os
 import shutil
@@ -29,12 +31,13 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On CPU accelerate starts no process group unless gloo is asked for: every rank would train a copy of its own.
     backend = "gloo" if plan.cluster.device.kind == "cpu" else None
-    accelerator = Accelerator(
-        gradient_accumulation_steps=plan.strategy.grad_accum,
-        # The plugin writes into the dict it gets.
-        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=copy.deepcopy(config), zero3_init_flag=False),
-        kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT)],
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # every rank prints the ops that it has compiled
+        accelerator = Accelerator(
+            gradient_accumulation_steps=plan.strategy.grad_accum,
+            # The plugin writes into the dict it gets.
+            deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=copy.deepcopy(config), zero3_init_flag=False),
+            kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT)],
+        )
     if accelerator.num_processes != plan.world_size:
         raise EngineError(
             f"accelerate sees {accelerator.num_processes} process(es), the plan has {plan.world_size}; "

@@ -1,0 +1,115 @@
+"""A run folder appears whole or not at all, and never over another run unasked."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import toolkit.emitters
+from toolkit.emitters import emit
+from toolkit.emitters.ds_config import ds_config
+from toolkit.errors import ConfigError
+from toolkit.planner.plan import Plan
+from toolkit.planner.search import Fixed, make_plan
+from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.model import ModelSpec
+from toolkit.specs.recipe import DataConfig, Recipe
+from toolkit.specs.workload import Workload
+
+FILES = {"accelerate.yaml", "ds_config.json", "launch.sh", "plan.json", "recipe.yaml"}
+WORK = Workload(seq_len=512, global_batch=8)
+PLAN = make_plan(ModelSpec.resolve("smollm-135m"), ClusterSpec.resolve("2xA100-80GB"), WORK, fixed=Fixed())
+RECIPE = Recipe(model="smollm-135m", workload=WORK, data=DataConfig(train="samples.jsonl"))
+
+
+def names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def test_everything_is_written_and_reads_back(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "first"
+    assert emit(PLAN, folder, RECIPE) == folder
+    assert names(folder) == FILES
+    assert names(folder.parent) == {"first"}
+    assert Plan.load(folder / "plan.json") == PLAN
+    assert Recipe.load(folder / "recipe.yaml") == RECIPE
+    assert json.loads((folder / "ds_config.json").read_text()) == ds_config(PLAN)
+    assert str(folder / "ds_config.json") in (folder / "accelerate.yaml").read_text()
+    assert os.access(folder / "launch.sh", os.X_OK)
+
+
+def test_the_folder_is_as_open_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    folder = emit(PLAN, tmp_path / "run", RECIPE)
+    assert folder.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("broken", ["ds_config", "accelerate_yaml", "launch_script"])
+def test_a_failure_in_the_middle_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, exists: bool
+) -> None:
+    folder = tmp_path / "run"
+    if exists:
+        folder.mkdir()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(toolkit.emitters, broken, full)
+    with pytest.raises(ConfigError, match=r"cannot be written \(No space left on device\)"):
+        emit(PLAN, folder, RECIPE)
+    assert names(tmp_path) == ({"run"} if exists else set())
+    assert not exists or names(folder) == set()
+
+
+@pytest.mark.parametrize("mark", ["plan.json", "telemetry.jsonl"])
+def test_another_run_is_not_written_over(tmp_path: Path, mark: str) -> None:
+    (tmp_path / mark).write_text("kept")
+    with pytest.raises(ConfigError) as failure:
+        emit(PLAN, tmp_path, RECIPE)
+    assert str(failure.value) == f"{tmp_path} already holds a run ({mark}); name another folder or add --overwrite"
+    assert names(tmp_path) == {mark}
+    assert (tmp_path / mark).read_text() == "kept"
+
+
+def test_overwrite_replaces_the_files_and_keeps_results(tmp_path: Path) -> None:
+    folder = emit(PLAN, tmp_path / "run", RECIPE)
+    (folder / "telemetry.jsonl").write_text("kept")
+    (folder / "plan.json").write_text("old")
+    emit(PLAN, folder, RECIPE, overwrite=True)
+    assert Plan.load(folder / "plan.json") == PLAN
+    assert names(folder) == {*FILES, "telemetry.jsonl"}
+    assert names(tmp_path) == {"run"}
+
+
+def test_a_folder_with_other_files_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    emit(PLAN, tmp_path, RECIPE)
+    assert names(tmp_path) == {*FILES, "notes.txt"}
+
+
+def test_the_working_directory_may_be_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    emit(PLAN, Path(), RECIPE)
+    assert names(Path()) == FILES
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(ConfigError, match=r"run: cannot be written \(.+\); name a folder"):
+        emit(PLAN, tmp_path / "run", RECIPE)
+    assert names(tmp_path) == {"run"}
+
+
+def test_a_recipe_for_another_workload_is_refused(tmp_path: Path) -> None:
+    other = RECIPE.model_copy(update={"workload": WORK.model_copy(update={"seq_len": 1024, "global_batch": 16})})
+    with pytest.raises(ConfigError) as failure:
+        emit(PLAN, tmp_path / "run", other)
+    assert str(failure.value) == (
+        "the recipe's workload is not the plan's (seq_len: recipe 1024, plan 512; global_batch: recipe 16, plan 8); "
+        "plan again or change the recipe"
+    )
+    assert not (tmp_path / "run").exists()

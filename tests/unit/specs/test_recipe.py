@@ -1,0 +1,131 @@
+"""Recipe: what is written is read back, and contradictions are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from toolkit.errors import SpecError
+from toolkit.specs.recipe import (
+    DataConfig,
+    EvaluationConfig,
+    LoraConfig,
+    OptimizerConfig,
+    Recipe,
+    ScheduleConfig,
+)
+from toolkit.specs.workload import Workload
+
+SMALLEST: dict[str, Any] = {
+    "model": "tinyllama",
+    "workload": {"seq_len": 512, "global_batch": 8},
+    "data": {"train": "data.jsonl"},
+}
+
+# Names of files and columns: any text but surrogates, which no UTF-8 file holds, and NEL, which YAML reads as a space.
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85"), min_size=1, max_size=40)
+parts = st.floats(0, 1, exclude_max=True)
+positive = st.floats(1e-12, 1e3)
+
+recipes = st.builds(
+    Recipe,
+    model=names,
+    workload=st.builds(
+        Workload,
+        seq_len=st.integers(1, 10**7),
+        global_batch=st.integers(1, 10**7),
+        method=st.sampled_from(["full", "lora"]),
+        lora_rank=st.integers(1, 512),
+        precision=st.sampled_from(["fp32", "bf16", "fp16"]),
+    ),
+    data=st.builds(
+        DataConfig,
+        train=names,
+        held_out=st.none() | names,
+        held_out_fraction=parts,
+        hub_split=names,
+        format=st.none() | st.sampled_from(["alpaca", "messages", "text"]),
+        columns=st.dictionaries(names, names, max_size=3),
+        template=st.none() | st.sampled_from(["alpaca", "llama3"]),
+    ),
+    epochs=st.none() | positive,
+    optimizer=st.builds(OptimizerConfig, learning_rate=positive, beta2=parts, eps=positive, weight_decay=parts),
+    schedule=st.builds(ScheduleConfig, warmup_ratio=st.none() | parts, min_ratio=parts),
+    lora=st.builds(LoraConfig, alpha=positive, dropout=parts, targets=st.lists(names, max_size=3).map(tuple)),
+    evaluation=st.builds(EvaluationConfig, exact_match_samples=st.integers(0, 1000)),
+    trackers=st.sampled_from([(), ("tensorboard",), ("wandb", "mlflow")]),
+    seed=st.integers(0, 2**31),
+)
+
+
+def refusal(**changes: Any) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        Recipe.parse({**SMALLEST, **changes}, source="recipe.yaml")
+    return str(caught.value).splitlines()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@given(recipe=recipes)
+def test_what_is_saved_is_loaded(recipe: Recipe, tmp_path: Path) -> None:
+    recipe.save(tmp_path / "recipe.yaml")
+    assert Recipe.load(tmp_path / "recipe.yaml") == recipe
+
+
+def test_saved_file_explains_every_value(tmp_path: Path) -> None:
+    recipe = Recipe.parse(SMALLEST, source="recipe.yaml")
+    recipe.save(tmp_path / "recipe.yaml")
+    text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text) == recipe.model_dump(mode="json", exclude_none=True)
+    assert all("  # " in line and not line.endswith("# ") for line in text.splitlines())
+    assert "  learning_rate: 2.0e-05  # Peak learning rate, reached at the end of the warm-up." in text
+
+
+def test_numbers_as_people_write_them() -> None:
+    # YAML 1.1 reads 2e-5 as text: it wants a dot and a sign.
+    recipe = Recipe.parse({**SMALLEST, **yaml.safe_load("optimizer: {learning_rate: 2e-5}")}, source="recipe.yaml")
+    assert recipe.optimizer.learning_rate == 2e-5
+
+
+def test_contradictions_are_refused() -> None:
+    assert refusal(epochs=2, max_steps=100) == ["recipe.yaml: epochs and max_steps are both given; keep one of them"]
+    lines = refusal(schedule={"warmup_steps": 5, "warmup_ratio": 0.1})
+    assert lines == ["recipe.yaml: `schedule`: warmup_steps and warmup_ratio are both given; keep one of them"]
+
+
+def test_faults_of_all_parts_come_at_once() -> None:
+    lines = refusal(
+        workload={"seq_len": 0, "global_batch": 8, "metod": "lora"},
+        optimizer={"learning_rate": -1},
+        trackers=["wandb", "excel"],
+        optimiser={},
+    )
+    assert len(lines) == 5
+    for words in (
+        "`workload.seq_len` is 0",
+        "`workload.metod`; did you mean `method`?",
+        "`optimizer.learning_rate` is -1",
+        "`trackers.1` is 'excel'",
+        "`optimiser`; did you mean `optimizer`?",
+    ):
+        assert any(words in line for line in lines), words
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"epochs": 0}, "`epochs`"),
+        ({"max_steps": 0}, "`max_steps`"),
+        ({"max_steps": 1.5}, "`max_steps`"),
+        ({"data": {"train": "x", "held_out_fraction": 1.0}}, "`data.held_out_fraction`"),
+        ({"data": {"train": "x", "format": "csv"}}, "`data.format`"),
+        ({"workload": {"seq_len": 8, "global_batch": 8, "precision": "int8"}}, "`workload.precision`"),
+        ({"optimizer": {"eps": float("inf")}}, "`optimizer.eps`"),
+        ({"seed": -1}, "`seed`"),
+    ],
+)
+def test_values_out_of_range(changes: dict[str, Any], place: str) -> None:
+    (line,) = refusal(**changes)
+    assert place in line

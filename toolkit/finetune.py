@@ -1,0 +1,128 @@
+"""A fine-tuning run from top to bottom: what `accelerate launch toolkit/finetune.py` starts on every rank."""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Group
+from rich.panel import Panel
+
+from toolkit.checkpoints.export import export
+from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batches
+from toolkit.data.prepare import PreparedData, prepare
+from toolkit.data.preview import decoded_example
+from toolkit.engines import Engine, engine_for
+from toolkit.errors import ToolkitError
+from toolkit.models.lora import add_lora
+from toolkit.models.pretrained import checkpoint_activations, count_parameters, load_pretrained, load_tokenizer
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import ERROR_MARK, RunFolder
+from toolkit.specs.recipe import Recipe
+from toolkit.training.evaluation import HeldOut, evaluate
+from toolkit.training.loop import num_steps, train
+from toolkit.training.summary import write_summary
+from toolkit.training.telemetry import Telemetry
+from toolkit.training.trackers import check_trackers, open_trackers
+from toolkit.units import human_count
+
+
+def parse_args() -> argparse.Namespace:
+    """Recipe, plan, and whether earlier results may go."""
+    parser = argparse.ArgumentParser(prog="finetune.py", description=__doc__)
+    parser.add_argument("--recipe", type=Path, required=True, help="recipe.yaml of the run")
+    parser.add_argument("--plan", type=Path, required=True, help="plan.json of the run; results go to its folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Load, train, evaluate before and after, export."""
+    started = time.time()
+    args = parse_args()
+    folder = RunFolder(args.plan.parent)
+    plan, recipe = Plan.load(args.plan), Recipe.load(args.recipe)
+    is_main = os.environ.get("RANK", "0") == "0"
+    plan.check_workload(recipe.workload)
+    plan.check_world_size(int(os.environ.get("WORLD_SIZE", "1")))
+    if is_main or not args.overwrite:
+        folder.refuse_results(overwrite=args.overwrite)
+    check_trackers(recipe.trackers)
+    torch.manual_seed(recipe.seed)
+
+    # Samples before processes: minutes of tokenizing inside the group would run into its timeout.
+    tokenizer = load_tokenizer(recipe.model)
+    data = prepare(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=recipe.seed)
+    tokenizer.chat_template = data.encoder.template.text
+    model = load_pretrained(recipe.model, plan.workload.precision)
+    if plan.strategy.activation_checkpointing:
+        checkpoint_activations(model, adapters=plan.workload.method == "lora")
+    if plan.workload.method == "lora":
+        model = add_lora(model, recipe.lora, rank=plan.workload.lora_rank)
+    trainable, total = count_parameters(model)
+    engine = engine_for(plan, recipe, model=model, folder=folder)
+
+    layout, strategy = plan.strategy.layout, plan.strategy
+    share = Share(layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
+    batches = GlobalBatches(data.train, share, seed=recipe.seed, pad_token_id=tokenizer.pad_token_id)
+    held_out = held_out_test(recipe, data, share)
+    steps = num_steps(recipe, batches)
+    trackers = open_trackers(recipe.trackers, folder) if is_main else ()
+    with Telemetry(folder, engine, num_steps=steps, trackers=trackers) as telemetry:
+        telemetry.say(introduction(plan, data, engine, trainable=trainable, total=total))
+        before = evaluate(engine, held_out)
+        train(engine, batches, recipe=recipe, steps=steps, telemetry=telemetry)
+        after = evaluate(engine, held_out)
+    export(engine, folder.export, recipe=recipe, tokenizer=tokenizer)
+    if is_main:
+        facts = {"trainable_parameters": trainable, "parameters": total, "data": asdict(data.statistics)}
+        write_summary(folder, plan, telemetry, before=before, after=after, started=started, facts=facts)
+    engine.close()
+
+
+def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut | None:
+    """This rank's share of the held-out samples, as the recipe's evaluation asks for them."""
+    if data.held_out is None:
+        return None
+    asked, encoder = recipe.evaluation, data.encoder
+    tokenizer = encoder.template.tokenizer
+    pad = tokenizer.pad_token_id
+    return HeldOut(
+        loss_batches=eval_batches(data.held_out, share, pad_token_id=pad, limit=asked.loss_samples),
+        questions=prompt_batches(
+            data.held_out, share, encoder=encoder, pad_token_id=pad, limit=asked.exact_match_samples
+        ),
+        decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
+        max_new_tokens=asked.max_new_tokens,
+    )
+
+
+def introduction(plan: Plan, data: PreparedData, engine: Engine, *, trainable: int, total: int) -> Group:
+    """What is about to be trained, on what, and one sample with its supervised part marked."""
+    strategy, rows = plan.strategy, data.statistics
+    tokenizer = data.encoder.template.tokenizer
+    lines = [
+        f"model: {human_count(trainable)} of {human_count(total)} parameters are trained, {plan.workload.precision}, "
+        f"ZeRO-{strategy.zero_stage} on {plan.cluster.name}",
+        f"batch: {plan.workload.global_batch} samples = {strategy.layout.dp} ranks x {strategy.micro_batch} "
+        f"x {strategy.grad_accum} accumulation; gradients clipped at {plan.gradient_clipping}",
+        f"data: {rows.rows:,} samples, {rows.tokens:,} tokens, {rows.supervised_tokens / rows.tokens:.1%} supervised",
+        *engine.notes,
+        *data.notes,
+    ]
+    example = Panel(decoded_example(data.train[0], tokenizer), title="first sample, ⟦supervised⟧", title_align="left")
+    return Group(*lines, example)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ToolkitError as error:
+        # Rank 0 says what all ranks see; another rank speaks only if rank 0 lives on.
+        time.sleep(0 if os.environ.get("RANK", "0") == "0" else 2)
+        for line in str(error).splitlines():
+            print(f"{ERROR_MARK}{type(error).__name__}: {line}", file=sys.stderr)
+        sys.exit(2)
