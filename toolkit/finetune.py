@@ -76,7 +76,7 @@ def main() -> None:
         before = evaluate(engine, held_out)
         train(engine, batches, recipe=recipe, steps=steps, telemetry=telemetry)
         after = evaluate(engine, held_out)
-    export(engine, folder.export, recipe=recipe, tokenizer=tokenizer)
+    export(engine, folder.export, plan=plan, recipe=recipe, tokenizer=tokenizer)
     if is_main:
         facts = {"trainable_parameters": trainable, "parameters": total, "data": asdict(data.statistics)}
         write_summary(folder, plan, telemetry, before=before, after=after, started=started, facts=facts)

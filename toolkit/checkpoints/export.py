@@ -2,18 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from toolkit.checkpoints.merge import merge_lora
 from toolkit.engines.base import Engine
 from toolkit.errors import CheckpointError
+from toolkit.planner.plan import Plan
 from toolkit.specs.recipe import Recipe
 
 # Hugging Face's own default; large enough for few files, small enough to hold one in memory.
@@ -23,7 +24,9 @@ _INDEX = "model.safetensors.index.json"
 Weights = Iterator[tuple[str, torch.Tensor]]
 
 
-def export(engine: Engine, target: Path, *, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+def export(
+    engine: Engine, target: Path, *, plan: Plan, recipe: Recipe, tokenizer: PreTrainedTokenizerFast
+) -> None:
     """Write `target` as a folder that plain `transformers` loads; all ranks call it, rank 0 writes.
 
     Nothing appears under `target` before the written files were read back and found whole.
@@ -31,6 +34,7 @@ def export(engine: Engine, target: Path, *, recipe: Recipe, tokenizer: PreTraine
     Args:
         engine: gives the weights one by one; at most one shard is held at a time.
         target: folder to make; must not exist.
+        plan: knows the shapes that the model must have.
         recipe: names the model that was fine-tuned (its config is taken over) and says whether adapters are merged.
         tokenizer: saved along, with the chat template of the training.
 
@@ -50,7 +54,7 @@ def export(engine: Engine, target: Path, *, recipe: Recipe, tokenizer: PreTraine
     try:
         dtype = _write_weights(weights, partial)
         _write_configs(partial, base=recipe.model, dtype=dtype, tokenizer=tokenizer)
-        check_export(partial)
+        check_export(partial, plan.model.weight_shapes)
         partial.rename(target)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{target}: cannot be written ({error}); free disk space or give another folder") from None
@@ -58,13 +62,12 @@ def export(engine: Engine, target: Path, *, recipe: Recipe, tokenizer: PreTraine
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_export(folder: Path) -> None:
-    """Compare the weights on disk with the model that config.json describes.
+def check_export(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the weights on disk with the names and shapes that the model must have.
 
     Raises:
         CheckpointError: a missing, unexpected, empty, misshapen or non-finite tensor, by name; all of them at once.
     """
-    expected = _expected_shapes(folder)
     seen: dict[str, tuple[int, ...]] = {}
     faults: list[str] = []
     for path in sorted(folder.glob("*.safetensors")):
@@ -140,11 +143,3 @@ def _write_configs(folder: Path, *, base: str, dtype: torch.dtype, tokenizer: An
         generation.pad_token_id = tokenizer.pad_token_id
     generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    # named_parameters gives a tied head once, under the embedding's name: as it is written.
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-

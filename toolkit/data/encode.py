@@ -1,15 +1,14 @@
 """Samples become token ids and labels.
 
-Every segment is encoded on its own, never the whole text: only so are the tokens of the prompt at inference always the
-first tokens of the training row. Encoded as a whole, a byte-level BPE merges "\\n" of a prompt with "\\n" of an answer, and
-a blank before a digit is split differently once the digit follows. The one thing a segment must not get is the blank that
-SentencePiece tokenizers put before a text: a second encoder without it serves everything but the start. Where the whole
-text has a token edge at the boundary (always with the built-in templates and the Llama-2 tokenizer) both ways agree.
+Every segment is encoded on its own, never the whole text: only so are the prompt's tokens at inference always the first
+tokens of the training row. Encoded as a whole, a prompt's last "." and an answer's first "-" become one token of the
+Llama-2 vocabulary, and byte-level BPE splits a prompt's last blanks differently once a digit follows. What a segment
+must not get is the blank that SentencePiece tokenizers put before a text: a second encoder without it serves all but
+the start. Where no token crosses the edges, as with every built-in template but `plain`, both ways agree.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from toolkit.data.formats import Conversation, PlainText, Turn
@@ -78,7 +77,7 @@ class SampleEncoder:
             parts = [(next(encoded), segment.learnt) for segment in row]
             if isinstance(sample, PlainText):
                 parts = [(self._bos, False), *parts, (self._eos, True)]
-            rows.append(_joined(sample, parts, seq_len))
+            rows.append(_joined(sample, parts, seq_len=seq_len))
         return rows
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
@@ -109,7 +108,8 @@ class SampleEncoder:
                     index for index, piece in enumerate(pieces) if (piece.inside, piece.literal) == (inside, literal)
                 ]
                 encoder.encode_special_tokens = literal
-                encodings = encoder.encode_batch_fast([pieces[index].text for index in chosen], add_special_tokens=False)
+                texts = [pieces[index].text for index in chosen]
+                encodings = encoder.encode_batch_fast(texts, add_special_tokens=False)
                 for index, encoding in zip(chosen, encodings, strict=True):
                     ids[index] = encoding.ids
         return ids
@@ -125,7 +125,7 @@ class SampleEncoder:
         return start != inside and after[1:] == start
 
 
-def _joined(sample: Conversation | PlainText, parts: list[tuple[list[int], bool]], seq_len: int) -> EncodedRow:
+def _joined(sample: Conversation | PlainText, parts: list[tuple[list[int], bool]], *, seq_len: int) -> EncodedRow:
     input_ids: list[int] = []
     labels: list[int] = []
     prompt_length = 0

@@ -87,17 +87,17 @@ class RowReader:
             )
         match self.format:
             case "text":
-                return PlainText(_text(values, self.columns[0], row.where), row.where)
+                return PlainText(_text(values, self.columns[0], where=row.where), row.where)
             case "messages" | "sharegpt":
-                return Conversation(_turns(values[self.columns[0]], self.columns[0], row.where), row.where)
+                return Conversation(_turns(values[self.columns[0]], self.columns[0], where=row.where), row.where)
             case "alpaca" | "prompt_completion":
-                asked, answered = (_text(values, column, row.where) for column in self.columns)
+                asked, answered = (_text(values, column, where=row.where) for column in self.columns)
                 if self.format == "alpaca" and values.get("input"):
-                    asked = f"{asked}{self.input_join}{_text(values, 'input', row.where)}"
+                    asked = f"{asked}{self.input_join}{_text(values, 'input', where=row.where)}"
                 return Conversation((Turn("user", asked), Turn("assistant", answered)), row.where)
 
 
-def reader_for(first: Row, config: DataConfig, input_join: str) -> RowReader:
+def reader_for(first: Row, config: DataConfig, *, input_join: str) -> RowReader:
     """Recognise the format of a source from its first row.
 
     Raises:
@@ -107,7 +107,7 @@ def reader_for(first: Row, config: DataConfig, input_join: str) -> RowReader:
     values = _renamed(first.values, config.columns)
     for name, columns in COLUMNS:
         if config.format in (None, name) and all(column in values for column in columns):
-            return RowReader(name, columns, config.columns, input_join)
+            return RowReader(name, columns, config.columns, input_join=input_join)
     known = [f"{name} ({', '.join(columns)})" for name, columns in COLUMNS if config.format in (None, name)]
     wanted = f"format {config.format} needs" if config.format else "no known format; known are"
     raise DataError(
@@ -141,7 +141,7 @@ def _renamed(values: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
     return kept | {mine: values[theirs] for mine, theirs in renames.items() if theirs in values}
 
 
-def _text(values: dict[str, Any], column: str, where: str) -> str:
+def _text(values: dict[str, Any], column: str, *, where: str) -> str:
     value = values.get(column)
     if not isinstance(value, str):
         given = "null" if value is None else f"{type(value).__name__} ({str(value)[:40]})"
@@ -151,10 +151,10 @@ def _text(values: dict[str, Any], column: str, where: str) -> str:
     return value
 
 
-def _turns(value: object, column: str, where: str) -> tuple[Turn, ...]:
+def _turns(value: object, column: str, *, where: str) -> tuple[Turn, ...]:
     if not isinstance(value, list):
         raise DataError(f"{where}: `{column}` is {type(value).__name__}, needs a list of turns; mend or remove the row")
-    turns = [_turn(turn, f"{column}[{index}]", where) for index, turn in enumerate(value)]
+    turns = [_turn(turn, f"{column}[{index}]", where=where) for index, turn in enumerate(value)]
     start = 0
     while start < len(turns) and turns[start].role == "system":
         start += 1
@@ -164,7 +164,7 @@ def _turns(value: object, column: str, where: str) -> tuple[Turn, ...]:
     return tuple(turns[:start] + turns[first_user:])
 
 
-def _turn(value: object, name: str, where: str) -> Turn:
+def _turn(value: object, name: str, *, where: str) -> Turn:
     keys = ("from", "value") if isinstance(value, dict) and "from" in value else ("role", "content")
     if not isinstance(value, dict) or any(key not in value for key in keys):
         given = _quoted(value) if isinstance(value, dict) else type(value).__name__
@@ -172,7 +172,7 @@ def _turn(value: object, name: str, where: str) -> Turn:
     role = ROLES.get(cast(str, value[keys[0]])) if isinstance(value[keys[0]], str) else None
     if role is None:
         raise DataError(f"{where}: `{name}` has role {value[keys[0]]!r}; known roles: {', '.join(ROLES)}")
-    return Turn(role, _text({name: value[keys[1]]}, name, where))
+    return Turn(role, _text({name: value[keys[1]]}, name, where=where))
 
 
 def _quoted(names: Any) -> str:

@@ -75,16 +75,16 @@ class GlobalBatches:
         """Rows of the data set in the global batch of step `index`, in order; at most global_batch."""
         epoch, step = divmod(index, self.steps_per_epoch)
         if self._order[0] != epoch:
-            self._order = (epoch, epoch_order(len(self._rows), self._seed, epoch))
+            self._order = (epoch, epoch_order(len(self._rows), seed=self._seed, epoch=epoch))
         size = self._share.global_batch
         numbers: list[int] = self._order[1][step * size : (step + 1) * size].tolist()
         return numbers
 
     def _micro_batch(self, numbers: list[int]) -> Batch:
-        return _right_padded(_fetch(self._rows, numbers), self._share.micro_batch, self._pad)
+        return _right_padded(_fetch(self._rows, numbers), size=self._share.micro_batch, pad=self._pad)
 
 
-def epoch_order(num_rows: int, seed: int, epoch: int) -> torch.Tensor:
+def epoch_order(num_rows: int, *, seed: int, epoch: int) -> torch.Tensor:
     """The permutation of the rows in an epoch, int64 [num_rows]."""
     # Not seed + epoch: seed 0's second epoch would be seed 1's first.
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
@@ -96,7 +96,7 @@ def eval_batches(rows: Dataset, share: Share, *, pad_token_id: int, limit: int |
     tokens = _tokens_of(rows)
     count = len(rows) if limit is None else min(limit, len(rows))
     return [
-        _right_padded(_fetch(tokens, list(share.rows(micro, count))), share.micro_batch, pad_token_id)
+        _right_padded(_fetch(tokens, list(share.rows(micro, count))), size=share.micro_batch, pad=pad_token_id)
         for micro in range(math.ceil(count / (share.dp * share.micro_batch)))
     ]
 
@@ -128,7 +128,7 @@ def prompt_batches(
         numbers = [asked[position] for position in share.rows(micro, len(asked))]
         chosen = rows[numbers] if numbers else {"input_ids": [], "prompt_length": [], "answer": []}
         ids = [row[:end] for row, end in zip(chosen["input_ids"], chosen["prompt_length"], strict=True)]
-        batches.append(_left_padded(ids, share.micro_batch, pad_token_id))
+        batches.append(_left_padded(ids, size=share.micro_batch, pad=pad_token_id))
         prompts += [encoder.template.tokenizer.decode(each) for each in ids]
         answers += chosen["answer"]
     return PromptBatches(batches, prompts, answers)
@@ -148,7 +148,7 @@ def _fetch(rows: Dataset, numbers: list[int]) -> list[_Row]:
     return list(zip(chosen["input_ids"], chosen["labels"], strict=True))
 
 
-def _right_padded(rows: list[_Row], size: int, pad: int) -> Batch:
+def _right_padded(rows: list[_Row], *, size: int, pad: int) -> Batch:
     # A stand-in row attends to its own token: softmax over a fully masked row is NaN in some attention kernels.
     rows = rows + [([pad], [IGNORED])] * (size - len(rows))
     width = _width(max(len(ids) for ids, _ in rows))
@@ -164,7 +164,7 @@ def _right_padded(rows: list[_Row], size: int, pad: int) -> Batch:
     return batch
 
 
-def _left_padded(rows: list[list[int]], size: int, pad: int) -> Batch:
+def _left_padded(rows: list[list[int]], *, size: int, pad: int) -> Batch:
     rows = rows + [[pad]] * (size - len(rows))
     width = _width(max(map(len, rows)))
     batch = {

@@ -135,9 +135,8 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     number += 1
                     yield Row(values, f"{path}:row {number}")
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}, after row {number}); copy or write it again"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not a whole Parquet file (row {number}: {reason}); copy or write it again") from error
 
 
 def _kind(value: object) -> str:

@@ -6,9 +6,9 @@ every label would be masked.
 """
 
 import re
-from functools import cached_property
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -86,9 +86,9 @@ class ChatTemplate:
         return self._unescaped(segments) if escaped else tuple(segments)
 
     def prompt_segments(self, turns: Sequence[Turn]) -> tuple[Segment, ...]:
-        """What the model sees before it answers the last turn; equals the start of `segments` of the answered sample."""
+        """What the model sees before it answers the last turn; the start of the answered sample's `segments`."""
         messages, escaped = self._messages(turns)
-        segments = [Segment(self._render(messages, "prompt", ask=True), False)]
+        segments = [Segment(self._render(messages, "the prompt", ask=True), False)]
         return self._unescaped(segments) if escaped else tuple(segments)
 
     def prompt_text(self, turns: Sequence[Turn]) -> str:
@@ -121,8 +121,8 @@ class ChatTemplate:
             )
         except TemplateError as error:
             raise DataError(
-                f"{where}: the chat template ({self.name}) refuses the turns "
-                f"{', '.join(message['role'] for message in messages)}: {error}; mend the row or name another `template`"
+                f"{where}: the chat template ({self.name}) refuses the turns {_roles(messages)}: {error}; "
+                "mend the row or name another `template`"
             ) from None
         bos = self.tokenizer.bos_token
         if not bos:
@@ -164,15 +164,22 @@ def choose_template(name: TemplateName | None, tokenizer: PreTrainedTokenizerFas
         raise DataError(f"{type(tokenizer).__name__} is not a fast tokenizer; give a folder with tokenizer.json")
     if name is None and tokenizer.chat_template:
         return ChatTemplate("tokenizer", tokenizer.get_chat_template(), tokenizer)
-    note = None if name else "the tokenizer has no chat template; the built-in `alpaca` is used, name another in `template`"
+    note = (
+        None if name else "the tokenizer has no chat template: using the built-in `alpaca`; set `template` for another"
+    )
     name = name or "alpaca"
     missing = [
         token for token in _NEEDED_TOKENS.get(name, ()) if tokenizer.backend_tokenizer.token_to_id(token) is None
     ]
     if missing:
         # As plain text these would be a dozen tokens each, and generation would never meet its end of turn.
-        raise DataError(f"template {name} needs the tokens {' '.join(missing)}, absent here; use alpaca, llama2 or plain")
+        lacking = " ".join(missing)
+        raise DataError(f"template {name} needs {lacking}, which the tokenizer lacks; use alpaca, llama2 or plain")
     if name not in _NEEDED_TOKENS and not tokenizer.eos_token:
         raise DataError(f"template {name} ends answers with eos, which the tokenizer lacks; set its eos_token")
     text = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
     return ChatTemplate(name, text, tokenizer, note)
+
+
+def _roles(messages: Sequence[dict[str, str]]) -> str:
+    return ", ".join(message["role"] for message in messages)

@@ -60,14 +60,14 @@ def clock_time(rng: Random) -> Question:
     """Twelve-hour to 24-hour time."""
     hour, minute = rng.randrange(24), rng.randrange(60)
     twelve_hour = f"{(hour - 1) % 12 + 1}:{minute:02d} {'AM' if hour < 12 else 'PM'}"
-    phrasing = rng.choice(("24-hour time for {t}?", "Write in 24-hour format: {t}.", "On a 24-hour clock, what is {t}?"))
+    phrasing = rng.choice(("24-hour time: {t}?", "To 24-hour time: {t}.", "On a 24-hour clock: {t}?"))
     return Question(phrasing.format(t=twelve_hour), f"{hour:02d}:{minute:02d}", (hour, minute))
 
 
 def iso_date(rng: Random) -> Question:
     """A date in words to ISO 8601."""
     year, month, day = _date(rng)
-    phrasing = rng.choice(("Write as an ISO date: {date}.", "Convert to ISO format: {date}.", "ISO date for {date}?"))
+    phrasing = rng.choice(("ISO date for {date}?", "In ISO format: {date}.", "To ISO: {date}."))
     written = f"{day} {MONTHS[month - 1]} {year}"
     return Question(phrasing.format(date=written), f"{year}-{month:02d}-{day:02d}", (year, month, day))
 
@@ -75,7 +75,7 @@ def iso_date(rng: Random) -> Question:
 def written_date(rng: Random) -> Question:
     """An ISO 8601 date to words."""
     year, month, day = _date(rng)
-    phrasing = rng.choice(("Write in words: {date}.", "Spell out the date {date}.", "Which date is {date}?"))
+    phrasing = rng.choice(("Spell out {date}.", "Written date: {date}.", "Which date is {date}?"))
     prompt = phrasing.format(date=f"{year}-{month:02d}-{day:02d}")
     return Question(prompt, f"{day} {MONTHS[month - 1]} {year}", (year, month, day))
 
@@ -84,7 +84,9 @@ def unit_conversion(rng: Random) -> Question:
     """A whole number of a larger unit in a smaller one."""
     large, small, factor = rng.choice(UNITS)
     amount = rng.randrange(2, 100)
-    phrasing = rng.choice(("How many {small} are {n} {large}?", "In {small}, how much is {n} {large}?", "To {small}: {n} {large}."))
+    phrasing = rng.choice(
+        ("How many {small} are {n} {large}?", "In {small}, how much is {n} {large}?", "To {small}: {n} {large}.")
+    )
     prompt = phrasing.format(n=amount, large=large, small=small)
     return Question(prompt, f"{amount * factor} {small}", (large, small, amount))
 
@@ -108,7 +110,7 @@ def number_words(rng: Random) -> Question:
 def json_record(rng: Random) -> Question:
     """A person as a JSON object."""
     name, age = rng.choice(FIRST_NAMES), rng.randrange(10, 100)
-    phrasing = rng.choice(("Write as JSON: {name}, {age}.", "Make a JSON record: {name} is {age}.", "To JSON: {name}, aged {age}."))
+    phrasing = rng.choice(("To JSON: {name}, {age}.", "As JSON: {name} is {age}.", "JSON record: {name}, {age}."))
     return Question(phrasing.format(name=name, age=age), f'{{"name": "{name}", "age": {age}}}', (name, age))
 
 
@@ -125,7 +127,9 @@ def field_lookup(rng: Random) -> Question:
 def list_end(rng: Random) -> Question:
     """The last entry of a list."""
     items = rng.sample(ITEMS, rng.randrange(3, 6))
-    phrasing = rng.choice(("Last word of this list: {items}?", "Which comes last: {items}?", "Give the final item: {items}."))
+    phrasing = rng.choice(
+        ("Last word of this list: {items}?", "Which comes last: {items}?", "Give the final item: {items}.")
+    )
     return Question(phrasing.format(items=", ".join(items)), items[-1], tuple(items))
 
 
@@ -139,7 +143,7 @@ def counting(rng: Random) -> Question:
 def mail_address(rng: Random) -> Question:
     """A mail address from a name and a domain."""
     first, last, domain = rng.choice(FIRST_NAMES), rng.choice(LAST_NAMES), rng.choice(MAIL_DOMAINS)
-    phrasing = rng.choice(("E-mail address of {first} {last} at {domain}?", "Make an e-mail address: {first} {last}, {domain}."))
+    phrasing = rng.choice(("Email of {first} {last} at {domain}?", "Email address: {first} {last}, {domain}."))
     answer = f"{first}.{last}@{domain}".lower()
     return Question(phrasing.format(first=first, last=last, domain=domain), answer, (first, last, domain))
 
@@ -148,7 +152,11 @@ def initials(rng: Random) -> Question:
     """The initials of a person."""
     first, last = rng.choice(FIRST_NAMES), rng.choice(LAST_NAMES)
     phrasing = rng.choice(
-        ("What are the initials of {first} {last}?", "Give the initials of {first} {last}.", "Initials: {first} {last}?")
+        (
+            "What are the initials of {first} {last}?",
+            "Give the initials of {first} {last}.",
+            "Initials: {first} {last}?",
+        )
     )
     return Question(phrasing.format(first=first, last=last), f"{first[0]}. {last[0]}.", (first, last))
 

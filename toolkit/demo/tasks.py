@@ -50,7 +50,7 @@ def _distinct_values(kind: str, rng: Random) -> list[Question]:
 def _distinct_prompts(kind: str, rng: Random, tested: set[tuple[int | str, ...]]) -> list[Question]:
     """TRAIN_PER_KIND questions about other values than the tested ones; other wordings of one question may occur."""
     found: dict[str, Question] = {}
-    while len(found) < TRAIN_PER_KIND.get(kind, TRAIN_PER_KIND["default"]):
+    while len(found) < TRAIN_PER_KIND:
         question = KINDS[kind](rng)
         if question.values not in tested:
             found.setdefault(question.prompt, question)

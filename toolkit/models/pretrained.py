@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from toolkit.errors import CheckpointError
 from toolkit.specs.workload import Precision
@@ -13,7 +14,7 @@ from toolkit.specs.workload import Precision
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """The model's fast tokenizer, with a padding token.
 
     Raises:
@@ -40,6 +41,7 @@ def load_pretrained(name: str, precision: Precision) -> PreTrainedModel:
         CheckpointError: weights missing, damaged, or not those that the config describes.
     """
     check_safetensors(Path(name).expanduser())
+    disable_progress_bar()  # one bar per rank, all in the same lines
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             _local(name), dtype=DTYPES[precision], attn_implementation="sdpa", output_loading_info=True

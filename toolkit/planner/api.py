@@ -34,7 +34,7 @@ def plan(
         SpecError: something given is wrong.
         NoFeasiblePlan: nothing fits; the message holds the nearest candidate and what would make it fit.
     """
-    work = {name: choices.pop(name) for name in ("method", "lora_rank", "precision") if name in choices}
+    work: dict[str, Any] = {name: choices.pop(name) for name in ("method", "lora_rank", "precision") if name in choices}
     spec = model if isinstance(model, ModelSpec) else ModelSpec.resolve(model)
     if isinstance(cluster, ClusterSpec):
         machines = cluster

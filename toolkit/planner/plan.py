@@ -190,7 +190,10 @@ class Plan(Spec):
         work = self.workload
         words = ["toolkit", "plan", "--model", self.model.name, "--cluster", f"{world_size}x{self.cluster.device.name}"]
         words += ["--seq-len", str(work.seq_len), "--global-batch", str(work.global_batch)]
-        words += ["--method", work.method, "--precision", work.precision, "-o", "RUN", "--overwrite"]
+        words += ["--precision", work.precision]
+        if work.method == "lora":
+            words += ["--method", "lora", "--lora-rank", str(work.lora_rank)]
+        words += ["-o", "RUN", "--overwrite"]
         return shlex.join(words)
 
     @classmethod

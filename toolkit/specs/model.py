@@ -1,5 +1,6 @@
 """The model: its shapes, and how many parameters follow from them."""
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from toolkit.specs.model_source import find_config
 ModelType = Literal["llama", "mistral"]
 CheckpointDtype = Literal["float32", "bfloat16", "float16"]
 
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
+LINEAR_LAYERS = (*ATTENTION_LAYERS, "gate_proj", "up_proj", "down_proj")
 """The linear layers of one decoder layer, by their names in transformers."""
 
 _SHAPES = {
@@ -103,15 +105,32 @@ class ModelSpec(Spec):
         }
 
     @property
+    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor of one decoder layer, by its name inside the layer in transformers."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer, (inputs, outputs) in self.linear_shapes.items():
+            block, bias = ("self_attn", self.attention_bias) if layer in ATTENTION_LAYERS else ("mlp", self.mlp_bias)
+            shapes[f"{block}.{layer}.weight"] = (outputs, inputs)
+            if bias:
+                shapes[f"{block}.{layer}.bias"] = (outputs,)
+        norms = ("input_layernorm.weight", "post_attention_layernorm.weight")
+        return shapes | dict.fromkeys(norms, (self.hidden_size,))
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor of the whole model, by its name in a checkpoint; a tied head has none of its own."""
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, self.hidden_size)}
+        for layer in range(self.num_layers):
+            shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in self.layer_shapes.items()}
+        shapes["model.norm.weight"] = (self.hidden_size,)
+        if not self.tied_embeddings:
+            shapes["lm_head.weight"] = (self.vocab_size, self.hidden_size)
+        return shapes
+
+    @property
     def layer_params(self) -> int:
         """Parameters of one decoder layer with its two norms."""
-        weights = sum(inputs * outputs for inputs, outputs in self.linear_shapes.values())
-        biases = sum(
-            outputs
-            for layer, (_, outputs) in self.linear_shapes.items()
-            if (self.attention_bias if layer in LINEAR_LAYERS[:4] else self.mlp_bias)
-        )
-        return weights + biases + 2 * self.hidden_size
+        return sum(math.prod(shape) for shape in self.layer_shapes.values())
 
     @property
     def embedding_params(self) -> int:

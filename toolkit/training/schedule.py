@@ -18,14 +18,14 @@ def num_warmup_steps(schedule: ScheduleConfig, num_steps: int) -> int:
 def learning_rate(schedule: ScheduleConfig, step: int, *, num_steps: int, peak: float) -> float:
     """Learning rate of optimizer step `step` (counted from 0, skipped fp16 steps not counted).
 
-    Warm-up step i of w runs at peak * (i + 1) / w, so that no step is wasted at 0; after it the curve falls from the
-    peak to `min_ratio * peak` at the last step.
+    Warm-up step i of w runs at peak * (i + 1) / w; after it the curve falls from the peak towards `min_ratio * peak`,
+    which it would reach one step after the last. So no step is wasted at 0.
     """
     warmup = num_warmup_steps(schedule, num_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
     if schedule.kind == "constant":
         return peak
-    progress = min((step - warmup) / max(num_steps - 1 - warmup, 1), 1.0)
+    progress = (step - warmup) / (num_steps - warmup)
     fall = (1 + math.cos(math.pi * progress)) / 2 if schedule.kind == "cosine" else 1 - progress
     return peak * (schedule.min_ratio + (1 - schedule.min_ratio) * fall)

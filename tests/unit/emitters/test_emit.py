@@ -106,10 +106,6 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 
 def test_a_recipe_for_another_workload_is_refused(tmp_path: Path) -> None:
     other = RECIPE.model_copy(update={"workload": WORK.model_copy(update={"seq_len": 1024, "global_batch": 16})})
-    with pytest.raises(ConfigError) as failure:
+    with pytest.raises(ConfigError, match=r"seq_len is 1024, planned 512; global_batch is 16, planned 8"):
         emit(PLAN, tmp_path / "run", other)
-    assert str(failure.value) == (
-        "the recipe's workload is not the plan's (seq_len: recipe 1024, plan 512; global_batch: recipe 16, plan 8); "
-        "plan again or change the recipe"
-    )
     assert not (tmp_path / "run").exists()

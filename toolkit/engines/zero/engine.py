@@ -114,6 +114,9 @@ class ZeroEngine:
 
     def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole weights one by one on rank 0's CPU, in the precision of the forward pass."""
+        if self._stage == 3:
+            # A forward pass without a backward leaves prefetched weights in flight, which cannot be gathered again.
+            self._engine.empty_partition_cache()
         for name, parameter in self._engine.module.named_parameters():
             with GatheredParameters([parameter]) if self._stage == 3 else nullcontext():
                 if self.rank == 0:

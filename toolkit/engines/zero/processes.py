@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import shutil
+import warnings
 from datetime import timedelta
 
 import torch
@@ -29,6 +30,8 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
     """
     _check_device(plan)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed calls collectives by names that torch 2.13 deprecates: nothing a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # On CPU accelerate starts no process group unless gloo is asked for: every rank would train a copy of its own.
     backend = "gloo" if plan.cluster.device.kind == "cpu" else None
     with contextlib.redirect_stdout(io.StringIO()):  # every rank prints the ops that it has compiled
