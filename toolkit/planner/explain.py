@@ -24,13 +24,6 @@ TIGHT = 0.9
 """Part of the usable memory above which a strategy is tight: estimates of peak memory are off by 10 % and more."""
 
 
-def strategy_words(strategy: Strategy) -> str:
-    """The strategy in words, as in 'ZeRO-2, offload optimizer, checkpointing, micro-batch 4'."""
-    offload = [] if strategy.offload == "none" else [f"offload {strategy.offload}"]
-    checkpointing = ["checkpointing"] if strategy.activation_checkpointing else []
-    return ", ".join([f"ZeRO-{strategy.zero_stage}", *offload, *checkpointing, f"micro-batch {strategy.micro_batch}"])
-
-
 def largest_term(memory: MemoryEstimate) -> tuple[str, int]:
     """Name and bytes of the largest device term."""
     name = max(MEMORY_TERMS, key=lambda term: int(getattr(memory, term)))
@@ -96,4 +89,4 @@ def _speed(cluster: ClusterSpec, chosen: Candidate, others: list[Candidate]) -> 
         return f"It is the fastest of {len(others) + 1} strategies that fit: {step} per optimizer step."
     roomier = is_tight(quickest.memory, cluster) and not is_tight(chosen.memory, cluster)
     merit = "more memory to spare" if roomier else "fewer moving parts"
-    return f"{step} per optimizer step, {slower:.1%} more than {strategy_words(quickest.strategy)}, but {merit}."
+    return f"{step} per optimizer step, {slower:.1%} more than {quickest.strategy.words}, but {merit}."

@@ -52,6 +52,13 @@ class Strategy(Spec):
     grad_accum: int = Field(gt=0)
     """Forward/backward passes per optimizer step."""
 
+    @property
+    def words(self) -> str:
+        """For people: 'ZeRO-2, offload optimizer, checkpointing, micro-batch 4'."""
+        offload = [] if self.offload == "none" else [f"offload {self.offload}"]
+        checkpointing = ["checkpointing"] if self.activation_checkpointing else []
+        return ", ".join([f"ZeRO-{self.zero_stage}", *offload, *checkpointing, f"micro-batch {self.micro_batch}"])
+
 
 class MemoryEstimate(Spec):
     """Peak bytes on the fullest device, term by term; `total_bytes` is their sum."""

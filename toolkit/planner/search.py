@@ -12,7 +12,6 @@ from toolkit.planner.explain import (
     is_tight,
     overshoot,
     reasons,
-    strategy_words,
     usable_words,
 )
 from toolkit.planner.knobs import cheapest_knob
@@ -171,7 +170,7 @@ def _rejections(request: Request, judged: list[Judged], chosen: Strategy) -> Ite
         if one.overshoot > 1 and one.family not in told:
             told.add(one.family)
             reason = binding_constraint(one.memory, request.cluster)
-            yield Rejection(strategy=strategy_words(one.strategy), reason=reason)
+            yield Rejection(strategy=one.strategy.words, reason=reason)
 
 
 def _nothing_fits(request: Request, nearest: Judged) -> str:
@@ -179,4 +178,4 @@ def _nothing_fits(request: Request, nearest: Judged) -> str:
     where = f"{request.model.name} on {cluster.world_size} x {cluster.device.name} with {usable_words(cluster)}"
     reason = binding_constraint(nearest.memory, cluster)
     knob = cheapest_knob(request, nearest.memory, fits=lambda other: any(one.overshoot <= 1 for one in judge(other)))
-    return f"no plan fits {where}; the nearest, {strategy_words(nearest.strategy)}, {reason}\n{knob}"
+    return f"no plan fits {where}; the nearest, {nearest.strategy.words}, {reason}\n{knob}"

@@ -4,7 +4,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.planner.plan import Candidate, Plan, Strategy
+from toolkit.planner.plan import Candidate, Plan
+from toolkit.report.tables import new_grid, new_table
 from toolkit.units import human_bytes, human_count, human_seconds
 
 BAR_WIDTH = 32
@@ -46,18 +47,18 @@ def _head(plan: Plan) -> Table:
     workload, cluster = plan.workload, plan.cluster
     method = "full fine-tuning" if workload.method == "full" else f"LoRA of rank {workload.lora_rank}"
     nodes = f"{cluster.num_nodes} node{'s' if cluster.num_nodes > 1 else ''}"
-    grid = _grid()
+    grid = new_grid()
     grid.add_row("model", f"{plan.model.name}, {human_count(plan.model.num_params)} parameters")
     grid.add_row("cluster", f"{plan.world_size} x {cluster.device.name} on {nodes}")
     grid.add_row("workload", f"{method} in {workload.precision}, seq_len {workload.seq_len}")
-    grid.add_row("strategy", Text(_words(plan.strategy), style="bold green"))
+    grid.add_row("strategy", Text(plan.strategy.words, style="bold green"))
     grid.add_row("batch", batch_arithmetic(plan))
     return grid
 
 
 def _memory(plan: Plan) -> Table:
     capacity, memory = plan.cluster.device.memory_bytes, plan.memory
-    table = _table("Memory per device", "", f"of {human_bytes(capacity)}")
+    table = new_table("Memory per device", "", f"of {human_bytes(capacity)}")
     table.columns[1].justify = "right"
     for name, field in MEMORY_ROWS:
         size = int(getattr(memory, field))
@@ -75,7 +76,7 @@ def _memory(plan: Plan) -> Table:
 
 def _time(plan: Plan) -> Table:
     step = plan.time.step_seconds
-    table = _table("Time per step", "", "of the step")
+    table = new_table("Time per step", "", "of the step")
     table.columns[1].justify = "right"
     for name, field in TIME_ROWS:
         seconds = float(getattr(plan.time, field))
@@ -87,14 +88,14 @@ def _time(plan: Plan) -> Table:
 
 
 def _why(plan: Plan) -> Group:
-    grid = _grid()
+    grid = new_grid()
     for reason in plan.reasons:
         grid.add_row("-", reason)
     return Group(Text("Why", style="bold"), grid)
 
 
 def _alternatives(plan: Plan) -> Table:
-    table = _table("Next best", "step", "memory", "host")
+    table = new_table("Next best", "step", "memory", "host")
     table.columns[0].no_wrap = False
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
@@ -107,39 +108,13 @@ def _candidate_row(candidate: Candidate) -> tuple[str, str, str, str]:
     memory = candidate.memory
     host = human_bytes(memory.host_bytes) if memory.host_bytes else "-"
     step = human_seconds(candidate.time.step_seconds)
-    return _words(candidate.strategy), step, human_bytes(memory.total_bytes), host
+    return candidate.strategy.words, step, human_bytes(memory.total_bytes), host
 
 
 def _rejected(plan: Plan) -> Table:
-    table = _table("Does not run", "because")
+    table = new_table("Does not run", "because")
     for rejection in plan.rejected:
         table.add_row(rejection.strategy, rejection.reason)
-    return table
-
-
-def _words(strategy: Strategy) -> str:
-    """'ZeRO-2, offload optimizer, checkpointing, micro-batch 4 x 2'."""
-    parts = [f"ZeRO-{strategy.zero_stage}"]
-    if strategy.offload != "none":
-        parts.append(f"offload {strategy.offload}")
-    if strategy.activation_checkpointing:
-        parts.append("checkpointing")
-    return ", ".join([*parts, f"micro-batch {strategy.micro_batch}"])
-
-
-def _grid() -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column()
-    return grid
-
-
-def _table(*headings: str) -> Table:
-    """Left-aligned, without a frame; only the last column may wrap."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings[:-1]:
-        table.add_column(heading, no_wrap=True)
-    table.add_column(headings[-1])
     return table
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolkit.errors import NoFeasiblePlan
-from toolkit.planner.explain import binding_constraint, overshoot, strategy_words
+from toolkit.planner.explain import binding_constraint, overshoot
 from toolkit.planner.plan import Plan
 from toolkit.planner.search import MAX_ALTERNATIVES, TIE, Fixed, make_plan
 from toolkit.specs.cluster import ClusterSpec
@@ -99,7 +99,7 @@ def test_rejections_name_the_smallest_micro_batch_that_fails_once_per_family() -
     made = plan("llama-3.1-70b", "4x8xH100-80GB", global_batch=128)
     families = [rejection.strategy.rpartition(", ")[0] for rejection in made.rejected]
     assert len(families) == len(set(families))
-    own = strategy_words(made.strategy).rpartition(", ")[0]
+    own = made.strategy.words.rpartition(", ")[0]
     failing = next(r.strategy for r in made.rejected if r.strategy.startswith(f"{own}, micro"))
     assert int(failing.rpartition(" ")[2]) > made.strategy.micro_batch
 
@@ -107,7 +107,7 @@ def test_rejections_name_the_smallest_micro_batch_that_fails_once_per_family() -
 def test_alternatives_differ_in_more_than_the_micro_batch() -> None:
     made = plan()
     assert len(made.alternatives) == MAX_ALTERNATIVES
-    families = [strategy_words(other.strategy).rpartition(", ")[0] for other in made.alternatives]
+    families = [other.strategy.words.rpartition(", ")[0] for other in made.alternatives]
     assert len(families) == len(set(families))
 
 

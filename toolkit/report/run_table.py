@@ -1,0 +1,68 @@
+"""A finished run as people read it: what it reached, how fast, and one answer before and after."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from toolkit.report.runs import Run
+from toolkit.report.tables import new_grid, new_table
+from toolkit.units import human_bytes, human_seconds
+
+
+def run_report(run: Run) -> Group:
+    """Results against the plan's predictions, for a console of 80 columns or more.
+
+    Raises:
+        ConfigError: the run has not ended.
+    """
+    summary = run.summary
+    parts: list[RenderableType] = [_results(summary), Text(), _speed(run, summary)]
+    if summary["example"]:
+        parts += [Text(), _example(summary["example"])]
+    parts += [Text(), Text(f"exported: {run.export}")]
+    return Group(*parts)
+
+
+def _results(summary: dict[str, Any]) -> Table:
+    table = _numbers("Result", "before", "after")
+    table.add_row("training loss", f"{summary['loss_first']:.4f}", f"{summary['loss_last']:.4f}")
+    for name, key, form in (
+        ("held-out loss", "held_out_loss", "{:.4f}"),
+        ("held-out exact match", "exact_match", "{:.1%}"),
+    ):
+        before, after = summary[f"{key}_before"], summary[f"{key}_after"]
+        if after is not None:
+            table.add_row(name, form.format(before), form.format(after), style="bold" if key == "exact_match" else None)
+    return table
+
+
+def _speed(run: Run, summary: dict[str, Any]) -> Table:
+    steps, plan = run.steps, run.plan
+    seconds = sorted(step["step_seconds"] for step in steps)[len(steps) // 2]
+    table = _numbers("Speed and memory", "measured", "planned")
+    table.add_row("seconds per step", human_seconds(seconds), human_seconds(plan.time.step_seconds))
+    table.add_row("tokens per second", f"{summary['tokens_per_second']:,.0f}", "")
+    peak = steps[-1].get("peak_allocated_bytes") or steps[-1]["peak_rss_bytes"]
+    table.add_row("peak memory of rank 0", human_bytes(peak), human_bytes(plan.memory.total_bytes))
+    skipped = f", {summary['skipped_steps']} of them skipped" if summary["skipped_steps"] else ""
+    table.add_row("optimizer steps", f"{summary['steps']}{skipped}", "")
+    table.add_row("whole run", human_seconds(summary["wall_seconds"]), "")
+    return table
+
+
+def _example(example: dict[str, str]) -> Table:
+    grid = new_grid()
+    for name in ("prompt", "expected", "before", "after"):
+        # An untrained model may answer with anything, at length.
+        text = example[name].strip()
+        grid.add_row(name, Text(text if len(text) <= 400 else f"{text[:400]}…"))
+    return grid
+
+
+def _numbers(*headings: str) -> Table:
+    table = new_table(*headings)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
