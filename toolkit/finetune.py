@@ -57,7 +57,7 @@ def main() -> None:
     tokenizer = load_tokenizer(recipe.model)
     data = prepare(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=recipe.seed)
     tokenizer.chat_template = data.encoder.template.text
-    model = load_pretrained(recipe.model, plan.workload.precision)
+    model = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
     if plan.strategy.activation_checkpointing:
         checkpoint_activations(model, adapters=plan.workload.method == "lora")
     if plan.workload.method == "lora":

@@ -65,25 +65,25 @@ class SampleEncoder:
         Raises:
             DataError: the template refuses a conversation, with its file and line.
         """
-        segments = [
-            (Segment(sample.text, learnt=True, literal=True),)
+        opened = [
+            (self._bos, (Segment(sample.text, learnt=True, literal=True),))
             if isinstance(sample, PlainText)
-            else self.template.segments(sample)
+            else self._opened(self.template.segments(sample))
             for sample in samples
         ]
-        encoded = iter(self._encode([piece for row in segments for piece in self._pieces(row)]))
+        encoded = iter(self._encode([piece for _, segments in opened for piece in self._pieces(segments)]))
         rows = []
-        for sample, row in zip(samples, segments, strict=True):
-            parts = [(next(encoded), segment.learnt) for segment in row]
+        for sample, (opening, segments) in zip(samples, opened, strict=True):
+            parts = [(opening, False), *((next(encoded), segment.learnt) for segment in segments)]
             if isinstance(sample, PlainText):
-                parts = [(self._bos, False), *parts, (self._eos, True)]
+                parts.append((self._eos, True))
             rows.append(_joined(sample, parts, seq_len=seq_len))
         return rows
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
         """Tokens from which the model answers the last turn; the same as in training."""
-        encoded = self._encode(self._pieces(self.template.prompt_segments(turns)))
-        return [token for ids in encoded for token in ids]
+        opening, segments = self._opened(self.template.prompt_segments(turns))
+        return opening + [token for ids in self._encode(self._pieces(segments)) for token in ids]
 
     def stop_token_ids(self) -> list[int]:
         """Tokens at which generation stops: the template's end of turn and eos."""
@@ -91,11 +91,24 @@ class SampleEncoder:
         last = self.encode([sample], seq_len=1 << 20)[0].input_ids[-1:]
         return sorted({*self._eos, *self._special_ids.intersection(last)})
 
+    def _opened(self, segments: tuple[Segment, ...]) -> tuple[list[int], tuple[Segment, ...]]:
+        """The ids that open the row, and what is left to encode.
+
+        A marked prompt is served as rendered text, bos written out. A plain one is served as `tokenizer(prompt)`, which
+        puts the SentencePiece blank after bos where the same text with bos written out may get none.
+        """
+        bos = self.template.tokenizer.bos_token
+        if self.template.name != "plain" or not bos or not segments or not segments[0].text.startswith(bos):
+            return [], segments
+        return self._bos, (segments[0]._replace(text=segments[0].text.removeprefix(bos)), *segments[1:])
+
     def _pieces(self, segments: Sequence[Segment]) -> list[_Piece]:
         pieces = []
         inside = False
         for segment in segments:
             pieces.append(_Piece(segment.text, inside, segment.literal))
+            if not segment.text:
+                continue
             ends_special = not segment.literal and segment.text.endswith(self.template.special_tokens)
             inside = not (self._blank_after_special and ends_special)
         return pieces

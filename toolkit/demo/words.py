@@ -8,10 +8,6 @@ LAST_NAMES = (
     "Adams", "Brown", "Costa", "Dunn", "Evans", "Fischer", "Gomez", "Hill", "Ito", "Jensen", "Kim", "Lopez",
     "Moore", "Novak", "Olsen", "Park", "Reed", "Silva", "Turner", "Usman", "Vogel", "Wood", "Young", "Zhang",
 )  # fmt: skip
-CITIES = (
-    "Athens", "Berlin", "Cairo", "Dublin", "Geneva", "Hanoi", "Istanbul", "Jakarta", "Kyoto", "Lima",
-    "Madrid", "Nairobi", "Oslo", "Paris", "Quito", "Rome", "Seoul", "Tunis", "Vienna", "Warsaw",
-)  # fmt: skip
 ITEMS = (
     "apple", "basket", "candle", "desk", "engine", "flower", "garden", "hammer", "island", "jacket", "kettle",
     "ladder", "mirror", "needle", "orange", "pencil", "quilt", "ribbon", "saddle", "table", "umbrella", "violin",

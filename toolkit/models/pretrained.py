@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from toolkit.errors import CheckpointError
+from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Precision
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,11 +35,16 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_pretrained(name: str, precision: Precision) -> PreTrainedModel:
+def load_pretrained(name: str, spec: ModelSpec, *, precision: Precision) -> PreTrainedModel:
     """Weights on the CPU in the precision of the forward pass, ready for training.
 
+    Args:
+        name: folder or hub id.
+        spec: the model that was planned for.
+        precision: of weights and activations.
+
     Raises:
-        CheckpointError: weights missing, damaged, or not those that the config describes.
+        CheckpointError: weights missing, damaged, not those that the config describes, or not those planned for.
     """
     check_safetensors(Path(name).expanduser())
     disable_progress_bar()  # one bar per rank, all in the same lines
@@ -56,6 +62,7 @@ def load_pretrained(name: str, precision: Precision) -> PreTrainedModel:
                 f"{name}: {kind.replace('_', ' ')} in its weights: {keys[0]}{more}; "
                 "config.json and the weights are not of the same model"
             )
+    _check_shapes(model, name, spec)
     model.config.use_cache = False
     return model
 
@@ -83,6 +90,18 @@ def check_safetensors(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: damaged ({_first_line(error)}); fetch the file again") from None
+
+
+def _check_shapes(model: PreTrainedModel, name: str, spec: ModelSpec) -> None:
+    shapes = {weight: tuple(parameter.shape) for weight, parameter in model.named_parameters()}
+    expected = spec.weight_shapes
+    differing = sorted(weight for weight in shapes | expected if shapes.get(weight) != expected.get(weight))
+    if differing:
+        first = differing[0]
+        raise CheckpointError(
+            f"{name}: {first} is {shapes.get(first, 'missing')}, planned {expected.get(first, 'without it')}; "
+            f"the plan is for {spec.name}, plan again for this model"
+        )
 
 
 def _local(name: str) -> str:

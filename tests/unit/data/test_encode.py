@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from toolkit.data.encode import IGNORED, EncodedRow, SampleEncoder
 from toolkit.data.formats import Conversation, PlainText, Turn, reader_for
@@ -23,7 +24,7 @@ ENDS = {"alpaca": "{}</s>", "llama2": " {} </s>", "plain": "{}</s>"}
 TRIMMED = ("llama2", "llama3")
 
 
-def samples(path: Path, encoder: SampleEncoder, count: int = 300) -> list[Any]:
+def samples(path: Path, encoder: SampleEncoder, count: int = 100) -> list[Any]:
     rows = list(islice(open_source(str(path), "train").rows(), count))
     reader = reader_for(rows[0], DataConfig(train=str(path)), input_join=encoder.template.input_join)
     return [reader.read(row) for row in rows]
@@ -31,7 +32,7 @@ def samples(path: Path, encoder: SampleEncoder, count: int = 300) -> list[Any]:
 
 def learnt(row: EncodedRow, tokenizer: Any) -> list[str]:
     """Each supervised run as text, decoded behind a bos so that its first blank stays."""
-    runs = [(key, [label for label in run]) for key, run in groupby(row.labels, key=lambda label: label != IGNORED)]
+    runs = [(key, list(run)) for key, run in groupby(row.labels, key=lambda label: label != IGNORED)]
     bos = tokenizer.bos_token_id
     return [tokenizer.decode([bos, *run]).removeprefix(tokenizer.bos_token) for key, run in runs if key]
 
@@ -61,7 +62,8 @@ def test_the_answers_and_their_ends_are_learnt(shared_data: Path, llama2: Any, f
 @pytest.mark.parametrize("name", ["alpaca", "chatml", "llama2", "llama3", "plain"])
 def test_byte_level_tokenizers(shared_data: Path, llama3: Any, name: Any) -> None:
     encoder = SampleEncoder(choose_template(name, llama3))
-    given = samples(shared_data / FILES[2], encoder, 100) + [
+    given = [
+        *samples(shared_data / FILES[2], encoder),
         Conversation((Turn("user", "2 + 2 =  "), Turn("assistant", "\n4")), "f:1"),
         Conversation((Turn("user", "q "), Turn("assistant", "")), "f:2"),
     ]
@@ -86,7 +88,6 @@ def test_marked_templates_encode_as_the_whole_text_does(shared_data: Path, llama
 
 
 def test_tokenizers_that_put_a_blank_after_special_tokens(shared_data: Path) -> None:
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(shared_data / "tokenizers" / "llama2")
     assert tokenizer.tokenize("</s>a") == ["</s>", "▁a"]
@@ -101,6 +102,7 @@ def test_where_the_whole_text_would_merge_over_the_edge(llama2: Any, llama3: Any
     prompt, answer = "It ends here.", "-Yes"
     row = _plain(llama2, prompt, answer)
     assert llama2.convert_ids_to_tokens(row.input_ids) == ["<s>", "▁It", "▁ends", "▁here", ".", "-", "Yes", "</s>"]
+    assert row.input_ids[: row.prompt_length] == llama2(prompt).input_ids
     assert ".-" in llama2.tokenize(prompt + answer)
     row = _plain(llama3, "2 + 2 =  ", "4")
     whole = llama3("2 + 2 =  4").input_ids
@@ -155,7 +157,7 @@ def test_unicode_survives(llama2: Any) -> None:
     texts = ["".join(rng.choices(signs, k=rng.randrange(12))) for _ in range(400)]
     given = [Conversation((Turn("user", "x"), Turn("assistant", text)), "f:1") for text in texts]
     for text, row in zip(texts, encoder.encode(given, seq_len=999), strict=True):
-        assert llama2.decode(row.input_ids) == f"<s>x{text}</s>"
+        assert llama2.decode(row.input_ids) == f"<s> x{text}</s>"
         assert learnt(row, llama2) == [f"{text}</s>"]
 
 

@@ -36,10 +36,13 @@ class ZeroEngine:
         optimizer, chosen = build_adamw(
             model.parameters(), recipe.optimizer, device=self.device, offload=ds.offloads_optimizer(config)
         )
+        trainable = _num_trainable(model)
         self._engine: Any = accelerator.prepare(model, optimizer)[0]
         if self._stage == 0 and ds.low_precision(config):
             forget_dummy_step(optimizer)
-        self._check_trainable(model)
+        if (left := _num_trainable(self._engine.module)) != trainable:
+            # Some layouts of DeepSpeed replace layers, and adapters inside them vanish without a word.
+            raise EngineError(f"DeepSpeed {deepspeed.__version__} left {left} of {trainable} tensors to train")
         self.notes = (chosen, *ds.hand_edits(config, plan))
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
@@ -48,25 +51,23 @@ class ZeroEngine:
         engine.train()
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        batches = [self._to_device(batch) for batch in micro_batches]
-        supervised, tokens = self._sum_over_ranks(
-            sum(_num_supervised(b) for b in batches), sum(int(b["attention_mask"].sum()) for b in batches)
-        )
+        # Counted on the host and summed without waiting for the device: the only wait is for the step's results.
+        counts = self._sum_over_ranks(sum(map(_num_supervised, micro_batches)), sum(map(_num_tokens, micro_batches)))
         # DeepSpeed divides by grad_accum in backward and averages the gradients over the ranks; both are undone here,
         # so that micro-batches and ranks with more supervised tokens weigh more, as in one big batch.
-        scale = self._grad_accum * self.world_size / max(supervised, 1.0)
+        scale = (self._grad_accum * self.world_size / counts[0].clamp(min=1)).float()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         norm = None
-        for batch in batches:
+        for batch in map(self._to_device, micro_batches):
             loss = self._loss_sum(batch)
             loss_sum += loss.detach()
             engine.backward(loss * scale)
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
                 norm = self._plain_grad_norm()
             engine.step()
-        (loss_total,) = self._sum_over_ranks(loss_sum)
+        supervised, tokens = counts.tolist()
         return StepResult(
-            loss=loss_total / max(supervised, 1.0),
+            loss=self._sum_over_ranks(loss_sum).item() / max(supervised, 1.0),
             grad_norm=self._grad_norm(norm),
             tokens=int(tokens),
             supervised_tokens=int(supervised),
@@ -80,11 +81,11 @@ class ZeroEngine:
         self._engine.eval()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         count = 0
-        for batch in map(self._to_device, batches):
-            loss_sum += self._loss_sum(batch)
+        for batch in batches:
+            loss_sum += self._loss_sum(self._to_device(batch))
             count += _num_supervised(batch)
-        loss_total, supervised = self._sum_over_ranks(loss_sum, count)
-        return loss_total / max(supervised, 1.0)
+        loss_total, supervised = self._sum_over_ranks(loss_sum, count).tolist()
+        return float(loss_total / max(supervised, 1.0))
 
     @torch.no_grad()
     def generate(self, batches: Sequence[Batch], *, max_new_tokens: int) -> list[list[int]]:
@@ -147,20 +148,23 @@ class ZeroEngine:
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
-    def _sum_over_ranks(self, *values: float | torch.Tensor) -> list[float]:
+    def _sum_over_ranks(self, *values: float | torch.Tensor) -> torch.Tensor:
+        """The sums as float64 [len(values)], exact for counts."""
         total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values])
         dist.all_reduce(total)
-        return [float(v) for v in total.tolist()]
+        return total
 
     def _to_device(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
-    def _check_trainable(self, model: Any) -> None:
-        """Engines have been seen to drop adapters without a word; count what is left to train."""
-        left = sum(p.requires_grad for p in self._engine.module.parameters())
-        if left == 0:
-            raise EngineError(f"no trainable parameter is left after DeepSpeed {deepspeed.__version__} took the model")
-
 
 def _num_supervised(batch: Batch) -> int:
     return int((batch["labels"][:, 1:] != -100).sum())
+
+
+def _num_tokens(batch: Batch) -> int:
+    return int(batch["attention_mask"].sum())
+
+
+def _num_trainable(model: torch.nn.Module) -> int:
+    return sum(p.requires_grad for p in model.parameters())

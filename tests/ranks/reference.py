@@ -1,0 +1,85 @@
+"""The run that every layout must equal: one process, plain transformers and torch, the whole global batch at once."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from ranks.settings import CLIP, GLOBAL_BATCH, LEARNING_RATES, LORA_TARGETS, WEIGHT_DECAY
+from ranks.tiny import PAD, training_rows
+from toolkit.data.loader import Batch, GlobalBatches, Share
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step showed."""
+
+    loss: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A whole run and the model it left."""
+
+    steps: tuple[Step, ...]
+    model: Any
+
+
+@functools.cache
+def reference_run(folder: Path, *, precision: str = "fp32", lora_rank: int | None = None, clip: float = CLIP) -> Reference:
+    """Train the model in `folder` for as many steps as there are learning rates."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
+    if lora_rank is not None:
+        model = with_adapters(model, rank=lora_rank)
+    steps = tuple(_train(model, global_batches(len(LEARNING_RATES)), clip=clip))
+    return Reference(steps, model.eval())
+
+
+def global_batches(count: int) -> list[Batch]:
+    """Whole global batches of the first `count` steps."""
+    batches = GlobalBatches(training_rows(), Share(1, 0, GLOBAL_BATCH), seed=3, pad_token_id=PAD)
+    return [batches.step(index)[0] for index in range(count)]
+
+
+def with_adapters(model: Any, *, rank: int) -> Any:
+    """peft's own adapters, drawn from the recipe's seed."""
+    config = LoraConfig(r=rank, lora_alpha=32, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
+    torch.manual_seed(42)
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def _train(model: Any, batches: Sequence[Batch], *, clip: float) -> Iterator[Step]:
+    """AdamW on fp32 weights; a bf16 or fp16 model computes on rounded copies of them."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    masters = [p.detach().float().clone() for p in parameters]
+    optimizer = torch.optim.AdamW(masters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY)
+    model.train()
+    for batch, rate in zip(batches, LEARNING_RATES, strict=True):
+        loss = mean_loss(model, batch)
+        loss.backward()
+        for master, parameter in zip(masters, parameters, strict=True):
+            master.grad = parameter.grad.float()
+            parameter.grad = None
+        norm = torch.nn.utils.clip_grad_norm_(masters, clip)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        with torch.no_grad():
+            for master, parameter in zip(masters, parameters, strict=True):
+                parameter.copy_(master)
+        yield Step(loss.item(), norm.item())
+
+
+def mean_loss(model: Any, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy over the supervised tokens, in fp32."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    predicted, wanted = logits[:, :-1].float(), batch["labels"][:, 1:]
+    return F.cross_entropy(predicted.flatten(0, 1), wanted.flatten(), ignore_index=-100)

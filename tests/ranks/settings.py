@@ -1,0 +1,8 @@
+"""Numbers that the run on several ranks and the run in one process have in common."""
+
+GLOBAL_BATCH = 8
+CLIP = 0.5
+WEIGHT_DECAY = 0.01
+LEARNING_RATES = tuple(2e-3 * min(step + 1, 4) / 4 * (1 - step / 40) for step in range(20))
+"""One per step and no two alike: a rate that arrives a step late would show."""
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

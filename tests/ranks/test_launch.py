@@ -1,0 +1,133 @@
+"""Whole runs through the launchers: both documented forms, and what a user sees when the ranks cannot train."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import toolkit
+from toolkit.demo.model import write_demo_model
+from toolkit.demo.tasks import demo_rows
+
+pytestmark = pytest.mark.ranks
+ROOT = Path(__file__).parents[2]
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model/` and `data.jsonl`."""
+    folder = tmp_path_factory.mktemp("inputs")
+    rows = demo_rows()[0][:200]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_demo_model(folder / "model", (row[key] for row in rows for key in ("prompt", "completion")))
+    return folder
+
+
+def make_run(folder: Path, model: Path, data: Path) -> Path:
+    plan = toolkit.plan(model, "2xcpu", seq_len=64, global_batch=8, zero_stage=2)
+    recipe = {
+        "model": str(model),
+        "workload": plan.workload.model_dump(),
+        "data": {"train": str(data), "held_out_fraction": 0.1},
+        "max_steps": STEPS,
+        "evaluation": {"exact_match_samples": 8, "max_new_tokens": 4},
+    }
+    return toolkit.emit(plan, folder, toolkit.Recipe.parse(recipe, source="test"))
+
+
+def losses(folder: Path) -> list[float]:
+    return [step["loss"] for step in toolkit.load_run(folder).steps]
+
+
+def command_line(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(
+        [*map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=150, check=False
+    )
+
+
+@pytest.mark.timeout(400)
+def test_both_launch_forms_give_the_same_losses(inputs: Path, tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", inputs / "model", inputs / "data.jsonl")
+    two = make_run(tmp_path / "two", inputs / "model", inputs / "data.jsonl")
+
+    result = command_line(sys.executable, "-m", "toolkit", "launch", one)
+    assert result.returncode == 0, result.stderr
+    script = ["accelerate", "launch", "--config_file", two / "accelerate.yaml", "toolkit/finetune.py"]
+    result = command_line(*script, "--recipe", two / "recipe.yaml", "--plan", two / "plan.json")
+    assert result.returncode == 0, result.stderr
+
+    assert losses(one) == losses(two)
+    summary = toolkit.load_run(one).summary
+    assert summary["steps"] == STEPS
+    assert summary["world_size"] == 2
+    assert summary["loss_first"] == losses(one)[0]
+    assert (one / summary["export"] / "model.safetensors").is_file()
+    assert (one / "plots" / "loss.png").is_file()
+    assert any((one / "curves").rglob("events.out.tfevents*"))
+
+
+def test_world_size_that_was_not_planned(inputs: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", inputs / "model", inputs / "data.jsonl")
+    result = command_line(
+        *("accelerate", "launch", "--config_file", run / "accelerate.yaml", "--num_processes", 1),
+        *("-m", "toolkit.finetune", "--recipe", run / "recipe.yaml", "--plan", run / "plan.json"),
+    )
+    assert result.returncode != 0
+    assert "1 process(es) were started, the plan has 2" in result.stderr
+    assert "toolkit plan" in result.stderr
+    assert "1xcpu" in result.stderr
+
+
+def empty(inputs: Path) -> None:
+    (inputs / "data.jsonl").write_text("")
+
+
+def broken_line(inputs: Path) -> None:
+    with (inputs / "data.jsonl").open("a") as file:
+        file.write('{"prompt": "cut off\n')
+
+
+def truncated_weights(inputs: Path) -> None:
+    path = inputs / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def nan_weights(inputs: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = inputs / "model" / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (empty, ["data.jsonl"]),
+        (broken_line, ["data.jsonl:201"]),
+        (truncated_weights, ["model.safetensors", "damaged"]),
+        (nan_weights, ["loss is nan", "step 1"]),
+    ],
+)
+def test_bad_inputs_end_with_one_line_and_exit_code_2(inputs: Path, tmp_path: Path, damage, parts: list[str]) -> None:
+    mine = Path(shutil.copytree(inputs, tmp_path / "inputs"))
+    damage(mine)
+    data = next(mine.glob("data.jsonl*"))
+    run = make_run(tmp_path / "run", mine / "model", data)
+    result = command_line(sys.executable, "-m", "toolkit", "launch", run)
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    for part in parts:
+        assert part in last
+    assert "Traceback" not in result.stderr
+    assert not (run / "summary.json").exists()
+    assert not (run / "final").exists()

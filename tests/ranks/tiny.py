@@ -1,0 +1,69 @@
+"""Small LLaMAs with random weights and rows of very unequal length, made on the spot."""
+
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+VOCAB_SIZE = 96
+SEQ_LEN = 48
+PAD, BOS, EOS = 0, 1, 2
+
+
+def write_model(folder: Path, *, num_layers: int = 3, tied: bool = False, seed: int = 1) -> Path:
+    """A LLaMA with grouped-query attention and a tokenizer of as many words, ready for `load_pretrained`."""
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        # Three times the usual: a random model whose logits say something, so that errors show in the loss.
+        initializer_range=0.06,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        dtype=torch.float32,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """One token per word: `<pad>`, `<s>`, `</s>`, then w3, w4, ..."""
+    words = {"<pad>": PAD, "<s>": BOS, "</s>": EOS} | {f"w{number}": number for number in range(3, VOCAB_SIZE)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+
+
+def training_rows(count: int = 29, *, seed: int = 7) -> Dataset:
+    """Prompts and answers: every fourth row answers with 30 tokens or so, the others with 1 to 4.
+
+    With 29 rows and a global batch of 8 the epoch's last batch holds 5 rows, so a rank gets micro-batches without any
+    supervised token.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=generator))
+
+    input_ids, labels = [], []
+    for index in range(count):
+        prompt, answer = number(2, 14), number(26, 33) if index % 4 == 0 else number(1, 4)
+        # Every second token follows from the one before it: something to learn.
+        ids = [BOS]
+        while len(ids) < prompt + answer:
+            ids.append(3 + (ids[-1] * 7) % (VOCAB_SIZE - 3) if len(ids) % 2 else number(3, VOCAB_SIZE - 1))
+        input_ids.append(ids)
+        labels.append([-100] * prompt + ids[prompt:])
+    return Dataset.from_dict({"input_ids": input_ids, "labels": labels})

@@ -1,0 +1,162 @@
+"""The command line: what it prints, what it writes, and one clear error with exit code 2 for every bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 128,
+}
+EMITTED = ["accelerate.yaml", "ds_config.json", "launch.sh", "plan.json", "recipe.yaml"]
+
+
+def toolkit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "toolkit", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    return folder
+
+
+def plan_words(model: object, *more: object) -> list[object]:
+    return ["plan", "--model", model, "--cluster", "2xcpu", "--seq-len", 64, "--global-batch", 8, *more]
+
+
+def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_plan_writes_a_run_folder_and_says_why(model: Path, tmp_path: Path) -> None:
+    result = toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == EMITTED
+    assert "Why" in result.stdout
+    assert "toolkit launch run" in result.stdout
+
+
+def test_plan_without_output_writes_nothing(model: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert toolkit(*plan_words(model), cwd=tmp_path).returncode == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_plan_options_reach_the_recipe(model: Path, tmp_path: Path) -> None:
+    words = plan_words(model, "--data", "x.jsonl", "--learning-rate", 0.001, "--max-steps", 7, "-o", "run")
+    assert toolkit(*words, "--set", "schedule.kind=linear", cwd=tmp_path).returncode == 0
+    from toolkit.specs.recipe import Recipe
+
+    recipe = Recipe.load(tmp_path / "run" / "recipe.yaml")
+    assert recipe.require_data().train == "x.jsonl"
+    assert recipe.optimizer.learning_rate == 0.001
+    assert recipe.max_steps == 7
+    assert recipe.schedule.kind == "linear"
+
+
+def test_plan_from_a_recipe_with_one_change(model: Path, tmp_path: Path) -> None:
+    assert toolkit(*plan_words(model, "--set", "seed=7", "-o", "one"), cwd=tmp_path).returncode == 0
+    again = toolkit("plan", "--recipe", "one/recipe.yaml", "--cluster", "4xcpu", "--seq-len", 32, "-o", "two", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    from toolkit.planner.plan import Plan
+    from toolkit.specs.recipe import Recipe
+
+    assert Plan.load(tmp_path / "two" / "plan.json").world_size == 4
+    recipe = Recipe.load(tmp_path / "two" / "recipe.yaml")
+    assert (recipe.workload.seq_len, recipe.seed) == (32, 7)
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (["--tp", 3], ["tp=3 does not divide 8 attention heads", "use 1 or 2"]),
+        (["--global-batch", 7], ["global_batch=7", "use 6 or 8"]),
+        (["--seq-len", 4096], ["4096", "128"]),
+        (["--set", "optimizer.learnin_rate=1"], ["optimizer.learnin_rate", "did you mean `learning_rate`"]),
+        (["--set", "epochs"], ["--set epochs", "KEY=VALUE"]),
+        (["--precision", "int8"], ["precision", "int8"]),
+        (["--cluster", "8xA100-800GB"], ["A100-80GB"]),
+    ],
+)
+def test_bad_options(model: Path, tmp_path: Path, more: list[object], parts: list[str]) -> None:
+    refused(toolkit(*plan_words(model, *more, "-o", "run"), cwd=tmp_path), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_options_are_named_together(tmp_path: Path) -> None:
+    refused(toolkit("plan", cwd=tmp_path), "--model, --seq-len, --global-batch missing")
+
+
+def test_missing_model_folder(tmp_path: Path) -> None:
+    refused(toolkit(*plan_words("./nowhere"), cwd=tmp_path), "./nowhere")
+
+
+def test_not_a_llama(model: Path, tmp_path: Path) -> None:
+    (model / "config.json").write_text(json.dumps(LLAMA | {"model_type": "gpt2"}))
+    refused(toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path), "gpt2", "llama")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_another_run(model: Path, tmp_path: Path) -> None:
+    assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    refused(toolkit(*plan_words(model, "--zero", 3, "-o", "run"), cwd=tmp_path), "--overwrite")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert toolkit(*plan_words(model, "--zero", 3, "-o", "run", "--overwrite"), cwd=tmp_path).returncode == 0
+
+
+def test_launch_of_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    refused(toolkit("launch", tmp_path, cwd=tmp_path), "plan.json", "toolkit plan")
+
+
+def test_report_before_the_run(model: Path, tmp_path: Path) -> None:
+    assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
+    refused(toolkit("report", "run", cwd=tmp_path), "summary.json", "has not ended")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "parts"),
+    [
+        ("recipe.yaml", "learning_rate:", "learnig_rate:", ["learnig_rate", "did you mean `learning_rate`"]),
+        ("recipe.yaml", "seq_len: 64", "seq_len: 32", ["seq_len is 32, planned 64", "toolkit plan"]),
+        ("accelerate.yaml", "num_processes: 2", "num_processes: 4", ["num_processes is 4", "toolkit plan", "4xcpu"]),
+        ("plan.json", '"zero_stage"', '"zero_stag"', ["zero_stag", "toolkit plan"]),
+    ],
+)
+def test_launch_of_edited_files(model: Path, tmp_path: Path, file: str, old: str, new: str, parts: list[str]) -> None:
+    assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
+    path = tmp_path / "run" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    result = toolkit("launch", "run", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    for part in parts:
+        assert part in result.stderr
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == EMITTED
+
+
+def test_launch_over_results(model: Path, tmp_path: Path) -> None:
+    assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
+    (tmp_path / "run" / "telemetry.jsonl").write_text("{}\n")
+    refused(toolkit("launch", "run", cwd=tmp_path), "telemetry.jsonl", "--overwrite")
+    assert (tmp_path / "run" / "telemetry.jsonl").exists()
