@@ -31,7 +31,8 @@ RunArgument = Annotated[Path, typer.Argument(help="Run folder written by `toolki
 def plan(
     model: Annotated[str | None, typer.Option(help="Folder, hub id, config.json or catalog name of a LLaMA.")] = None,
     cluster: Annotated[
-        str | None, typer.Option(help="[NODESx]GPUSxNAME as 8xA100-80GB or 2xcpu, or a YAML file; default: this machine.")
+        str | None,
+        typer.Option(help="[NODESx]GPUSxNAME as 8xA100-80GB or 2xcpu, or a YAML file; default: this machine."),
     ] = None,
     seq_len: Annotated[int | None, typer.Option(help="Longest sequence in tokens.")] = None,
     global_batch: Annotated[int | None, typer.Option(help="Samples per optimizer step over all ranks.")] = None,
@@ -55,7 +56,9 @@ def plan(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe value, as schedule.kind=linear; may be repeated.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to write; default: only show.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder to write; default: only show.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Choose how to train a model on a cluster, say why, and write the run folder."""
@@ -72,7 +75,7 @@ def plan(
         "max_steps": max_steps,
         **_assignments(set_ or []),
     }
-    fixed = {
+    fixed: dict[str, Any] = {
         "tp": tp,
         "pp": pp,
         "zero_stage": zero,
@@ -117,9 +120,9 @@ def report(run: RunArgument) -> None:
 def demo(
     model: Annotated[str | None, typer.Option(help="Your own model instead of the embedded one.")] = None,
     data: Annotated[str | None, typer.Option(help="Your own samples instead of the embedded ones.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; an earlier demo there is replaced.")] = Path(
-        "runs/demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Run folder; an earlier demo there is replaced.")
+    ] = Path("runs/demo"),
 ) -> None:
     """Plan, train, export and compare a small LLaMA, or your own model and samples."""
     from toolkit.demo.run import run_demo
@@ -163,7 +166,11 @@ def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 def _require(wanted: dict[str, Any]) -> None:
     work = wanted.get("workload", {})
-    needed = {"--model": wanted.get("model"), "--seq-len": work.get("seq_len"), "--global-batch": work.get("global_batch")}
+    needed = {
+        "--model": wanted.get("model"),
+        "--seq-len": work.get("seq_len"),
+        "--global-batch": work.get("global_batch"),
+    }
     if missing := [option for option, value in needed.items() if value is None]:
         raise SpecError(f"{', '.join(missing)} missing; give it, or a --recipe that holds it")
 

@@ -15,7 +15,8 @@ from toolkit.checkpoints.export import export
 from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batches
 from toolkit.data.prepare import PreparedData, prepare
 from toolkit.data.preview import decoded_example
-from toolkit.engines import Engine, engine_for
+from toolkit.engines import engine_for
+from toolkit.engines.base import Engine
 from toolkit.errors import ToolkitError
 from toolkit.models.lora import add_lora
 from toolkit.models.pretrained import checkpoint_activations, count_parameters, load_pretrained, load_tokenizer

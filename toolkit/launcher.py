@@ -71,7 +71,9 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
     try:
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
     except FileNotFoundError:
-        raise MachineError("`accelerate` is not installed; install the training half: pip install 'toolkit[train]'") from None
+        raise MachineError(
+            "`accelerate` is not installed; install the training half: pip install 'toolkit[train]'"
+        ) from None
     said: list[str] = []
     kind = ToolkitError.__name__
     with process:

@@ -1,7 +1,6 @@
 """The repository as a reader meets it: pins, links, numbers of decisions, and nothing of the machine it was made on."""
 
 import importlib
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,13 +80,3 @@ def _name(requirement: str) -> str:
 def test_the_changelog_knows_the_version() -> None:
     version = importlib.import_module("toolkit").__version__
     assert f"## [{version}]" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("notebook", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
-def test_notebooks_hold_calls_and_no_outputs(notebook: Path) -> None:
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "code":
-            assert not cell["outputs"]
-            assert cell["execution_count"] is None
-            assert not re.search(r"^\s*(def|class|while|try|if)\b", source, re.MULTILINE), source

@@ -74,7 +74,9 @@ def test_plan_options_reach_the_recipe(model: Path, tmp_path: Path) -> None:
 
 def test_plan_from_a_recipe_with_one_change(model: Path, tmp_path: Path) -> None:
     assert toolkit(*plan_words(model, "--set", "seed=7", "-o", "one"), cwd=tmp_path).returncode == 0
-    again = toolkit("plan", "--recipe", "one/recipe.yaml", "--cluster", "4xcpu", "--seq-len", 32, "-o", "two", cwd=tmp_path)
+    again = toolkit(
+        "plan", "--recipe", "one/recipe.yaml", "--cluster", "4xcpu", "--seq-len", 32, "-o", "two", cwd=tmp_path
+    )
     assert again.returncode == 0, again.stderr
     from toolkit.planner.plan import Plan
     from toolkit.specs.recipe import Recipe

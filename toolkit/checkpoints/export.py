@@ -24,9 +24,7 @@ _INDEX = "model.safetensors.index.json"
 Weights = Iterator[tuple[str, torch.Tensor]]
 
 
-def export(
-    engine: Engine, target: Path, *, plan: Plan, recipe: Recipe, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def export(engine: Engine, target: Path, *, plan: Plan, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write `target` as a folder that plain `transformers` loads; all ranks call it, rank 0 writes.
 
     Nothing appears under `target` before the written files were read back and found whole.
@@ -57,7 +55,9 @@ def export(
         check_export(partial, plan.model.weight_shapes)
         partial.rename(target)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{target}: cannot be written ({error}); free disk space or give another folder") from None
+        raise CheckpointError(
+            f"{target}: cannot be written ({error}); free disk space or give another folder"
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -119,7 +119,7 @@ def _name_shards(folder: Path, names: list[list[str]], total_bytes: int) -> None
     if len(names) == 1:
         (folder / "shard-1.safetensors").rename(folder / "model.safetensors")
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(names, start=1):
         file = f"model-{number:05d}-of-{len(names):05d}.safetensors"
         (folder / f"shard-{number}.safetensors").rename(folder / file)

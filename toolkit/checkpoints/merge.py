@@ -22,7 +22,8 @@ def merge_lora(weights: Iterator[tuple[str, torch.Tensor]], *, scale: float) -> 
         if ".lora_A." in plain:
             lora_a = tensor
         elif ".lora_B." in plain:
-            assert base is not None and lora_a is not None, f"{name} came before the weight that it adapts"
+            assert base is not None, f"{name} came before the weight that it adapts"
+            assert lora_a is not None, f"{name} came before its lora_A"
             # The product in fp32: bf16 would lose the update's low bits twice.
             delta = scale * (tensor.float() @ lora_a.float())
             yield base[0], (base[1].float() + delta).to(base[1].dtype)

@@ -93,12 +93,17 @@ def _folder_files(folder: Path) -> tuple[Path, ...]:
 def _nearest(path: Path) -> str:
     if not path.parent.is_dir():
         return f"; the folder {path.parent} does not exist either"
+    if close := _close(path):
+        return close
     names = [entry.name for entry in path.parent.iterdir()]
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {path.parent / close[0]}?"
     data = sorted(name for name in names if name.endswith(SUFFIXES))[:5]
     return f"; {path.parent} has {', '.join(data)}" if data else f"; {path.parent} has no data file at all"
+
+
+def _close(path: Path) -> str:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
 
 
 def _hub_split(source: str, split: str) -> Dataset:
@@ -110,7 +115,7 @@ def _hub_split(source: str, split: str) -> Dataset:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{source}: neither a file or folder here nor a hub data set with split `{split}` that can be loaded "
-            f"({reason}); check the name, `hub_split` and the network"
+            f"({reason}); check the name, `hub_split` and the network{_close(Path(source))}"
         ) from error
 
 

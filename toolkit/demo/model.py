@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from toolkit.demo.settings import (
     HIDDEN_SIZE,
@@ -59,6 +60,7 @@ def write_demo_model(folder: Path, texts: Iterable[str], *, seed: int = 0) -> No
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(do_sample=False, **ids)
+    disable_progress_bar()
     model.save_pretrained(folder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +37,63 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
         ToolkitError: what is wrong with the model, the data or the machine.
     """
     cluster = ClusterSpec.detect()
-    recipe = _embedded(output / "inputs") if model is None and data is None else _own(model, data, output / "inputs")
+    run = RunFolder(output)
+    run.refuse_results(overwrite=True)
+    recipe = _recipe(output / "inputs", model, data)
     # Any number of GPUs must divide the batch.
-    global_batch = math.ceil(recipe.pop("global_batch") / cluster.world_size) * cluster.world_size
+    global_batch = math.ceil(settings.GLOBAL_BATCH / cluster.world_size) * cluster.world_size
     chosen = plan(recipe["model"], cluster, seq_len=recipe.pop("seq_len"), global_batch=global_batch)
     full = Recipe.parse({**recipe, "workload": chosen.workload.model_dump()}, source="demo")
     emit(chosen, output, full, overwrite=True)
 
     console.print(Rule("plan", align="left"), plan_report(chosen))
     console.print(Rule("training", align="left"))
-    launch(output, overwrite=True)
-    run = load_run(output)
-    console.print(Rule("result", align="left"), run_report(run))
-    console.print(*[f"drawn:    {path}" for path in draw(run)], sep="\n", highlight=False)
+    launch(output)
+    finished = load_run(output)
+    console.print(Rule("result", align="left"), run_report(finished))
+    console.print(*[f"drawn:    {path}" for path in draw(finished)], sep="\n", highlight=False)
 
 
-def _embedded(folder: Path) -> dict[str, Any]:
-    """The default: data and model made on the spot, and the recipe that fits them."""
-    from toolkit.demo.model import write_demo_model  # needs the training half
+def _recipe(inputs: Path, model: str | None, data: str | None) -> dict[str, Any]:
+    """The recipe's mapping and its `seq_len`; what the user did not give is made in `inputs`."""
+    train, held_out = write_demo_data(inputs)
+    if model is None:
+        from toolkit.demo.model import write_demo_model  # needs the training half
 
-    train, held_out = write_demo_data(folder)
-    write_demo_model(folder / "model", _texts(train))
+        write_demo_model(inputs / "model", _texts(train))
+    recipe: dict[str, Any] = {"model": model or str(inputs / "model")}
+    if data is None:
+        recipe["data"] = {"train": str(train), "held_out": str(held_out)}
+    else:
+        recipe["data"] = {"train": data, "held_out_fraction": settings.OWN_HELD_OUT_FRACTION}
+    return recipe | (_embedded_numbers() if model is None and data is None else _own_numbers(recipe["model"]))
+
+
+def _embedded_numbers() -> dict[str, Any]:
     return {
-        "model": str(folder / "model"),
         "seq_len": settings.SEQ_LEN,
-        "global_batch": settings.GLOBAL_BATCH,
-        "data": {"train": str(train), "held_out": str(held_out)},
         "epochs": settings.EPOCHS,
-        "optimizer": {"learning_rate": settings.LEARNING_RATE},
-        "schedule": {"warmup_ratio": settings.WARMUP_RATIO},
+        "optimizer": {"learning_rate": settings.LEARNING_RATE, "beta2": settings.BETA2},
+        "schedule": {"warmup_steps": settings.WARMUP_STEPS},
         "evaluation": {
             "exact_match_samples": settings.HELD_OUT_SAMPLES,
             "max_new_tokens": settings.MAX_NEW_TOKENS,
         },
     }
+
+
+def _own_numbers(model: str) -> dict[str, Any]:
+    spec = ModelSpec.resolve(model)
+    rate = next(rate for limit, rate in settings.OWN_LEARNING_RATES if spec.num_params < limit)
+    return {
+        "seq_len": min(settings.OWN_SEQ_LEN, spec.max_position_embeddings),
+        "max_steps": settings.OWN_MAX_STEPS,
+        "optimizer": {"learning_rate": rate},
+        "evaluation": {"exact_match_samples": settings.OWN_EXACT_MATCH_SAMPLES},
+    }
+
+
+def _texts(train: Path) -> Iterator[str]:
+    for line in train.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        yield from (row["prompt"], row["completion"])

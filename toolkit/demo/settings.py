@@ -1,4 +1,10 @@
-"""The demo's numbers, chosen together by measuring: data, model and recipe that two CPU cores finish in a minute."""
+"""The demo's numbers, chosen together by measuring: data, model and recipe that two CPU cores finish in a minute.
+
+Measured with DeepSpeed ZeRO-2, float32, two processes of one thread each: 2.3 million parameters, 700 steps, 0.10 s of
+CPU per step and process. Exact match on the held-out rows rises from 0 % to 98 %. Trials with two more kinds and a
+wider MLP showed what the numbers hang on: 850 steps reach 97 % at a peak of 1e-3, 96 % at 1.4e-3; 900 steps reach 86 %
+at 2e-3 and 51 % at 4e-3; 600 steps stop at 85 %, with most sums wrong.
+"""
 
 HELD_OUT_PER_KIND = 24
 """Held-out questions of each kind, no two about the same values."""
@@ -8,24 +14,31 @@ HELD_OUT_SAMPLES = 336
 """All held-out rows: 14 kinds of HELD_OUT_PER_KIND."""
 
 HIDDEN_SIZE = 256
+"""Width; heads are 256 / 8 = 32 wide."""
 INTERMEDIATE_SIZE = 512
+"""Width inside the MLP; 704 costs an eighth more time per step."""
 NUM_LAYERS = 3
+"""Decoder layers; a fourth leaves time for too few steps."""
 NUM_HEADS = 8
+"""Query heads."""
 NUM_KV_HEADS = 4
+"""Key and value heads: fewer than query heads, as in the LLaMAs of today."""
 MAX_POSITIONS = 256
-"""Positions the model is built for; the demo's rows have at most 29 tokens."""
+"""Positions the model is built for, in tokens."""
 VOCAB_SIZE = 1536
-"""Upper limit: the trainer stops near 1060 tokens, when every word of the data is one token."""
+"""Upper limit: the trainer stops near 1040 tokens, when every word of the data is one token."""
 
 SEQ_LEN = 64
-"""Tokens a row may have; the longest rendered row has 29 and batches are padded to their own longest row."""
+"""Longest row in tokens; the demo's own have up to 29, and a batch is as long as its longest row."""
 MAX_NEW_TOKENS = 24
-"""Longest answer is 14 tokens with its end token (a JSON record); the rest shows an answer that does not end."""
+"""The longest answer, a JSON record, has 14 tokens with its end; more would only prolong answers that never end."""
 GLOBAL_BATCH = 32
+"""Rows per optimizer step over all ranks."""
 EPOCHS = 4.0
-"""700 optimizer steps: 5600 rows * 4 / 32."""
+"""700 optimizer steps: 4 * 5600 rows / 32."""
 LEARNING_RATE = 1.2e-3
+"""Peak, AdamW without weight decay, then a cosine down to 0."""
 BETA2 = 0.98
-WARMUP_STEPS = 30
+"""AdamW's second decay: 0.999 averages over more steps than the run has."""
 WARMUP_RATIO = 0.043
-"""WARMUP_STEPS as a part of all steps."""
+"""30 of the 700 steps."""

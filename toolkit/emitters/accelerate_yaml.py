@@ -18,12 +18,14 @@ def accelerate_yaml(plan: Plan, *, ds_config_path: str) -> str:
             "deepspeed_config_file": ds_config_path,
             # Every node starts its own ranks; `pdsh`, the default, wants a hostfile and passwordless ssh.
             "deepspeed_multinode_launcher": "standard",
-            # The engine loads weights in shards itself, and finetune.py says when.
+            # True would partition whatever model is made in the process, also those that only export or check.
             "zero3_init_flag": False,
         },
         "distributed_type": "DEEPSPEED",
         "enable_cpu_affinity": False,
         "machine_rank": 0,
+        # One node: any free port, so that two runs on a machine do not meet. Several: all must know it.
+        "main_process_port": 0 if plan.cluster.num_nodes == 1 else 29500,
         "main_training_function": "main",
         "num_machines": plan.cluster.num_nodes,
         "num_processes": plan.world_size,

@@ -18,7 +18,9 @@ def add_lora(model: Any, config: LoraConfig, *, rank: int) -> Any:
     """
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     if missing := sorted(set(config.targets) - linear):
-        raise SpecError(f"lora.targets: no layer named {', '.join(missing)}; this model has {', '.join(sorted(linear))}")
+        raise SpecError(
+            f"lora.targets: no layer named {', '.join(missing)}; this model has {', '.join(sorted(linear))}"
+        )
     adapters = PeftLoraConfig(
         r=rank,
         lora_alpha=config.alpha,

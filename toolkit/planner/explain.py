@@ -1,7 +1,7 @@
 """The planner's words: a strategy, why it does not run, why it was chosen, and what would help where nothing runs."""
 
 from toolkit.planner.memory import HEADROOM
-from toolkit.planner.plan import Candidate, MemoryEstimate, Strategy
+from toolkit.planner.plan import Candidate, MemoryEstimate
 from toolkit.planner.request import Request
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.units import human_bytes, human_seconds

@@ -36,6 +36,7 @@ def train(engine: Engine, batches: Steps, *, recipe: Recipe, steps: int, telemet
         EngineError: the loss is no longer a number; the weights of that step are not worth keeping.
     """
     applied = 0
+    telemetry.start_clock()
     for index in range(steps):
         lr = learning_rate(recipe.schedule, applied, num_steps=steps, peak=recipe.optimizer.learning_rate)
         result = engine.train_step(batches.step(index), learning_rate=lr)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import statistics
 import time
 from typing import Any
@@ -58,7 +57,7 @@ def write_summary(
     }
     partial = folder.summary.with_suffix(".json.partial")
     partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder.summary)
+    partial.replace(folder.summary)
 
 
 def _example(before: Evaluation, after: Evaluation) -> dict[str, str] | None:

@@ -32,7 +32,9 @@ _PLAIN_LINES = 20
 class Telemetry:
     """Records every step of a run into telemetry.jsonl, on rank 0 only; use as a context manager."""
 
-    def __init__(self, folder: RunFolder, engine: Engine, *, num_steps: int, trackers: tuple[Tracker, ...] = ()) -> None:
+    def __init__(
+        self, folder: RunFolder, engine: Engine, *, num_steps: int, trackers: tuple[Tracker, ...] = ()
+    ) -> None:
         self.records: list[dict[str, Any]] = []
         self._speaks = engine.rank == 0
         self._device = engine.device
@@ -51,11 +53,10 @@ class Telemetry:
             disable=not self._speaks or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("train", total=num_steps, numbers="")
-        self._last = time.perf_counter()
+        self.start_clock()
 
     def __enter__(self) -> Self:
         self._bar.start()
-        self._last = time.perf_counter()
         return self
 
     def __exit__(
@@ -66,6 +67,10 @@ class Telemetry:
             self._file.close()
         for tracker in self._trackers:
             tracker.finish()
+
+    def start_clock(self) -> None:
+        """The next step begins now: what came before (evaluation) is not part of its time."""
+        self._last = time.perf_counter()
 
     def record(self, step: int, result: StepResult, *, learning_rate: float, epoch: float) -> None:
         """Write one step's line; the time since the last one is the step's."""

@@ -95,11 +95,15 @@ def test_a_hub_split(monkeypatch: pytest.MonkeyPatch) -> None:
     assert source.identity() == open_source("someone/some-data", "test").identity()
 
 
-def test_a_hub_data_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_data_set_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, *, split: str) -> Dataset:
         raise ConnectionError("no network")
 
     monkeypatch.setattr(source_module, "load_dataset", load)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    assert fault("data/train.jsnl").endswith("; did you mean data/train.jsonl?")
     message = fault("someone/some-data")
     assert "neither a file or folder here nor a hub data set with split `train`" in message
     assert "no network" in message

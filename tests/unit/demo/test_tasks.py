@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from toolkit.demo import settings
 from toolkit.demo.questions import KINDS
 from toolkit.demo.settings import HELD_OUT_PER_KIND, TRAIN_PER_KIND
 from toolkit.demo.tasks import demo_rows, write_demo_data
@@ -130,3 +131,10 @@ def test_numbers_in_words() -> None:
         hundreds, *rest = completion.replace(" and ", " ").replace("-", " ").split(" hundred")
         total = 100 * values[hundreds] + sum(values[word] for word in " ".join(rest).split())
         assert str(total) in re.findall(r"\d+", prompt)
+
+
+def test_settings_fit_the_data() -> None:
+    train, held_out = demo_rows()
+    assert len(held_out) == settings.HELD_OUT_SAMPLES
+    assert settings.EPOCHS * len(train) / settings.GLOBAL_BATCH == 700
+    assert round(700 * settings.WARMUP_RATIO) == 30

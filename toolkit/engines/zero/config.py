@@ -45,7 +45,7 @@ def zero_stage(config: DsConfig) -> int:
 def offloads_optimizer(config: DsConfig) -> bool:
     """True if the optimizer states live in host memory."""
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
-    return offload.get("device", "none") != "none"
+    return str(offload.get("device", "none")) != "none"
 
 
 def low_precision(config: DsConfig) -> str | None:
@@ -67,7 +67,7 @@ def hand_edits(config: DsConfig, plan: Plan) -> list[str]:
 
 def _faults(config: DsConfig, plan: Plan) -> list[str]:
     strategy = plan.strategy
-    faults = [f"`{key}` is \"auto\"; write the number, nothing fills it in here" for key in _autos(config)]
+    faults = [f'`{key}` is "auto"; write the number, nothing fills it in here' for key in _autos(config)]
     for key, planned in (
         ("train_micro_batch_size_per_gpu", strategy.micro_batch),
         ("gradient_accumulation_steps", strategy.grad_accum),

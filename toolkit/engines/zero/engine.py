@@ -7,8 +7,8 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from deepspeed.runtime.zero import GatheredParameters
+from torch.nn.functional import cross_entropy, pad
 
 from toolkit.engines.base import Batch, StepResult
 from toolkit.engines.zero import config as ds
@@ -134,8 +134,8 @@ class ZeroEngine:
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
         ).logits
         # Labels move left, not the logits: slicing those would copy the largest tensor of the step.
-        labels = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        labels = pad(batch["labels"][:, 1:], (0, 1), value=-100)
+        return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
 
     def _grad_norm(self, plain: torch.Tensor | None) -> float:
         norm = self._engine.get_global_grad_norm() if self._stage > 0 else None

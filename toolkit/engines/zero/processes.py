@@ -64,4 +64,6 @@ def _check_device(plan: Plan) -> None:
     compiler = os.environ.get("CXX", "g++")
     if planned == "cpu" and shutil.which(compiler) is None:
         # Its shared-memory collectives are compiled on first use; the failure is a traceback on one rank only.
-        raise MachineError(f"DeepSpeed compiles its CPU ops with {compiler}, not found; install g++ (Debian: `apt install g++`)")
+        raise MachineError(
+            f"DeepSpeed compiles its CPU ops with {compiler}, not found; install g++ (Debian: `apt install g++`)"
+        )
