@@ -77,7 +77,8 @@ def main() -> None:
         before = evaluate(engine, held_out)
         train(engine, batches, recipe=recipe, steps=steps, telemetry=telemetry)
         after = evaluate(engine, held_out)
-    export(engine, folder.export, plan=plan, recipe=recipe, tokenizer=tokenizer)
+    stops = data.encoder.stop_token_ids()
+    export(engine, folder.export, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
     if is_main:
         facts = {"trainable_parameters": trainable, "parameters": total, "data": asdict(data.statistics)}
         write_summary(folder, plan, telemetry, before=before, after=after, started=started, facts=facts)
@@ -98,6 +99,7 @@ def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut |
         ),
         decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
         max_new_tokens=asked.max_new_tokens,
+        stop_token_ids=encoder.stop_token_ids(),
     )
 
 

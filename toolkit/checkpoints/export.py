@@ -2,9 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +23,15 @@ _INDEX = "model.safetensors.index.json"
 Weights = Iterator[tuple[str, torch.Tensor]]
 
 
-def export(engine: Engine, target: Path, *, plan: Plan, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+def export(
+    engine: Engine,
+    target: Path,
+    *,
+    plan: Plan,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerFast,
+    stop_token_ids: Sequence[int],
+) -> None:
     """Write `target` as a folder that plain `transformers` loads; all ranks call it, rank 0 writes.
 
     Nothing appears under `target` before the written files were read back and found whole.
@@ -35,6 +42,7 @@ def export(engine: Engine, target: Path, *, plan: Plan, recipe: Recipe, tokenize
         plan: knows the shapes that the model must have.
         recipe: names the model that was fine-tuned (its config is taken over) and says whether adapters are merged.
         tokenizer: saved along, with the chat template of the training.
+        stop_token_ids: tokens that end an answer, for the generation config.
 
     Raises:
         CheckpointError: the disk is full, or what was written is not what the config describes.
@@ -51,7 +59,9 @@ def export(engine: Engine, target: Path, *, plan: Plan, recipe: Recipe, tokenize
     partial.mkdir(parents=True)
     try:
         dtype = _write_weights(weights, partial)
-        _write_configs(partial, base=recipe.model, dtype=dtype, tokenizer=tokenizer)
+        _write_config(partial, base=recipe.model, dtype=dtype)
+        _write_generation(partial, base=recipe.model, stop_token_ids=stop_token_ids, pad=tokenizer.pad_token_id)
+        tokenizer.save_pretrained(partial)
         check_export(partial, plan.model.weight_shapes)
         partial.rename(target)
     except (OSError, SafetensorError) as error:
@@ -128,18 +138,30 @@ def _name_shards(folder: Path, names: list[list[str]], total_bytes: int) -> None
     (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_configs(folder: Path, *, base: str, dtype: torch.dtype, tokenizer: Any) -> None:
-    local = Path(base).expanduser()
-    source = str(local) if local.exists() else base
-    config = AutoConfig.from_pretrained(source)
+def _write_config(folder: Path, *, base: str, dtype: torch.dtype) -> None:
+    config = AutoConfig.from_pretrained(_source(base))
     config.dtype = dtype
     config.save_pretrained(folder)
+
+
+def _write_generation(folder: Path, *, base: str, stop_token_ids: Sequence[int], pad: int) -> None:
+    """The base model's way to generate, stopping where the training's answers end."""
     try:
-        generation = GenerationConfig.from_pretrained(source)
+        generation = GenerationConfig.from_pretrained(_source(base))
     except OSError:
         # Old checkpoints have none; the token ids in config.json say enough.
-        generation = GenerationConfig.from_model_config(config)
-    if generation.pad_token_id is None:
-        generation.pad_token_id = tokenizer.pad_token_id
-    generation.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(_source(base)))
+    generation.eos_token_id = list(stop_token_ids)
+    generation.pad_token_id = pad
+    try:
+        generation.save_pretrained(folder)
+    except ValueError:
+        # Llama-2's own file sets a temperature without do_sample, which transformers reads but will not write.
+        generation.do_sample = True
+        generation.save_pretrained(folder)
+
+
+def _source(base: str) -> str:
+    """A folder's path without `~`, or the hub id as it is."""
+    path = Path(base).expanduser()
+    return str(path) if path.exists() else base

@@ -7,6 +7,7 @@ on, so a second run opens it at once and an edited file, another template or seq
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,11 +126,11 @@ def _write_rows(arrow: Path, source: Source, *, config: DataConfig, encoder: Sam
     _log.info("tokenizing %s", source.name)
     tally = Tally()
     kept = 0
-    # disable=None: no bar where nobody looks, as in a log file.
+    # disable=None: no bar where nobody looks, as in a log file. stdout: `toolkit launch` reads stderr line by line.
     with (
         pa.OSFile(str(arrow), "wb") as sink,
         pa.ipc.new_stream(sink, _SCHEMA) as writer,
-        tqdm(desc=f"tokenizing {Path(source.name).name}", unit=" rows", disable=None) as progress,
+        tqdm(desc=f"tokenizing {Path(source.name).name}", unit=" rows", file=sys.stdout, disable=None) as progress,
     ):
         for samples in _batches(source, config, template=encoder.template):
             rows = [row for row in encoder.encode(samples, seq_len=seq_len) if _keep(row, tally)]

@@ -163,7 +163,9 @@ def choose_template(name: TemplateName | None, tokenizer: PreTrainedTokenizerFas
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise DataError(f"{type(tokenizer).__name__} is not a fast tokenizer; give a folder with tokenizer.json")
     if name is None and tokenizer.chat_template:
-        return ChatTemplate("tokenizer", tokenizer.get_chat_template(), tokenizer)
+        own = tokenizer.get_chat_template()
+        # A model that was trained under a built-in carries its text; trained further it is the same built-in.
+        return ChatTemplate(_built_in_with(own) or "tokenizer", own, tokenizer)
     note = (
         None if name else "the tokenizer has no chat template: using the built-in `alpaca`; set `template` for another"
     )
@@ -179,6 +181,11 @@ def choose_template(name: TemplateName | None, tokenizer: PreTrainedTokenizerFas
         raise DataError(f"template {name} ends answers with eos, which the tokenizer lacks; set its eos_token")
     text = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
     return ChatTemplate(name, text, tokenizer, note)
+
+
+def _built_in_with(text: str) -> str | None:
+    files = sorted(TEMPLATES.glob("*.jinja"))
+    return next((file.stem for file in files if file.read_text(encoding="utf-8") == text), None)
 
 
 def _roles(messages: Sequence[dict[str, str]]) -> str:

@@ -48,7 +48,9 @@ class Engine(Protocol):
     def eval_loss(self, batches: Sequence[Batch]) -> float:
         """Mean cross-entropy over all supervised tokens of all ranks' batches; no gradients."""
 
-    def generate(self, batches: Sequence[Batch], *, max_new_tokens: int) -> list[list[int]]:
+    def generate(
+        self, batches: Sequence[Batch], *, max_new_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
         """Greedy answers (new tokens only) to this rank's left-padded prompts, in order."""
 
     def gather(self, value: Any) -> list[Any]:

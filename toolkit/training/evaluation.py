@@ -56,6 +56,8 @@ class HeldOut:
     """Token ids of an answer to text, special tokens left out."""
     max_new_tokens: int
     """Longest answer."""
+    stop_token_ids: Sequence[int]
+    """Tokens that end an answer: the template's end of turn is not always the tokenizer's eos."""
 
 
 def evaluate(engine: Engine, held_out: HeldOut | None) -> Evaluation:
@@ -66,7 +68,9 @@ def evaluate(engine: Engine, held_out: HeldOut | None) -> Evaluation:
     questions = held_out.questions
     if questions is None:
         return Evaluation(loss=loss, exact_match=None, example=None)
-    generated = engine.generate(questions.batches, max_new_tokens=held_out.max_new_tokens)
+    generated = engine.generate(
+        questions.batches, max_new_tokens=held_out.max_new_tokens, stop_token_ids=held_out.stop_token_ids
+    )
     answers = [
         Answer(prompt, expected.strip(), held_out.decode(tokens).strip())
         # The last batches are filled up with rows that nobody asked for.

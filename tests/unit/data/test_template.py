@@ -100,6 +100,13 @@ def test_the_tokenizers_own_template(llama3: Any, monkeypatch: pytest.MonkeyPatc
     assert shown(template, QUESTION) == "<|begin_of_text|>user: q<|eot_id|>\nassistant: ⟦a<|eot_id|>⟧"
 
 
+@pytest.mark.parametrize("name", ["alpaca", "plain", "llama3"])
+def test_a_built_in_carried_by_the_tokenizer_is_known(llama3: Any, monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
+    built_in = choose_template(name, llama3)
+    monkeypatch.setattr(llama3, "chat_template", built_in.text)
+    assert choose_template(None, llama3) == built_in
+
+
 def test_bos_is_never_doubled(llama3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         llama3, "chat_template", "{{ bos_token }}{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"

@@ -88,7 +88,9 @@ class ZeroEngine:
         return float(loss_total / max(supervised, 1.0))
 
     @torch.no_grad()
-    def generate(self, batches: Sequence[Batch], *, max_new_tokens: int) -> list[list[int]]:
+    def generate(
+        self, batches: Sequence[Batch], *, max_new_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
         """Greedy answers to this rank's left-padded prompts; every rank needs the same number of batches."""
         self._engine.eval()
         answers: list[list[int]] = []
@@ -97,6 +99,7 @@ class ZeroEngine:
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 max_new_tokens=max_new_tokens,
+                eos_token_id=list(stop_token_ids),
                 do_sample=False,
                 temperature=None,
                 top_p=None,

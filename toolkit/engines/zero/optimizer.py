@@ -5,12 +5,10 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
-from deepspeed.ops.op_builder.builder import CUDAMismatchException
 from torch.optim import AdamW, Optimizer
 
+from toolkit.engines.zero.ops import BUILD_FAILURES, load_op
 from toolkit.specs.recipe import OptimizerConfig
-
-_BUILD_FAILURES = (CUDAMismatchException, RuntimeError, ImportError, OSError, ValueError)
 
 
 def build_adamw(
@@ -62,16 +60,10 @@ def forget_dummy_step(optimizer: Optimizer) -> None:
 
 def _build_failure(builder_name: str, device: torch.device) -> str | None:
     """None if DeepSpeed's op builds on every rank, else the first line of the reason."""
-    from deepspeed.accelerator import get_accelerator  # chooses the device on import: not before the engine starts
-
-    builder = get_accelerator().create_op_builder(builder_name)
     failure = None
     try:
-        if builder is None:
-            failure = "no builder for this device"
-        else:
-            builder.load(verbose=False)
-    except _BUILD_FAILURES as error:
+        load_op(builder_name)
+    except BUILD_FAILURES as error:
         failure = (str(error).strip().splitlines() or [type(error).__name__])[0]
     # All ranks must run the same implementation, so one rank's failure is everybody's.
     failed = torch.tensor([int(failure is not None)], device=device)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
 from toolkit.engines.zero.config import DsConfig
+from toolkit.engines.zero.ops import BUILD_FAILURES, load_op
 from toolkit.errors import EngineError, MachineError
 from toolkit.planner.plan import Plan
 
@@ -32,6 +33,8 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed calls collectives by names that torch 2.13 deprecates: nothing a user could mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if plan.cluster.device.kind == "cpu":
+        _load_cpu_collectives()
     # On CPU accelerate starts no process group unless gloo is asked for: every rank would train a copy of its own.
     backend = "gloo" if plan.cluster.device.kind == "cpu" else None
     with contextlib.redirect_stdout(io.StringIO()):  # every rank prints the ops that it has compiled
@@ -67,3 +70,11 @@ def _check_device(plan: Plan) -> None:
         raise MachineError(
             f"DeepSpeed compiles its CPU ops with {compiler}, not found; install g++ (Debian: `apt install g++`)"
         )
+
+
+def _load_cpu_collectives() -> None:
+    """DeepSpeed loads them when the group starts; before it, no rank waits for another that compiles."""
+    try:
+        load_op("ShareMemCommBuilder")
+    except BUILD_FAILURES as error:
+        raise MachineError(f"DeepSpeed's CPU collectives do not compile here: {error}") from None

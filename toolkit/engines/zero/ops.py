@@ -1,0 +1,46 @@
+"""DeepSpeed's C++ ops: compiled on first use by one process at a time, into a folder of their own.
+
+torch marks a running build with a file, which stays behind when the process is killed; every later load then waits for
+it, silently and for ever (torch/utils/file_baton.py). Here the kernel's lock, which dies with its process, lets one
+process build at a time, so that a mark found while holding it is nobody's and can go.
+"""
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.ops.op_builder.builder import CUDAMismatchException
+from torch.utils.cpp_extension import get_default_build_root
+
+BUILD_FAILURES = (CUDAMismatchException, RuntimeError, ImportError, OSError, ValueError)
+"""What `load_op` raises where the machine cannot build the op."""
+
+
+def load_op(builder_name: str) -> None:
+    """Compile one of DeepSpeed's ops if nobody has yet (up to a minute) and load it into this process.
+
+    Args:
+        builder_name: class name of the builder, as `CPUAdamBuilder`.
+
+    Raises:
+        RuntimeError: and others of BUILD_FAILURES: no compiler, no ninja, no such op for this device.
+    """
+    builder = get_accelerator().create_op_builder(builder_name)
+    if builder is None:
+        raise RuntimeError(f"DeepSpeed {deepspeed.__version__} has no {builder_name} for this device")
+    folder = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_default_folder())))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "building").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / builder.name / "lock").unlink(missing_ok=True)
+        builder.load(verbose=False)
+
+
+def _default_folder() -> Path:
+    # torch's own default knows the Python version only: after an upgrade of torch it loads what the old one has built.
+    versions = f"py{sys.version_info.major}{sys.version_info.minor}-torch{torch.__version__}-ds{deepspeed.__version__}"
+    return Path(get_default_build_root()) / f"toolkit-{versions}"
