@@ -63,7 +63,8 @@ def measure(folder: Path) -> None:
     from toolkit.data.loader import GlobalBatches, Share
     from toolkit.data.prepare import prepare as prepare_data
     from toolkit.engines import engine_for
-    from toolkit.models.pretrained import load_pretrained, load_tokenizer
+    from toolkit.models.build import build_model
+    from toolkit.models.pretrained import load_tokenizer
     from toolkit.planner.plan import Plan
     from toolkit.run_folder import RunFolder
     from toolkit.specs.recipe import Recipe
@@ -74,7 +75,7 @@ def measure(folder: Path) -> None:
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
     tokenizer = load_tokenizer(recipe.model)
     data = prepare_data(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=0)
-    model = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
+    model = build_model(plan, recipe)
     bare_model = copy.deepcopy(model)
     engine = engine_for(plan, recipe, model=model, folder=run)
     share = Share(plan.world_size, engine.data_rank, plan.strategy.micro_batch, plan.strategy.grad_accum)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from toolkit.emitters import emit
 from toolkit.errors import SpecError, ToolkitError
-from toolkit.planner.api import plan as make_plan
+from toolkit.planner.api import plan_for
 from toolkit.report.plan_table import plan_report
 from toolkit.specs.base import read_mapping
 from toolkit.specs.recipe import Recipe
@@ -21,7 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plan, launch and export LLaMA fine-tuning runs on more than one GPU.",
 )
-_out = Console()
+# Paths and messages may hold brackets, which rich would read as styles.
+_out = Console(markup=False, highlight=False)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another run left in the folder.")]
 RunArgument = Annotated[Path, typer.Argument(help="Run folder written by `toolkit plan -o`.")]
@@ -75,7 +76,7 @@ def plan(
         "max_steps": max_steps,
         **_assignments(set_ or []),
     }
-    fixed: dict[str, Any] = {
+    fixed = {
         "tp": tp,
         "pp": pp,
         "zero_stage": zero,
@@ -85,12 +86,12 @@ def plan(
     }
     wanted = _merged(read_mapping(recipe) if recipe else {}, given)
     _require(wanted)
-    chosen = make_plan(
+    chosen = plan_for(
         wanted["model"],
         cluster,
-        **wanted["workload"],
+        work=wanted["workload"],
+        fixed={name: value for name, value in fixed.items() if value is not None},
         gradient_clipping=gradient_clipping,
-        **{name: value for name, value in fixed.items() if value is not None},
     )
     wanted["workload"] = chosen.workload.model_dump()
     full_recipe = Recipe.parse(wanted, source=str(recipe) if recipe else "options")
@@ -98,7 +99,7 @@ def plan(
         emit(chosen, output, full_recipe, overwrite=overwrite)
     _out.print(plan_report(chosen))
     if output is not None:
-        _out.print(f"Written to {output}. Start it with: [bold]toolkit launch {output}[/bold]", highlight=False)
+        _out.print(f"Written to {output}. Start it with: toolkit launch {output}")
 
 
 @app.command()
@@ -138,7 +139,7 @@ def _show_report(run: Path) -> None:
     loaded = load_run(run)
     _out.print(run_report(loaded))
     for path in draw(loaded):
-        _out.print(f"drawn: {path}", highlight=False)
+        _out.print(f"drawn: {path}")
 
 
 def _assignments(texts: list[str]) -> dict[str, Any]:
@@ -147,7 +148,10 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise SpecError(f"--set {text}: needs KEY=VALUE, as in --set schedule.kind=linear")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecError(f"--set {text}: not a YAML value ({getattr(error, 'problem', error)}); quote it") from None
     return values
 
 
@@ -160,12 +164,14 @@ def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         *parents, name = key.split(".")
         for parent in parents:
             section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise SpecError(f"{key}: `{parent}` is {section!r}, needs `key: value` lines")
         section[name] = value
     return base
 
 
 def _require(wanted: dict[str, Any]) -> None:
-    work = wanted.get("workload", {})
+    work = wanted.setdefault("workload", {})
     needed = {
         "--model": wanted.get("model"),
         "--seq-len": work.get("seq_len"),

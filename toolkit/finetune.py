@@ -8,27 +8,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.console import Group
-from rich.panel import Panel
 
 from toolkit.checkpoints.export import export
 from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batches
 from toolkit.data.prepare import PreparedData, prepare
-from toolkit.data.preview import decoded_example
 from toolkit.engines import engine_for
-from toolkit.engines.base import Engine
 from toolkit.errors import ToolkitError
-from toolkit.models.lora import add_lora
-from toolkit.models.pretrained import checkpoint_activations, count_parameters, load_pretrained, load_tokenizer
+from toolkit.models.build import build_model
+from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder
 from toolkit.specs.recipe import Recipe
 from toolkit.training.evaluation import HeldOut, evaluate
+from toolkit.training.introduction import introduction
 from toolkit.training.loop import num_steps, train
 from toolkit.training.summary import write_summary
 from toolkit.training.telemetry import Telemetry
 from toolkit.training.trackers import check_trackers, open_trackers
-from toolkit.units import human_count
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,8 +43,8 @@ def main() -> None:
     folder = RunFolder(args.plan.parent)
     plan, recipe = Plan.load(args.plan), Recipe.load(args.recipe)
     is_main = os.environ.get("RANK", "0") == "0"
-    plan.check_workload(recipe.workload)
-    plan.check_world_size(int(os.environ.get("WORLD_SIZE", "1")))
+    plan.check_workload(recipe.workload, folder.path)
+    plan.check_world_size(int(os.environ.get("WORLD_SIZE", "1")), folder.path)
     if is_main or not args.overwrite:
         folder.refuse_results(overwrite=args.overwrite)
     check_trackers(recipe.trackers)
@@ -58,13 +54,10 @@ def main() -> None:
     tokenizer = load_tokenizer(recipe.model)
     data = prepare(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=recipe.seed)
     tokenizer.chat_template = data.encoder.template.text
-    model = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
-    if plan.strategy.activation_checkpointing:
-        checkpoint_activations(model, adapters=plan.workload.method == "lora")
-    if plan.workload.method == "lora":
-        model = add_lora(model, recipe.lora, rank=plan.workload.lora_rank)
+    model = build_model(plan, recipe)
     trainable, total = count_parameters(model)
     engine = engine_for(plan, recipe, model=model, folder=folder)
+    torch.manual_seed(recipe.seed + engine.data_rank)  # from here on only dropout draws: not the same on every rank
 
     layout, strategy = plan.strategy.layout, plan.strategy
     share = Share(layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
@@ -80,8 +73,13 @@ def main() -> None:
     stops = data.encoder.stop_token_ids()
     export(engine, folder.export, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
     if is_main:
-        facts = {"trainable_parameters": trainable, "parameters": total, "data": asdict(data.statistics)}
-        write_summary(folder, plan, telemetry, before=before, after=after, started=started, facts=facts)
+        facts = {
+            "wall_seconds": time.time() - started,
+            "trainable_parameters": trainable,
+            "parameters": total,
+            "data": asdict(data.statistics),
+        }
+        write_summary(folder, plan, telemetry, before=before, after=after, facts=facts)
     engine.close()
 
 
@@ -101,23 +99,6 @@ def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut |
         max_new_tokens=asked.max_new_tokens,
         stop_token_ids=encoder.stop_token_ids(),
     )
-
-
-def introduction(plan: Plan, data: PreparedData, engine: Engine, *, trainable: int, total: int) -> Group:
-    """What is about to be trained, on what, and one sample with its supervised part marked."""
-    strategy, rows = plan.strategy, data.statistics
-    tokenizer = data.encoder.template.tokenizer
-    lines = [
-        f"model: {human_count(trainable)} of {human_count(total)} parameters are trained, {plan.workload.precision}, "
-        f"ZeRO-{strategy.zero_stage} on {plan.cluster.name}",
-        f"batch: {plan.workload.global_batch} samples = {strategy.layout.dp} ranks x {strategy.micro_batch} "
-        f"x {strategy.grad_accum} accumulation; gradients clipped at {plan.gradient_clipping}",
-        f"data: {rows.rows:,} samples, {rows.tokens:,} tokens, {rows.supervised_tokens / rows.tokens:.1%} supervised",
-        *engine.notes,
-        *data.notes,
-    ]
-    example = Panel(decoded_example(data.train[0], tokenizer), title="first sample, ⟦supervised⟧", title_align="left")
-    return Group(*lines, example)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from toolkit import errors
-from toolkit.emitters.command import launch_command
+from toolkit.emitters.command import CPU_ENVIRONMENT, launch_command
 from toolkit.errors import ConfigError, EngineError, MachineError, ToolkitError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder
+from toolkit.specs.base import read_mapping
 from toolkit.specs.recipe import Recipe
 
 
@@ -40,19 +39,12 @@ def launch(folder: Path | str, *, overwrite: bool = False) -> RunFolder:
 
 def _check_agreement(run: RunFolder, plan: Plan, recipe: Recipe) -> None:
     """Refuse edits that would make the ranks refuse, before any of them starts."""
-    plan.check_workload(recipe.workload)
-    accelerate = yaml.safe_load(run.accelerate.read_text(encoding="utf-8"))
-    processes = accelerate.get("num_processes")
-    if processes != plan.world_size:
+    plan.check_workload(recipe.workload, run.path)
+    processes = read_mapping(run.accelerate).get("num_processes")
+    if isinstance(processes, int) and processes != plan.world_size:
         raise ConfigError(
             f"{run.accelerate}: num_processes is {processes}, the plan has {plan.world_size} ranks; "
-            f"plan again: {plan.replan_command(processes)}"
-        )
-    if plan.cluster.num_nodes > 1:
-        raise ConfigError(
-            f"{run.path}: the plan has {plan.cluster.num_nodes} nodes; on each of them run `accelerate launch "
-            f"--config_file {run.accelerate} --machine_rank RANK --main_process_ip HOST --main_process_port 29500 "
-            f"-m toolkit.finetune --recipe {run.recipe} --plan {run.plan}`"
+            f"plan again: {plan.replan_command(processes, run.path)}"
         )
 
 
@@ -61,8 +53,7 @@ def _environment(plan: Plan) -> dict[str, str]:
     # DeepSpeed finds ninja and accelerate finds python on PATH, which a venv that is not activated is not part of.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     if plan.cluster.device.kind == "cpu":
-        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        environment.setdefault("OMP_NUM_THREADS", "1")
+        environment |= CPU_ENVIRONMENT
     return environment
 
 

@@ -28,7 +28,7 @@ class RunFolder:
 
     @property
     def ds_config(self) -> Path:
-        """DeepSpeed's configuration."""
+        """DeepSpeed's configuration; the one beside the plan is always the one that runs."""
         return self.path / "ds_config.json"
 
     @property

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
-
 from ranks.settings import CLIP, GLOBAL_BATCH, LEARNING_RATES, LORA_TARGETS, WEIGHT_DECAY
 from ranks.tiny import PAD, training_rows
+from transformers import AutoModelForCausalLM
+
 from toolkit.data.loader import Batch, GlobalBatches, Share
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from procs import run_ranks
 from ranks.reference import Step, reference_run
 from ranks.settings import CLIP
 from ranks.zero_runs import train, write_run
+
 from toolkit.engines.base import StepResult
 
 pytestmark = pytest.mark.ranks

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-import toolkit
 from ranks.settings import CLIP, GLOBAL_BATCH, LEARNING_RATES, WEIGHT_DECAY
 from ranks.tiny import PAD, SEQ_LEN, training_rows
+
+import toolkit
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.engines import Engine, engine_for
 from toolkit.engines.base import StepResult
-from toolkit.models.lora import add_lora
-from toolkit.models.pretrained import checkpoint_activations, load_pretrained
+from toolkit.models.build import build_model
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import OptimizerConfig, Recipe
@@ -31,12 +30,7 @@ def open_engine(folder: Path) -> Engine:
     run = RunFolder(folder)
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
     torch.manual_seed(recipe.seed)
-    model: Any = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
-    if plan.strategy.activation_checkpointing:
-        checkpoint_activations(model, adapters=plan.workload.method == "lora")
-    if plan.workload.method == "lora":
-        model = add_lora(model, recipe.lora, rank=plan.workload.lora_rank)
-    return engine_for(plan, recipe, model=model, folder=run)
+    return engine_for(plan, recipe, model=build_model(plan, recipe), folder=run)
 
 
 def batches_of(folder: Path, engine: Engine) -> GlobalBatches:

@@ -162,3 +162,23 @@ def test_launch_over_results(model: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "telemetry.jsonl").write_text("{}\n")
     refused(toolkit("launch", "run", cwd=tmp_path), "telemetry.jsonl", "--overwrite")
     assert (tmp_path / "run" / "telemetry.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (["--gradient-clipping", 0], ["gradient_clipping is 0.0", "above 0"]),
+        (["--set", "schedule.kind=["], ["--set schedule.kind=[", "not a YAML value"]),
+        (["--set", "seed.x=3"], ["seed"]),
+        (["--set", "workload.zero_stage=2"], ["zero_stage"]),
+    ],
+)
+def test_odd_options_are_no_tracebacks(model: Path, tmp_path: Path, more: list[object], parts: list[str]) -> None:
+    refused(toolkit(*plan_words(model, *more), cwd=tmp_path), *parts)
+
+
+@pytest.mark.parametrize("text", ["", "[]\n", "num_processes: [\n"])
+def test_launch_with_a_damaged_accelerate_yaml(model: Path, tmp_path: Path, text: str) -> None:
+    assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
+    (tmp_path / "run" / "accelerate.yaml").write_text(text)
+    refused(toolkit("launch", "run", cwd=tmp_path), "accelerate.yaml")

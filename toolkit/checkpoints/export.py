@@ -14,6 +14,7 @@ from toolkit.checkpoints.merge import merge_lora
 from toolkit.engines.base import Engine
 from toolkit.errors import CheckpointError
 from toolkit.planner.plan import Plan
+from toolkit.specs.model_source import weights_source
 from toolkit.specs.recipe import Recipe
 
 # Hugging Face's own default; large enough for few files, small enough to hold one in memory.
@@ -139,7 +140,7 @@ def _name_shards(folder: Path, names: list[list[str]], total_bytes: int) -> None
 
 
 def _write_config(folder: Path, *, base: str, dtype: torch.dtype) -> None:
-    config = AutoConfig.from_pretrained(_source(base))
+    config = AutoConfig.from_pretrained(weights_source(base))
     config.dtype = dtype
     config.save_pretrained(folder)
 
@@ -147,10 +148,10 @@ def _write_config(folder: Path, *, base: str, dtype: torch.dtype) -> None:
 def _write_generation(folder: Path, *, base: str, stop_token_ids: Sequence[int], pad: int) -> None:
     """The base model's way to generate, stopping where the training's answers end."""
     try:
-        generation = GenerationConfig.from_pretrained(_source(base))
+        generation = GenerationConfig.from_pretrained(weights_source(base))
     except OSError:
         # Old checkpoints have none; the token ids in config.json say enough.
-        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(_source(base)))
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(weights_source(base)))
     generation.eos_token_id = list(stop_token_ids)
     generation.pad_token_id = pad
     try:
@@ -159,9 +160,3 @@ def _write_generation(folder: Path, *, base: str, stop_token_ids: Sequence[int],
         # Llama-2's own file sets a temperature without do_sample, which transformers reads but will not write.
         generation.do_sample = True
         generation.save_pretrained(folder)
-
-
-def _source(base: str) -> str:
-    """A folder's path without `~`, or the hub id as it is."""
-    path = Path(base).expanduser()
-    return str(path) if path.exists() else base

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple, final, get_args
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
@@ -78,7 +78,7 @@ class ChatTemplate:
                 raise DataError(
                     f"{sample.where}: the chat template ({self.name}) renders turn {index + 1} differently as the "
                     "conversation goes on, so the answer cannot be told from the prompt; name a built-in `template`: "
-                    "alpaca, chatml, llama2, llama3 or plain"
+                    f"{', '.join(get_args(TemplateName))}"
                 )
             end = len(before) + len(self._without_tail(full[len(before) : len(after)]))
             segments += [Segment(full[at : len(before)], False), Segment(full[len(before) : end], True)]

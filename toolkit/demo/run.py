@@ -41,7 +41,7 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
     run.refuse_results(overwrite=True)
     recipe = _recipe(output / "inputs", model, data)
     # Any number of GPUs must divide the batch.
-    global_batch = math.ceil(settings.GLOBAL_BATCH / cluster.world_size) * cluster.world_size
+    global_batch = math.ceil(recipe.pop("global_batch") / cluster.world_size) * cluster.world_size
     chosen = plan(recipe["model"], cluster, seq_len=recipe.pop("seq_len"), global_batch=global_batch)
     full = Recipe.parse({**recipe, "workload": chosen.workload.model_dump()}, source="demo")
     emit(chosen, output, full, overwrite=True)
@@ -51,7 +51,7 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
     launch(output)
     finished = load_run(output)
     console.print(Rule("result", align="left"), run_report(finished))
-    console.print(*[f"drawn:    {path}" for path in draw(finished)], sep="\n", highlight=False)
+    console.print(*[f"drawn:    {path}" for path in draw(finished)], sep="\n")
 
 
 def _recipe(inputs: Path, model: str | None, data: str | None) -> dict[str, Any]:
@@ -72,6 +72,7 @@ def _recipe(inputs: Path, model: str | None, data: str | None) -> dict[str, Any]
 def _embedded_numbers() -> dict[str, Any]:
     return {
         "seq_len": settings.SEQ_LEN,
+        "global_batch": settings.GLOBAL_BATCH,
         "epochs": settings.EPOCHS,
         "optimizer": {"learning_rate": settings.LEARNING_RATE, "beta2": settings.BETA2},
         "schedule": {"warmup_steps": settings.WARMUP_STEPS},
@@ -87,6 +88,7 @@ def _own_numbers(model: str) -> dict[str, Any]:
     rate = next(rate for limit, rate in settings.OWN_LEARNING_RATES if spec.num_params < limit)
     return {
         "seq_len": min(settings.OWN_SEQ_LEN, spec.max_position_embeddings),
+        "global_batch": settings.OWN_GLOBAL_BATCH,
         "max_steps": settings.OWN_MAX_STEPS,
         "optimizer": {"learning_rate": rate},
         "evaluation": {"exact_match_samples": settings.OWN_EXACT_MATCH_SAMPLES},

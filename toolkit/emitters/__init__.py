@@ -18,13 +18,13 @@ __all__ = ["accelerate_yaml", "ds_config", "emit", "launch_command", "launch_scr
 def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = False) -> Path:
     """Write plan.json, ds_config.json, accelerate.yaml, recipe.yaml and launch.sh into `folder`; all of them or none.
 
-    With `overwrite` the five files of an earlier run are replaced and its results are left alone.
+    With `overwrite` the five files of an earlier run are replaced; its results go, as they belong to another plan.
 
     Raises:
         ConfigError: the folder holds a run, cannot be written, or the recipe asks for another workload.
     """
-    plan.check_workload(recipe.workload)
     folder = Path(folder)
+    plan.check_workload(recipe.workload, folder)
     run = RunFolder(folder)
     # A folder with one of these holds a run.
     found = [mark.name for mark in (run.plan, run.telemetry) if mark.exists()]
@@ -32,6 +32,7 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
         raise ConfigError(f"{folder} already holds a run ({', '.join(found)}); name another folder or add --overwrite")
     try:
         _write(plan, folder, recipe)
+        run.refuse_results(overwrite=overwrite)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); name a folder you may write to") from None
     return folder

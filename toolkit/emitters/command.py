@@ -7,7 +7,7 @@ from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 
-CPU_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+CPU_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 """What ranks without GPUs need: DeepSpeed told what to run on, and one thread per rank so that they do not fight."""
 
 

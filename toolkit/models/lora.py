@@ -10,8 +10,14 @@ from toolkit.errors import SpecError
 from toolkit.specs.recipe import LoraConfig
 
 
-def add_lora(model: Any, config: LoraConfig, *, rank: int) -> Any:
+def add_lora(model: Any, config: LoraConfig, *, rank: int, checkpointed: bool) -> Any:
     """Freeze the model and add trainable adapters of the given rank to the named linear layers.
+
+    Args:
+        model: a loaded model.
+        config: which layers, how strong.
+        rank: of the adapters.
+        checkpointed: the model's layers are computed again in the backward pass.
 
     Raises:
         SpecError: a target that no layer of the model has.
@@ -29,7 +35,7 @@ def add_lora(model: Any, config: LoraConfig, *, rank: int) -> Any:
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, adapters, autocast_adapter_dtype=False)
-    if model.is_gradient_checkpointing:
+    if checkpointed:
         # The embedding is frozen: without this nothing that enters a checkpointed layer asks for gradients.
         model.enable_input_require_grads()
     return adapted

@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from toolkit.errors import CheckpointError
 from toolkit.specs.model import ModelSpec
+from toolkit.specs.model_source import weights_source
 from toolkit.specs.workload import Precision
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,7 +23,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         CheckpointError: no usable tokenizer in the folder or hub repository.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_local(name), use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(weights_source(name), use_fast=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{name}: no usable tokenizer ({_first_line(error)}); add the tokenizer files") from None
     if not tokenizer.is_fast:
@@ -46,11 +47,11 @@ def load_pretrained(name: str, spec: ModelSpec, *, precision: Precision) -> PreT
     Raises:
         CheckpointError: weights missing, damaged, not those that the config describes, or not those planned for.
     """
-    check_safetensors(Path(name).expanduser())
+    check_safetensors(Path(weights_source(name)))
     disable_progress_bar()  # one bar per rank, all in the same lines
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            _local(name), dtype=DTYPES[precision], attn_implementation="sdpa", output_loading_info=True
+            weights_source(name), dtype=DTYPES[precision], attn_implementation="sdpa", output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{name}: weights cannot be loaded ({_first_line(error)}); fetch them again") from None
@@ -102,11 +103,6 @@ def _check_shapes(model: PreTrainedModel, name: str, spec: ModelSpec) -> None:
             f"{name}: {first} is {shapes.get(first, 'missing')}, planned {expected.get(first, 'without it')}; "
             f"the plan is for {spec.name}, plan again for this model"
         )
-
-
-def _local(name: str) -> str:
-    path = Path(name).expanduser()
-    return str(path) if path.exists() else name
 
 
 def _first_line(error: BaseException) -> str:

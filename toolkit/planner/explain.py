@@ -1,21 +1,10 @@
 """The planner's words: a strategy, why it does not run, why it was chosen, and what would help where nothing runs."""
 
 from toolkit.planner.memory import HEADROOM
-from toolkit.planner.plan import Candidate, MemoryEstimate
+from toolkit.planner.plan import MEMORY_TERMS, Candidate, MemoryEstimate
 from toolkit.planner.request import Request
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.units import human_bytes, human_seconds
-
-MEMORY_TERMS = {
-    "weights_bytes": "weights",
-    "gradients_bytes": "gradients",
-    "optimizer_bytes": "optimizer states",
-    "activations_bytes": "activations",
-    "logits_bytes": "logits",
-    "buffers_bytes": "buffers",
-    "context_bytes": "context",
-}
-"""Device terms of a MemoryEstimate and their names."""
 
 SILENT_ZERO_0 = "DeepSpeed counts an empty first step in Adam's bias correction"
 """ZeRO-0 in bf16 and fp16; measured: losses depart by 6e-3, gradient norms by 0.13 to 0.17 from one process."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from toolkit.planner.explain import MEMORY_TERMS, largest_term
+from toolkit.planner.explain import largest_term
 from toolkit.planner.memory import HEADROOM
-from toolkit.planner.plan import MemoryEstimate
+from toolkit.planner.plan import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.request import Request
 from toolkit.units import GiB, human_bytes
 

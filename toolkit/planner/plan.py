@@ -60,6 +60,18 @@ class Strategy(Spec):
         return ", ".join([f"ZeRO-{self.zero_stage}", *offload, *checkpointing, f"micro-batch {self.micro_batch}"])
 
 
+MEMORY_TERMS = {
+    "weights_bytes": "weights",
+    "gradients_bytes": "gradients",
+    "optimizer_bytes": "optimizer states",
+    "activations_bytes": "activations",
+    "logits_bytes": "logits",
+    "buffers_bytes": "buffers",
+    "context_bytes": "context",
+}
+"""Device terms of a MemoryEstimate and their names."""
+
+
 class MemoryEstimate(Spec):
     """Peak bytes on the fullest device, term by term; `total_bytes` is their sum."""
 
@@ -83,15 +95,7 @@ class MemoryEstimate(Spec):
     @property
     def total_bytes(self) -> int:
         """Sum of the device terms."""
-        return (
-            self.weights_bytes
-            + self.gradients_bytes
-            + self.optimizer_bytes
-            + self.activations_bytes
-            + self.logits_bytes
-            + self.buffers_bytes
-            + self.context_bytes
-        )
+        return sum(int(getattr(self, term)) for term in MEMORY_TERMS)
 
 
 class TimeEstimate(Spec):
@@ -114,8 +118,11 @@ class Candidate(Spec):
     """A strategy that fits, with what it is predicted to take."""
 
     strategy: Strategy
+    """How it would train."""
     memory: MemoryEstimate
+    """Predicted peak memory."""
     time: TimeEstimate
+    """Predicted step time."""
 
 
 class Rejection(Spec):
@@ -163,11 +170,11 @@ class Plan(Spec):
         """Upper bound of tokens per optimizer step: global_batch x seq_len."""
         return self.workload.global_batch * self.workload.seq_len
 
-    def check_workload(self, workload: Workload) -> None:
+    def check_workload(self, workload: Workload, folder: Path) -> None:
         """Refuse a recipe whose workload is not the one planned for.
 
         Raises:
-            ConfigError: naming each value that differs.
+            ConfigError: naming each value that differs, and the command that plans again.
         """
         differing = [
             f"{name} is {getattr(workload, name)}, planned {getattr(self.workload, name)}"
@@ -177,10 +184,10 @@ class Plan(Spec):
         if differing:
             raise ConfigError(
                 f"recipe.yaml is for another workload than plan.json: {'; '.join(differing)}; "
-                f"change it back or plan again: {self.replan_command(self.world_size)}"
+                f"change it back or plan again: {self.replan_command(self.world_size, folder)}"
             )
 
-    def check_world_size(self, world_size: int) -> None:
+    def check_world_size(self, world_size: int, folder: Path) -> None:
         """Refuse another number of processes than planned.
 
         Raises:
@@ -189,19 +196,16 @@ class Plan(Spec):
         if world_size != self.world_size:
             raise ConfigError(
                 f"{world_size} process(es) were started, the plan has {self.world_size}; "
-                f"start {self.world_size}, or plan again: {self.replan_command(world_size)}"
+                f"start {self.world_size}, or plan again: {self.replan_command(world_size, folder)}"
             )
 
-    def replan_command(self, world_size: int) -> str:
-        """The `toolkit plan` line for the same work on another number of ranks of the same kind."""
-        work = self.workload
-        words = ["toolkit", "plan", "--model", self.model.name, "--cluster", f"{world_size}x{self.cluster.device.name}"]
-        words += ["--seq-len", str(work.seq_len), "--global-batch", str(work.global_batch)]
-        words += ["--precision", work.precision]
-        if work.method == "lora":
-            words += ["--method", "lora", "--lora-rank", str(work.lora_rank)]
-        words += ["-o", "RUN", "--overwrite"]
-        return shlex.join(words)
+    def replan_command(self, world_size: int, folder: Path) -> str:
+        """The `toolkit plan` line for the recipe in `folder` on another number of ranks of the same kind."""
+        cluster = self.cluster.name if world_size == self.world_size else f"{world_size}x{self.cluster.device.name}"
+        words = ["toolkit", "plan", "--recipe", str(folder / "recipe.yaml"), "--cluster", cluster]
+        if self.gradient_clipping != 1.0:
+            words += ["--gradient-clipping", str(self.gradient_clipping)]
+        return shlex.join([*words, "-o", str(folder), "--overwrite"])
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

@@ -4,21 +4,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.planner.plan import Candidate, Plan
+from toolkit.planner.plan import MEMORY_TERMS, Candidate, Plan
 from toolkit.report.tables import new_grid, new_table
 from toolkit.units import human_bytes, human_count, human_seconds
 
 BAR_WIDTH = 32
 
-MEMORY_ROWS = (
-    ("weights", "weights_bytes"),
-    ("gradients", "gradients_bytes"),
-    ("optimizer states", "optimizer_bytes"),
-    ("activations", "activations_bytes"),
-    ("logits", "logits_bytes"),
-    ("buffers", "buffers_bytes"),
-    ("context", "context_bytes"),
-)
 TIME_ROWS = (
     ("compute", "compute_seconds"),
     ("communication", "communication_seconds"),
@@ -60,7 +51,7 @@ def _memory(plan: Plan) -> Table:
     capacity, memory = plan.cluster.device.memory_bytes, plan.memory
     table = new_table("Memory per device", "", f"of {human_bytes(capacity)}")
     table.columns[1].justify = "right"
-    for name, field in MEMORY_ROWS:
+    for field, name in MEMORY_TERMS.items():
         size = int(getattr(memory, field))
         table.add_row(name, human_bytes(size), _bar(size / capacity))
     total = memory.total_bytes

@@ -41,6 +41,14 @@ def find_config(name: str | Path) -> tuple[Mapping[str, Any], str]:
     raise SpecError(f"{text or 'an empty name'}: neither a folder nor in the catalog; {_nearest(text)}")
 
 
+def weights_source(name: str) -> str:
+    """What transformers loads the weights of `name` from: a folder, or a hub id (a catalog name becomes its own)."""
+    path = _existing(name)
+    if path and (path.is_file() or (path / "config.json").is_file()):
+        return str(path.parent if path.is_file() else path)
+    return next((entry["hub_ids"][0] for entry in _entries() if name.lower() in _names(entry)), name)
+
+
 def _existing(name: str | Path) -> Path | None:
     try:
         path = Path(name).expanduser()
@@ -57,7 +65,7 @@ def _config_file(path: Path) -> Path:
     if (path / "config.json").is_file():
         return path / "config.json"
     if (path / "params.json").is_file():
-        raise SpecError(f"{path}: holds Meta's params.json, needs config.json; convert it with `toolkit convert` first")
+        raise SpecError(f"{path}: holds Meta's own format, needs config.json; give the model in Hugging Face's format")
     if (path / "adapter_config.json").is_file():
         raise SpecError(f"{path}: holds an adapter, needs config.json; give the folder of its base model")
     raise SpecError(f"{path}: holds no config.json; give the folder of a Hugging Face model")
@@ -111,9 +119,15 @@ def _nearest(text: str) -> str:
 @functools.cache
 def _catalog() -> dict[str, Mapping[str, Any]]:
     """Every known name in lower case -> the keys of its config.json."""
-    names: dict[str, Mapping[str, Any]] = {}
-    for entry in read_mapping(Path(__file__).with_name("catalog") / "models.yaml")["models"]:
-        hub_ids = [*entry["hub_ids"], *(hub_id.split("/")[1] for hub_id in entry["hub_ids"])]
-        for name in (entry["name"], *entry["aliases"], *hub_ids):
-            names[name.lower()] = entry["config"]
-    return names
+    return {name: entry["config"] for entry in _entries() for name in _names(entry)}
+
+
+@functools.cache
+def _entries() -> list[dict[str, Any]]:
+    models: list[dict[str, Any]] = read_mapping(Path(__file__).with_name("catalog") / "models.yaml")["models"]
+    return models
+
+
+def _names(entry: Mapping[str, Any]) -> set[str]:
+    short = [hub_id.split("/")[1] for hub_id in entry["hub_ids"]]
+    return {name.lower() for name in (entry["name"], *entry["aliases"], *entry["hub_ids"], *short)}

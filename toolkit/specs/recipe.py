@@ -62,7 +62,7 @@ class ScheduleConfig(Spec):
     warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
     """Warm-up as a part of all steps; 0.03 where neither is given."""
     min_ratio: float = Field(default=0.0, ge=0, le=1)
-    """Learning rate at the last step as a part of the peak."""
+    """Part of the peak that the curve falls towards by the end of the run."""
 
     @model_validator(mode="after")
     def _one_warmup(self) -> Self:

@@ -3,15 +3,15 @@
 import importlib.metadata
 import json
 import statistics
-import time
 from typing import Any
 
+import toolkit
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.training.evaluation import Evaluation
 from toolkit.training.telemetry import Telemetry
 
-_PACKAGES = ("toolkit", "torch", "deepspeed", "transformers", "accelerate", "peft", "datasets")
+_PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "peft", "datasets")
 
 
 def write_summary(
@@ -21,7 +21,6 @@ def write_summary(
     *,
     before: Evaluation,
     after: Evaluation,
-    started: float,
     facts: dict[str, Any],
 ) -> None:
     """Write summary.json whole or not at all; for rank 0.
@@ -32,8 +31,7 @@ def write_summary(
         telemetry: the records of all steps.
         before: held-out measurements before the first step.
         after: held-out measurements after the last step.
-        started: `time.time()` at which the process began.
-        facts: further entries, as parameter counts and data statistics.
+        facts: further entries: wall_seconds, parameter counts, data statistics.
     """
     records = telemetry.records
     # The first steps of a run warm caches up; the median is what a user gets.
@@ -51,9 +49,8 @@ def write_summary(
         "skipped_steps": sum(record["skipped"] for record in records),
         "export": folder.export.relative_to(folder.path).as_posix(),
         "world_size": plan.world_size,
-        "wall_seconds": time.time() - started,
         **facts,
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {"toolkit": toolkit.__version__} | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     partial = folder.summary.with_suffix(".json.partial")
     partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -40,7 +40,7 @@ class Telemetry:
         self._device = engine.device
         self._num_steps = num_steps
         self._trackers = trackers
-        self._console = Console()
+        self._console = Console(markup=False, highlight=False)  # messages may hold brackets
         self._file = folder.telemetry.open("w", encoding="utf-8") if self._speaks else None
         self._bar = Progress(
             TextColumn("training"),
@@ -110,7 +110,7 @@ class Telemetry:
         )
         self._bar.update(self._task, completed=line["step"], numbers=numbers)
         if self._bar.disable and (line["step"] % max(self._num_steps // _PLAIN_LINES, 1) == 0 or line["step"] == 1):
-            self._console.print(f"step {line['step']}/{self._num_steps}  {numbers}", highlight=False)
+            self._console.print(f"step {line['step']}/{self._num_steps}  {numbers}")
 
 
 def _peak_memory(device: torch.device) -> dict[str, int]:

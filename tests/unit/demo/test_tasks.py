@@ -137,4 +137,3 @@ def test_settings_fit_the_data() -> None:
     train, held_out = demo_rows()
     assert len(held_out) == settings.HELD_OUT_SAMPLES
     assert settings.EPOCHS * len(train) / settings.GLOBAL_BATCH == 700
-    assert round(700 * settings.WARMUP_RATIO) == 30

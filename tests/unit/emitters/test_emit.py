@@ -74,13 +74,14 @@ def test_another_run_is_not_written_over(tmp_path: Path, mark: str) -> None:
     assert (tmp_path / mark).read_text() == "kept"
 
 
-def test_overwrite_replaces_the_files_and_keeps_results(tmp_path: Path) -> None:
+def test_overwrite_replaces_the_files_and_removes_results(tmp_path: Path) -> None:
     folder = emit(PLAN, tmp_path / "run", RECIPE)
-    (folder / "telemetry.jsonl").write_text("kept")
+    (folder / "telemetry.jsonl").write_text("of another plan")
+    (folder / "mine.txt").write_text("kept")
     (folder / "plan.json").write_text("old")
     emit(PLAN, folder, RECIPE, overwrite=True)
     assert Plan.load(folder / "plan.json") == PLAN
-    assert names(folder) == {*FILES, "telemetry.jsonl"}
+    assert names(folder) == {*FILES, "mine.txt"}
     assert names(tmp_path) == {"run"}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from toolkit.errors import SpecError
 from toolkit.specs.model import ModelSpec
+from toolkit.specs.model_source import weights_source
 
 TINY: dict[str, Any] = {
     "model_type": "llama",
@@ -89,7 +90,7 @@ def test_impossible_names_are_refused(name: str) -> None:
     ("file", "content", "words"),
     [
         ("other.txt", "", "holds no config.json"),
-        ("params.json", "{}", "toolkit convert"),
+        ("params.json", "{}", "Hugging Face's format"),
         ("adapter_config.json", "{}", "base model"),
         ("config.json", '{\n"model_type": "llama",\n}', "config.json:3: not valid JSON"),
         ("config.json", "", "not valid JSON"),
@@ -174,3 +175,11 @@ def test_hub_id_offline_with_the_real_library(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert "copy its config.json" in refusal("someone/tiny")
+
+
+def test_weights_come_from_the_folder_or_the_hub_id_of_a_catalog_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert weights_source(str(tmp_path)) == str(tmp_path)
+    assert weights_source(str(tmp_path / "config.json")) == str(tmp_path)
+    assert weights_source("Llama-3.1-8b") == "meta-llama/Llama-3.1-8B"
+    assert weights_source("someone/else") == "someone/else"

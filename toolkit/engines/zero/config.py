@@ -2,95 +2,158 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-
-DsConfig = dict[str, Any]
-
-
-def find_ds_config(folder: RunFolder) -> Path:
-    """The file that accelerate.yaml names (it may have been edited to another one), else the run's own."""
-    named = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    return Path(named) if named else folder.ds_config
+from toolkit.specs.base import faults
+from toolkit.specs.workload import Precision
 
 
-def load_ds_config(path: Path, plan: Plan) -> DsConfig:
-    """Read and check the config against the plan.
+class _Part(BaseModel):
+    """A part of the file that this engine acts on; all other keys are DeepSpeed's business."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Switch(_Part):
+    enabled: StrictBool = False
+
+
+class _Offload(_Part):
+    device: Literal["none", "cpu", "nvme"] = "none"
+
+
+class _Zero(_Part):
+    stage: Literal[0, 1, 2, 3] = 0
+    offload_optimizer: _Offload = _Offload()
+    offload_param: _Offload = _Offload()
+
+
+class _Read(_Part):
+    """The keys by their own names, with DeepSpeed's defaults where it has them."""
+
+    train_micro_batch_size_per_gpu: int
+    gradient_accumulation_steps: int
+    # Its default went from 0 to 1.0 in DeepSpeed 0.19.3 (#8068): never left to the release.
+    gradient_clipping: float = Field(ge=0, strict=True, allow_inf_nan=False)
+    train_batch_size: int | None = None
+    zero_optimization: _Zero = _Zero()
+    bf16: _Switch = _Switch()
+    fp16: _Switch = _Switch()
+
+    @property
+    def offload(self) -> Literal["none", "optimizer", "all"]:
+        zero = self.zero_optimization
+        if zero.offload_param.device != "none":
+            return "all"
+        return "none" if zero.offload_optimizer.device == "none" else "optimizer"
+
+    @property
+    def precision(self) -> Precision:
+        return "bf16" if self.bf16.enabled else "fp16" if self.fp16.enabled else "fp32"
+
+
+@dataclass(frozen=True)
+class DsConfig:
+    """A checked ds_config: the file's content for DeepSpeed, and what the engine itself acts on."""
+
+    content: dict[str, Any]
+    """The file as it stands."""
+    zero_stage: int
+    """0-3."""
+    offload: Literal["none", "optimizer", "all"]
+    """What lives in host memory (or on NVMe)."""
+    precision: Precision
+    """Of weights and activations."""
+    notes: tuple[str, ...]
+    """Sentences about values that differ from the plan and are used as they stand in the file."""
+
+
+def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
+    """Read the ds_config.json beside the plan and check it against the plan.
 
     Raises:
-        ConfigError: broken JSON (with its line), or keys that contradict the plan; all of them at once.
+        ConfigError: broken JSON (with its line), wrong values, or keys that contradict the plan; all of them at once.
     """
+    path = folder.ds_config
+    content = _content(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        read = _Read.model_validate(content)
+    except ValidationError as error:
+        found = [f'`{key}` is "auto"; write the number, nothing fills it in here' for key in _autos(content)]
+        found = found or faults(_Read, error)
+        raise ConfigError("\n".join(f"{path}: {fault}" for fault in found)) from None
+    if found := _contradictions(content, read, plan):
+        raise ConfigError("\n".join(f"{path}: {fault}" for fault in found))
+    return DsConfig(
+        content=content,
+        zero_stage=read.zero_optimization.stage,
+        offload=read.offload,
+        precision=read.precision,
+        notes=_notes(read, plan, path),
+    )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; write it again with `toolkit plan ... --overwrite`") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text; write it again with `toolkit plan ... --overwrite`") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); mend the line") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: holds {type(config).__name__}, needs a JSON object")
-    if faults := _faults(config, plan):
-        raise ConfigError("\n".join(f"{path}: {fault}" for fault in faults))
-    return config
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds {type(content).__name__}, needs a JSON object")
+    return content
 
 
-def zero_stage(config: DsConfig) -> int:
-    """ZeRO stage, 0-3; DeepSpeed's default without the key is 0."""
-    return int(config.get("zero_optimization", {}).get("stage", 0))
-
-
-def offloads_optimizer(config: DsConfig) -> bool:
-    """True if the optimizer states live in host memory."""
-    offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
-    return str(offload.get("device", "none")) != "none"
-
-
-def low_precision(config: DsConfig) -> str | None:
-    """`bf16`, `fp16` or None for fp32."""
-    return next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled", False)), None)
-
-
-def hand_edits(config: DsConfig, plan: Plan) -> list[str]:
-    """Sentences about values that differ from the plan and are used as they stand in the file."""
-    planned = plan.strategy
-    checks = [
-        ("zero_optimization.stage", zero_stage(config), planned.zero_stage),
-        ("gradient_clipping", config["gradient_clipping"], plan.gradient_clipping),
-        ("precision", low_precision(config) or "fp32", plan.workload.precision),
-        ("offload_optimizer", offloads_optimizer(config), planned.offload != "none"),
-    ]
-    return [f"ds_config.json: {key} is {given}, planned {was}" for key, given, was in checks if given != was]
-
-
-def _faults(config: DsConfig, plan: Plan) -> list[str]:
+def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[str]:
     strategy = plan.strategy
-    faults = [f'`{key}` is "auto"; write the number, nothing fills it in here' for key in _autos(config)]
+    found = [f'`{key}` is "auto"; write the number, nothing fills it in here' for key in _autos(content)]
     for key, planned in (
         ("train_micro_batch_size_per_gpu", strategy.micro_batch),
         ("gradient_accumulation_steps", strategy.grad_accum),
     ):
         # The sampler follows the plan: another number here would silently change the global batch.
-        if config.get(key) != planned:
-            given = config.get(key, "missing")
-            faults.append(f"`{key}` is {given}, the plan has {planned}; plan again with --micro-batch/--global-batch")
+        if getattr(read, key) != planned:
+            given = getattr(read, key)
+            found.append(f"`{key}` is {given}, the plan has {planned}; plan again with --micro-batch/--global-batch")
     product = strategy.micro_batch * strategy.grad_accum * plan.world_size
-    if config.get("train_batch_size", product) != product:
-        faults.append(f"`train_batch_size` is {config['train_batch_size']}, needs {product}; remove the key")
-    if "gradient_clipping" not in config:
-        # Its default went from 0 to 1.0 in 0.19.3 (DeepSpeed #8068): never leave it to the release.
-        faults.append(f"`gradient_clipping` is missing; write {plan.gradient_clipping}")
+    if read.train_batch_size not in (None, product):
+        found.append(f"`train_batch_size` is {read.train_batch_size}, needs {product}; remove the key")
+    if read.bf16.enabled and read.fp16.enabled:
+        found.append("`bf16` and `fp16` are both enabled; keep one of them")
     for key, section in (("optimizer", "optimizer"), ("scheduler", "schedule")):
-        if key in config:
-            faults.append(f"`{key}` is not read here; remove it and set `{section}` in recipe.yaml")
-    return faults
+        if key in content:
+            found.append(f"`{key}` is not read here; remove it and set `{section}` in recipe.yaml")
+    return found
 
 
-def _autos(config: DsConfig, prefix: str = "") -> list[str]:
+def _notes(read: _Read, plan: Plan, path: Path) -> tuple[str, ...]:
+    planned = plan.strategy
+    checks = [
+        ("zero_optimization.stage", read.zero_optimization.stage, planned.zero_stage),
+        ("gradient_clipping", read.gradient_clipping, plan.gradient_clipping),
+        ("precision", read.precision, plan.workload.precision),
+        ("offload", read.offload, planned.offload),
+    ]
+    notes = [f"ds_config.json: {key} is {given}, planned {was}" for key, given, was in checks if given != was]
+    named = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if named and Path(named).resolve() != path.resolve():
+        notes.append(f"accelerate.yaml names {named}; used is {path}, which lies beside the plan")
+    return tuple(notes)
+
+
+def _autos(content: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
-    for key, value in config.items():
+    for key, value in content.items():
         if value == "auto":
             found.append(prefix + key)
         elif isinstance(value, dict):

@@ -7,12 +7,12 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.zero import GatheredParameters
+from deepspeed import zero
 from torch.nn.functional import cross_entropy, pad
 
 from toolkit.engines.base import Batch, StepResult
-from toolkit.engines.zero import config as ds
 from toolkit.engines.zero import processes
+from toolkit.engines.zero.config import load_ds_config
 from toolkit.engines.zero.optimizer import build_adamw, forget_dummy_step
 from toolkit.errors import EngineError
 from toolkit.planner.plan import Plan
@@ -24,26 +24,30 @@ class ZeroEngine:
     """`engines.base.Engine` on DeepSpeed ZeRO 0-3; fp32, bf16 or fp16; optimizer and weights optionally on the host."""
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: Any, folder: RunFolder) -> None:
-        config = ds.load_ds_config(ds.find_ds_config(folder), plan)
+        config = load_ds_config(folder, plan)
         accelerator = processes.start(config, plan)
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
         self.data_rank = self.rank
         self.device: torch.device = accelerator.device
-        self._stage = ds.zero_stage(config)
+        self._stage = config.zero_stage
         self._grad_accum = plan.strategy.grad_accum
+        self._scales_loss = config.precision == "fp16"
 
+        if self._stage == 3:
+            # One weight at a time: DeepSpeed would first move the whole model to the device, then partition it there.
+            zero.Init(module=model, config_dict_or_path=config.content)
         optimizer, chosen = build_adamw(
-            model.parameters(), recipe.optimizer, device=self.device, offload=ds.offloads_optimizer(config)
+            model.parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
         )
         trainable = _num_trainable(model)
         self._engine: Any = accelerator.prepare(model, optimizer)[0]
-        if self._stage == 0 and ds.low_precision(config):
+        if self._stage == 0 and config.precision != "fp32":
             forget_dummy_step(optimizer)
         if (left := _num_trainable(self._engine.module)) != trainable:
             # Some layouts of DeepSpeed replace layers, and adapters inside them vanish without a word.
             raise EngineError(f"DeepSpeed {deepspeed.__version__} left {left} of {trainable} tensors to train")
-        self.notes = (chosen, *ds.hand_edits(config, plan))
+        self.notes = (chosen, *config.notes)
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
@@ -61,17 +65,20 @@ class ZeroEngine:
         for batch in map(self._to_device, micro_batches):
             loss = self._loss_sum(batch)
             loss_sum += loss.detach()
-            engine.backward(loss * scale)
+            mean_share = loss * scale
+            if self._stage == 0 and self._scales_loss:
+                mean_share.register_hook(self._scaled_gradient)  # type: ignore[no-untyped-call]
+            engine.backward(mean_share)
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
                 norm = self._plain_grad_norm()
             engine.step()
         supervised, tokens = counts.tolist()
         return StepResult(
             loss=self._sum_over_ranks(loss_sum).item() / max(supervised, 1.0),
-            grad_norm=self._grad_norm(norm),
+            grad_norm=float(engine.get_global_grad_norm() if norm is None else norm),
             tokens=int(tokens),
             supervised_tokens=int(supervised),
-            loss_scale=float(getattr(engine.optimizer, "cur_scale", None) or 1.0),
+            loss_scale=self._loss_scale(),
             skipped=bool(getattr(engine.optimizer, "overflow", False)),
         )
 
@@ -122,7 +129,7 @@ class ZeroEngine:
             # A forward pass without a backward leaves prefetched weights in flight, which cannot be gathered again.
             self._engine.empty_partition_cache()
         for name, parameter in self._engine.module.named_parameters():
-            with GatheredParameters([parameter]) if self._stage == 3 else nullcontext():
+            with zero.GatheredParameters([parameter]) if self._stage == 3 else nullcontext():
                 if self.rank == 0:
                     yield name, parameter.detach().to("cpu", copy=True)
 
@@ -140,16 +147,23 @@ class ZeroEngine:
         labels = pad(batch["labels"][:, 1:], (0, 1), value=-100)
         return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
 
-    def _grad_norm(self, plain: torch.Tensor | None) -> float:
-        norm = self._engine.get_global_grad_norm() if self._stage > 0 else None
-        # ZeRO-0 in fp32 has no optimizer of DeepSpeed's own that would know it.
-        norm = norm if norm is not None else getattr(self._engine.optimizer, "_global_grad_norm", None)
-        norm = norm if norm is not None else plain
-        return float(norm) if norm is not None else float("nan")
-
     def _plain_grad_norm(self) -> torch.Tensor:
+        """Of ZeRO-0, whose optimizers do not know it (fp32) or know it before unscaling (fp16); summed in fp32."""
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms)) / self._loss_scale()
+        return norm
+
+    def _loss_scale(self) -> float:
+        return float(self._engine.optimizer.loss_scale) if self._scales_loss else 1.0
+
+    def _scaled_gradient(self, gradient: torch.Tensor) -> torch.Tensor:
+        """What must arrive at the loss in fp16.
+
+        DeepSpeed's ZeRO-0 divides the gradients by a loss scale that its backward pass has not applied: at 65536, the
+        default, clipping never acts and Adam's eps rules (DeepSpeed #8393). Set, not multiplied: right after a fix too.
+        """
+        return torch.full_like(gradient, self._loss_scale() / self._grad_accum)
 
     def _sum_over_ranks(self, *values: float | torch.Tensor) -> torch.Tensor:
         """The sums as float64 [len(values)], exact for counts."""

@@ -41,7 +41,7 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
         accelerator = Accelerator(
             gradient_accumulation_steps=plan.strategy.grad_accum,
             # The plugin writes into the dict it gets.
-            deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=copy.deepcopy(config), zero3_init_flag=False),
+            deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=copy.deepcopy(config.content), zero3_init_flag=False),
             kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT)],
         )
     if accelerator.num_processes != plan.world_size:

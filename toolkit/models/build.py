@@ -1,0 +1,24 @@
+"""The model of a run, as every engine takes it: loaded, checkpointed and adapted as plan and recipe say."""
+
+from typing import Any
+
+from toolkit.models.lora import add_lora
+from toolkit.models.pretrained import checkpoint_activations, load_pretrained
+from toolkit.planner.plan import Plan
+from toolkit.specs.recipe import Recipe
+
+
+def build_model(plan: Plan, recipe: Recipe) -> Any:
+    """A `transformers` causal language model on the CPU, or a peft model around one.
+
+    Raises:
+        CheckpointError: the weights are missing, damaged or not of the planned model.
+        SpecError: the recipe adapts layers that the model does not have.
+    """
+    model = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
+    adapters, checkpointed = plan.workload.method == "lora", plan.strategy.activation_checkpointing
+    if checkpointed:
+        checkpoint_activations(model, adapters=adapters)
+    if adapters:
+        return add_lora(model, recipe.lora, rank=plan.workload.lora_rank, checkpointed=checkpointed)
+    return model

@@ -1,0 +1,27 @@
+"""What a run says before its first step: model, batch arithmetic, data, decisions, and one sample as it is learnt."""
+
+from rich.console import Group
+from rich.panel import Panel
+
+from toolkit.data.prepare import PreparedData
+from toolkit.data.preview import decoded_example
+from toolkit.engines.base import Engine
+from toolkit.planner.plan import Plan
+from toolkit.units import human_count
+
+
+def introduction(plan: Plan, data: PreparedData, engine: Engine, *, trainable: int, total: int) -> Group:
+    """What is about to be trained, on what, and one sample with its supervised part marked."""
+    strategy, rows = plan.strategy, data.statistics
+    tokenizer = data.encoder.template.tokenizer
+    lines = [
+        f"model: {human_count(trainable)} of {human_count(total)} parameters are trained, {plan.workload.precision}, "
+        f"ZeRO-{strategy.zero_stage} on {plan.cluster.name}",
+        f"batch: {plan.workload.global_batch} samples = {strategy.layout.dp} ranks x {strategy.micro_batch} "
+        f"x {strategy.grad_accum} accumulation; gradients clipped at {plan.gradient_clipping}",
+        f"data: {rows.rows:,} samples, {rows.tokens:,} tokens, {rows.supervised_tokens / rows.tokens:.1%} supervised",
+        *engine.notes,
+        *data.notes,
+    ]
+    example = Panel(decoded_example(data.train[0], tokenizer), title="first sample, ⟦supervised⟧", title_align="left")
+    return Group(*lines, example)
