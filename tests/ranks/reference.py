@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from ranks.settings import CLIP, GLOBAL_BATCH, LEARNING_RATES, LORA_TARGETS, WEIGHT_DECAY
-from ranks.tiny import PAD, training_rows
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from ranks.settings import (
+    CLIP,
+    GLOBAL_BATCH,
+    LEARNING_RATES,
+    LORA_ALPHA,
+    LORA_RANK,
+    LORA_TARGETS,
+    SEED,
+    WEIGHT_DECAY,
+)
+from ranks.tiny import PAD, training_rows
 from toolkit.data.loader import Batch, GlobalBatches, Share
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,36 +33,51 @@ class Step:
 
     loss: float
     grad_norm: float
+    supervised_tokens: int
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A whole run and the model it left."""
+    """A run and the model that it left."""
 
     steps: tuple[Step, ...]
     model: Any
 
 
 @functools.cache
-def reference_run(folder: Path, *, precision: str = "fp32", lora_rank: int | None = None, clip: float = CLIP) -> Reference:
-    """Train the model in `folder` for as many steps as there are learning rates."""
+def reference_run(
+    folder: Path,
+    *,
+    precision: str = "fp32",
+    method: str = "full",
+    num_steps: int = len(LEARNING_RATES),
+    clip: float = CLIP,
+) -> Reference:
+    """Train the model in `folder`."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
-    if lora_rank is not None:
-        model = with_adapters(model, rank=lora_rank)
-    steps = tuple(_train(model, global_batches(len(LEARNING_RATES)), clip=clip))
+    if method == "lora":
+        model = _with_adapters(model)
+    steps = tuple(_train(model, global_batches(num_steps), clip=clip))
     return Reference(steps, model.eval())
 
 
 def global_batches(count: int) -> list[Batch]:
     """Whole global batches of the first `count` steps."""
-    batches = GlobalBatches(training_rows(), Share(1, 0, GLOBAL_BATCH), seed=3, pad_token_id=PAD)
+    batches = GlobalBatches(training_rows(), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD)
     return [batches.step(index)[0] for index in range(count)]
 
 
-def with_adapters(model: Any, *, rank: int) -> Any:
+def mean_loss(model: Any, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy over the supervised tokens, in fp32."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    predicted, wanted = logits[:, :-1].float(), batch["labels"][:, 1:]
+    return cross_entropy(predicted.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+
+
+def _with_adapters(model: Any) -> Any:
     """peft's own adapters, drawn from the recipe's seed."""
-    config = LoraConfig(r=rank, lora_alpha=32, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
-    torch.manual_seed(42)
+    config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
+    torch.manual_seed(SEED)
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
@@ -63,7 +87,7 @@ def _train(model: Any, batches: Sequence[Batch], *, clip: float) -> Iterator[Ste
     masters = [p.detach().float().clone() for p in parameters]
     optimizer = torch.optim.AdamW(masters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY)
     model.train()
-    for batch, rate in zip(batches, LEARNING_RATES, strict=True):
+    for batch, rate in zip(batches, LEARNING_RATES, strict=False):
         loss = mean_loss(model, batch)
         loss.backward()
         for master, parameter in zip(masters, parameters, strict=True):
@@ -75,11 +99,4 @@ def _train(model: Any, batches: Sequence[Batch], *, clip: float) -> Iterator[Ste
         with torch.no_grad():
             for master, parameter in zip(masters, parameters, strict=True):
                 parameter.copy_(master)
-        yield Step(loss.item(), norm.item())
-
-
-def mean_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy over the supervised tokens, in fp32."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    predicted, wanted = logits[:, :-1].float(), batch["labels"][:, 1:]
-    return F.cross_entropy(predicted.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+        yield Step(loss.item(), norm.item(), int((batch["labels"][:, 1:] != -100).sum()))

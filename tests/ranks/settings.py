@@ -4,5 +4,8 @@ GLOBAL_BATCH = 8
 CLIP = 0.5
 WEIGHT_DECAY = 0.01
 LEARNING_RATES = tuple(2e-3 * min(step + 1, 4) / 4 * (1 - step / 40) for step in range(20))
-"""One per step and no two alike: a rate that arrives a step late would show."""
+"""One per step and no two alike after the warm-up: a rate that arrives a step late would show."""
+SEED = 42
+LORA_RANK = 4
+LORA_ALPHA = 32
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

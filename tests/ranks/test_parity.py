@@ -1,80 +1,72 @@
-"""Parallel = equal: every layout's loss and gradient norm are those of one process, at every step."""
+"""Parallel = equal: in fp32 each layout's loss and gradient norm are those of one process, at every step.
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+Measured over 20 steps: loss off by at most 1.1e-6, norm by 3.4e-6 (with DeepSpeedCPUAdam; 2e-6 without).
+"""
+
 from pathlib import Path
 from typing import Any
 
 import pytest
-from procs import run_ranks
-from ranks.reference import Step, reference_run
-from ranks.settings import CLIP
-from ranks.zero_runs import train, write_run
 
-from toolkit.engines.base import StepResult
+from ranks.equality import assert_equal, results_of
+from ranks.reference import global_batches, reference_run
+from ranks.settings import CLIP
+from ranks.zero_runs import write_run
 
 pytestmark = pytest.mark.ranks
 
-
-@dataclass(frozen=True)
-class Distance:
-    """The largest over all steps."""
-
-    loss: float
-    """Absolute, in nats."""
-    norm: float
-    """Relative."""
+LOSS, NORM = 1e-5, 1e-4
+STAGES = (0, 1, 2, 3)
 
 
-def distance(results: Sequence[StepResult], steps: Sequence[Step]) -> Distance:
-    pairs = list(zip(results, steps, strict=True))
-    return Distance(
-        loss=max(abs(ours.loss - one.loss) for ours, one in pairs),
-        norm=max(abs(ours.grad_norm / one.grad_norm - 1) for ours, one in pairs),
-    )
+def check(tmp_path: Path, model: Path, **choices: Any) -> None:
+    method = choices.get("method", "full")
+    results = results_of(write_run(tmp_path / "run", model, **choices))
+    assert_equal(results, reference_run(model, method=method).steps, loss=LOSS, norm=NORM)
 
 
-def results_of(folder: Path, *, timeout_s: float = 60.0) -> list[StepResult]:
-    first, second = run_ranks(train, 2, folder, timeout_s=timeout_s)
-    assert first == second
-    print(folder.name, end=" ")
-    return first
+@pytest.mark.parametrize("stage", STAGES)
+def test_zero(tmp_path: Path, untied: Path, stage: int) -> None:
+    check(tmp_path, untied, zero_stage=stage)
 
 
-FULL: dict[str, dict[str, Any]] = {
-    **{f"zero{stage}": {"zero_stage": stage} for stage in range(4)},
-    **{f"zero{stage}-no-accum": {"zero_stage": stage, "micro_batch": 4} for stage in (0, 2, 3)},
-    **{f"zero{stage}-accum4": {"zero_stage": stage, "micro_batch": 1} for stage in range(4)},
-    **{f"zero{stage}-recompute": {"zero_stage": stage, "activation_checkpointing": True} for stage in (0, 2, 3)},
-    **{f"zero{stage}-offload": {"zero_stage": stage, "offload": "optimizer"} for stage in (1, 2, 3)},
-    "zero3-offload-all": {"zero_stage": 3, "offload": "all"},
-}
-LORA: dict[str, dict[str, Any]] = {
-    f"lora-zero{stage}{'-recompute' if r else ''}": {"zero_stage": stage, "activation_checkpointing": r, "method": "lora", "lora_rank": 4}
-    for stage in range(4) for r in (False, True)
-}
-LOW = {
-    f"{precision}-zero{stage}{'-lora' if l else ''}": {"precision": precision, "zero_stage": stage, **({"method": "lora", "lora_rank": 4} if l else {})}
-    for precision in ("bf16", "fp16") for stage in range(4) for l in (False,True)
-}
+@pytest.mark.parametrize("stage", STAGES)
+def test_tied_embeddings(tmp_path: Path, tied: Path, stage: int) -> None:
+    check(tmp_path, tied, zero_stage=stage)
 
 
-@pytest.mark.parametrize("choices", [pytest.param(choices, id=name) for name, choices in {**FULL, **LORA, **LOW}.items()])
-@pytest.mark.parametrize("which", ["untied", "tied"])
-def test_measure(which: str, choices: dict[str, Any], tmp_path: Path, request: Any) -> None:
-    model = request.getfixturevalue(which)
-    if which == "tied" and ("lora" in str(choices) or "1" in str(choices)):
-        pytest.skip()
-    folder = write_run(tmp_path / "run", model, **choices)
-    if choices.get("precision") == "fp16":
-        path = folder / "ds_config.json"
-        config = json.loads(path.read_text())
-        config["fp16"]["initial_scale_power"] = 8
-        path.write_text(json.dumps(config))
-    ref = reference_run(model, precision=choices.get("precision", "fp32"), lora_rank=choices.get("lora_rank"))
-    res = results_of(folder, timeout_s=200)
-    d = distance(res, ref.steps)
-    over = sum(s.grad_norm > CLIP for s in ref.steps)
-    with open("/tmp/w/par/table.txt", "a") as f:
-        f.write(f"{which} {request.node.callspec.id} dloss {d.loss:.1e} dnorm {d.norm:.1e} clipped {over} first {res[0].loss:.4f} last {res[-1].loss:.4f} skipped {sum(r.skipped for r in res)}\n")
+@pytest.mark.parametrize("stage", STAGES)
+def test_four_micro_batches_are_one_of_four_times_the_size(tmp_path: Path, untied: Path, stage: int) -> None:
+    for micro_batch in (1, 4):
+        check(tmp_path / str(micro_batch), untied, zero_stage=stage, micro_batch=micro_batch)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_activation_checkpointing(tmp_path: Path, untied: Path, stage: int) -> None:
+    check(tmp_path, untied, zero_stage=stage, activation_checkpointing=True)
+
+
+# DeepSpeedCPUAdam is compiled on first use: 50 s on two idle cores.
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all")])
+def test_offload(tmp_path: Path, untied: Path, stage: int, offload: str) -> None:
+    run = write_run(tmp_path / "run", untied, zero_stage=stage, offload=offload)
+    assert_equal(results_of(run, timeout_s=500), reference_run(untied).steps, loss=LOSS, norm=NORM)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_lora_equals_peft(tmp_path: Path, untied: Path, stage: int, recompute: bool) -> None:
+    check(tmp_path, untied, zero_stage=stage, method="lora", activation_checkpointing=recompute)
+
+
+def test_the_comparison_sees_what_it_should(untied: Path) -> None:
+    """Every step is clipped, clipping matters, and rows and micro-batches differ in their supervised tokens."""
+    steps = reference_run(untied).steps
+    assert all(step.grad_norm > 2 * CLIP for step in steps)
+    unclipped = reference_run(untied, clip=1e9).steps
+    assert max(abs(a.loss - b.loss) for a, b in zip(steps, unclipped, strict=True)) > 100 * LOSS
+    tokens = (global_batches(4)[3]["labels"] != -100).sum(dim=1)
+    assert tokens.max() > 8 * tokens[tokens > 0].min()
+    # With micro-batches of 2 rows the second rank's last one is empty.
+    assert (tokens[-2:] == 0).all()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.rule import Rule
 from toolkit.demo import settings
 from toolkit.demo.tasks import write_demo_data
 from toolkit.emitters import emit
+from toolkit.emitters.command import CPU_ENVIRONMENT
 from toolkit.launcher import launch
 from toolkit.planner.api import plan
 from toolkit.report.plan_table import plan_report
@@ -37,8 +39,9 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
         ToolkitError: what is wrong with the model, the data or the machine.
     """
     cluster = ClusterSpec.detect()
-    run = RunFolder(output)
-    run.refuse_results(overwrite=True)
+    if cluster.device.kind == "cpu":
+        os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU
+    RunFolder(output).refuse_results(overwrite=True)
     recipe = _recipe(output / "inputs", model, data)
     # Any number of GPUs must divide the batch.
     global_batch = math.ceil(recipe.pop("global_batch") / cluster.world_size) * cluster.world_size
