@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from ranks.equality import assert_equal, results_of
 from ranks.reference import global_batches, reference_run
 from ranks.settings import CLIP

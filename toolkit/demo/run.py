@@ -1,5 +1,6 @@
 """`make demo`: plan, launch, fine-tune, export and compare, on the embedded default or on the user's own."""
 
+import importlib.util
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from toolkit.demo import settings
 from toolkit.demo.tasks import write_demo_data
 from toolkit.emitters import emit
 from toolkit.emitters.command import CPU_ENVIRONMENT
+from toolkit.errors import MachineError
 from toolkit.launcher import launch
 from toolkit.planner.api import plan
 from toolkit.report.plan_table import plan_report
@@ -38,6 +40,8 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
     Raises:
         ToolkitError: what is wrong with the model, the data or the machine.
     """
+    if importlib.util.find_spec("torch") is None:
+        raise MachineError("the demo trains; install the training half: pip install 'toolkit[train]'")
     cluster = ClusterSpec.detect()
     if cluster.device.kind == "cpu":
         os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU

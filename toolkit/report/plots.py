@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import MachineError
 from toolkit.report.runs import Run, Step
 
 try:
@@ -13,7 +14,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:  # the desk half is installed without it
-    raise ImportError("plots need matplotlib; install the training half: pip install 'toolkit[train]'") from error
+    raise MachineError("plots need matplotlib; install the training half: pip install 'toolkit[train]'") from error
 
 _SMOOTHING = 0.9
 
@@ -37,10 +38,10 @@ def _loss(steps: Sequence[Step], path: Path) -> Path:
     axes[0].legend()
     axes[1].plot(numbers, [s["grad_norm"] for s in steps], color="tab:orange", label="gradient norm")
     axes[1].set_yscale("log")
-    axes[1].set_ylabel("gradient norm")
+    axes[1].set_ylabel("gradient norm", color="tab:orange")
     right = axes[1].twinx()
     right.plot(numbers, [s["lr"] for s in steps], color="tab:gray", linestyle="--", label="learning rate")
-    right.set_ylabel("learning rate")
+    right.set_ylabel("learning rate", color="tab:gray")
     axes[1].set_xlabel("optimizer step")
     _grid(axes)
     figure.savefig(path, dpi=120)

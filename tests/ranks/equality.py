@@ -1,0 +1,39 @@
+"""Equal within a tolerance, at every step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from procs import run_ranks
+from ranks.reference import Step
+from ranks.zero_runs import train
+
+from toolkit.engines.base import StepResult
+
+
+def results_of(folder: Path, *, timeout_s: float = 120.0) -> list[StepResult]:
+    """Train a run on two ranks, which must tell the same."""
+    first, second = run_ranks(train, 2, folder, timeout_s=timeout_s)
+    assert first == second
+    return first
+
+
+def assert_equal(results: Sequence[StepResult], steps: Sequence[Step], *, loss: float, norm: float) -> None:
+    """Compare step by step.
+
+    Args:
+        results: of several ranks.
+        steps: of one process.
+        loss: largest difference, in nats.
+        norm: largest difference of the gradient norms, as a part of the norm.
+    """
+    assert len(results) == len(steps)
+    wrong = []
+    for number, (ours, one) in enumerate(zip(results, steps, strict=True)):
+        assert ours.supervised_tokens == one.supervised_tokens
+        by, norm_by = abs(ours.loss - one.loss), abs(ours.grad_norm / one.grad_norm - 1)
+        # Not `>`: a NaN must not pass.
+        if not (by <= loss and norm_by <= norm):
+            wrong.append(
+                f"step {number}: loss {ours.loss:.6f}, off by {by:.1e}; norm {ours.grad_norm:.6f}, {norm_by:.1e}"
+            )
+    assert not wrong, "\n" + "\n".join(wrong)

@@ -1,0 +1,68 @@
+"""bf16 and fp16 equal one process that keeps fp32 weights and computes on rounded copies of them.
+
+The tolerances are the formats' own: one process that splits its batch into micro-batches of 1, 2 or 4 rows departs from
+itself by 1.2e-3 in the loss and 1.2e-2 in the norm in bf16, by 1.2e-4 and 2.5e-3 in fp16.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from procs import run_ranks
+from ranks.equality import assert_equal, results_of
+from ranks.reference import reference_run
+from ranks.zero_runs import edited_ds_config, train_through_overflows, train_without, write_run
+
+pytestmark = pytest.mark.ranks
+
+TOLERANCES = {"bf16": {"loss": 2e-3, "norm": 2e-2}, "fp16": {"loss": 2e-4, "norm": 5e-3}}
+STAGES = (0, 1, 2, 3)
+
+
+def write_low(folder: Path, model: Path, *, scale_power: int = 8, **choices: Any) -> Path:
+    """A run whose fp16 loss scale starts at 2 ** scale_power: at the default of 16 the first steps overflow."""
+    run = write_run(folder, model, **choices)
+    if choices["precision"] == "fp16":
+        with edited_ds_config(run) as config:
+            config["fp16"]["initial_scale_power"] = scale_power
+    return run
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_equals_one_process(tmp_path: Path, calm: Path, precision: str, stage: int) -> None:
+    results = results_of(write_low(tmp_path / "run", calm, precision=precision, zero_stage=stage))
+    assert_equal(results, reference_run(calm, precision=precision).steps, **TOLERANCES[precision])
+    assert {result.loss_scale for result in results} == {256.0 if precision == "fp16" else 1.0}
+    assert not any(result.skipped for result in results)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_lora_equals_peft(tmp_path: Path, calm: Path, stage: int) -> None:
+    results = results_of(write_low(tmp_path / "run", calm, precision="bf16", zero_stage=stage, method="lora"))
+    assert_equal(results, reference_run(calm, precision="bf16", method="lora").steps, **TOLERANCES["bf16"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "mend"),
+    [("bf16", "forget_dummy_step"), ("fp16", "forget_dummy_step"), ("fp16", "ZeroEngine._scaled_gradient")],
+)
+def test_zero_0_needs_the_mend(tmp_path: Path, calm: Path, precision: str, mend: str) -> None:
+    """Without the mend the comparison above fails: should DeepSpeed mend it, ours can go."""
+    run = write_low(tmp_path / "run", calm, precision=precision, zero_stage=0)
+    results, _ = run_ranks(train_without, 2, mend, run)
+    with pytest.raises(AssertionError, match="off by"):
+        assert_equal(results, reference_run(calm, precision=precision).steps, **TOLERANCES[precision])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_overflow_leaves_no_trace(tmp_path: Path, calm: Path, stage: int) -> None:
+    run = write_low(tmp_path / "run", calm, precision="fp16", zero_stage=stage, scale_power=24)
+    for seen in run_ranks(train_through_overflows, 2, run, timeout_s=120):
+        assert len(seen.skipped) > 3
+        scales = [result.loss_scale for result in seen.skipped]
+        assert scales == sorted(scales, reverse=True)
+        assert scales[-1] < 2**24
+        assert set(seen.held_out) == {seen.held_out[0]}
+        assert not seen.weights_moved
+        assert_equal(seen.steps, reference_run(calm, precision="fp16").steps, **TOLERANCES["fp16"])
