@@ -26,13 +26,13 @@ def main() -> None:
     """Start the ranks (plain call) or measure (as a rank)."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zero", type=int, default=2, choices=(0, 1, 2, 3))
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("run", nargs="?", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run is None:
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), args.zero)
             torchrun = str(Path(sys.executable).with_name("torchrun"))
-            words = [torchrun, f"--nproc-per-node={RANKS}", "--no-python", sys.executable, __file__, "--run", folder]
+            words = [torchrun, f"--nproc-per-node={RANKS}", __file__, folder]
             os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
             sys.exit(os.spawnv(os.P_WAIT, torchrun, words))
     measure(args.run)
