@@ -1,7 +1,8 @@
 """bf16 and fp16 equal one process that keeps fp32 weights and computes on rounded copies of them.
 
 The tolerances are the formats' own: one process that splits its batch into micro-batches of 1, 2 or 4 rows departs from
-itself by 1.2e-3 in the loss and 1.2e-2 in the norm in bf16, by 1.2e-4 and 2.5e-3 in fp16.
+itself by up to 1.6e-3 in the loss and 1e-2 in the norm in bf16, by 1.3e-4 and 1.3e-3 in fp16; with LoRA in bf16 by
+4e-4 and 1.3e-2. Two ranks round once more when they average.
 """
 
 from pathlib import Path
@@ -16,6 +17,7 @@ from ranks.zero_runs import edited_ds_config, train_through_overflows, train_wit
 pytestmark = pytest.mark.ranks
 
 TOLERANCES = {"bf16": {"loss": 2e-3, "norm": 2e-2}, "fp16": {"loss": 2e-4, "norm": 5e-3}}
+LORA_TOLERANCES = {"loss": 1e-3, "norm": 3e-2}
 STAGES = (0, 1, 2, 3)
 
 
@@ -40,7 +42,7 @@ def test_equals_one_process(tmp_path: Path, calm: Path, precision: str, stage: i
 @pytest.mark.parametrize("stage", [2, 3])
 def test_lora_equals_peft(tmp_path: Path, calm: Path, stage: int) -> None:
     results = results_of(write_low(tmp_path / "run", calm, precision="bf16", zero_stage=stage, method="lora"))
-    assert_equal(results, reference_run(calm, precision="bf16", method="lora").steps, **TOLERANCES["bf16"])
+    assert_equal(results, reference_run(calm, precision="bf16", method="lora").steps, **LORA_TOLERANCES)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +62,9 @@ def test_an_overflow_leaves_no_trace(tmp_path: Path, calm: Path, stage: int) -> 
     run = write_low(tmp_path / "run", calm, precision="fp16", zero_stage=stage, scale_power=24)
     for seen in run_ranks(train_through_overflows, 2, run, timeout_s=120):
         assert len(seen.skipped) > 3
+        assert not seen.weights_moved
+        assert set(seen.held_out) == {seen.held_out[0]}
         scales = [result.loss_scale for result in seen.skipped]
         assert scales == sorted(scales, reverse=True)
         assert scales[-1] < 2**24
-        assert set(seen.held_out) == {seen.held_out[0]}
-        assert not seen.weights_moved
         assert_equal(seen.steps, reference_run(calm, precision="fp16").steps, **TOLERANCES["fp16"])

@@ -1,6 +1,7 @@
 """What the ranks of a test run: a planned and emitted run folder through the public engine."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import toolkit
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.engines import Engine, engine_for
 from toolkit.engines.base import StepResult
-from toolkit.models.lora import add_lora
-from toolkit.models.pretrained import checkpoint_activations, load_pretrained
+from toolkit.finetune import main
+from toolkit.models.build import build_model
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import LoraConfig, OptimizerConfig, Recipe
@@ -59,11 +60,7 @@ def open_engine(folder: Path) -> Engine:
     run = RunFolder(folder)
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
     torch.manual_seed(recipe.seed)
-    model: Any = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
-    if plan.strategy.activation_checkpointing:
-        checkpoint_activations(model, adapters=plan.workload.method == "lora")
-    if plan.workload.method == "lora":
-        model = add_lora(model, recipe.lora, rank=plan.workload.lora_rank)
+    model = build_model(plan, recipe)
     return engine_for(plan, recipe, model=model, folder=run)
 
 
@@ -83,41 +80,57 @@ def train(folder: Path) -> list[StepResult]:
     return results
 
 
+def finetune(folder: Path) -> None:
+    """The whole of finetune.py, in processes that have their imports behind them."""
+    run = RunFolder(folder)
+    with mock.patch.object(sys, "argv", ["finetune.py", "--recipe", str(run.recipe), "--plan", str(run.plan)]):
+        main()
+
+
+def tell(folder: Path) -> tuple[int, tuple[str, ...]]:
+    """ZeRO stage that DeepSpeed runs, and the engine's notes."""
+    engine: Any = open_engine(folder)
+    stage = engine._engine.zero_optimization_stage()
+    engine.close()
+    return int(stage), engine.notes
+
+
 def train_without(part: str, folder: Path) -> list[StepResult]:
-    """As `train`, with a function of the engine's module, or a method of the engine, replaced by one that does nothing."""
+    """As `train`, with a function of the engine's module (or a method of the engine) that does nothing."""
     with mock.patch(f"toolkit.engines.zero.engine.{part}", return_value=None):
         return train(folder)
 
 
 @dataclass(frozen=True)
 class Overflows:
-    """A run in fp16 whose first steps overflow."""
+    """A run in fp16 that repeats every step until its gradients no longer overflow."""
 
     skipped: list[StepResult]
-    """Attempts at the first step whose gradients overflowed."""
+    """Attempts that overflowed."""
+    steps: list[StepResult]
+    """Attempts that went through."""
     held_out: list[float]
-    """Loss before them and after each of them."""
+    """Loss before the first attempt and after each one that overflowed before the first went through."""
     weights_moved: bool
     """True if rank 0's weights changed meanwhile."""
-    steps: list[StepResult]
-    """All steps from the first that went through."""
 
 
 def train_through_overflows(folder: Path) -> Overflows:
-    """Repeat the first step until it goes through, then all others."""
+    """All steps of a run, and what the overflows at its start left behind."""
     engine = open_engine(folder)
     batches = batches_of(folder, engine)
     before = dict(engine.full_state())
     held_out = [engine.eval_loss(batches.step(1))]
-    skipped = []
-    while (first := engine.train_step(batches.step(0), learning_rate=LEARNING_RATES[0])).skipped:
-        skipped.append(first)
-        held_out.append(engine.eval_loss(batches.step(1)))
-        after = dict(engine.full_state())
-    moved = any(not torch.equal(weight, after[name]) for name, weight in before.items())
-    rest = [
-        engine.train_step(batches.step(index), learning_rate=rate)
-        for index, rate in enumerate(LEARNING_RATES[1:], start=1)
-    ]
+    after: dict[str, torch.Tensor] = {}
+    skipped: list[StepResult] = []
+    steps: list[StepResult] = []
+    for index, rate in enumerate(LEARNING_RATES):
+        while (result := engine.train_step(batches.step(index), learning_rate=rate)).skipped:
+            skipped.append(result)
+            if not steps:
+                held_out.append(engine.eval_loss(batches.step(1)))
+                after = dict(engine.full_state())
+        steps.append(result)
     engine.close()
-    return Overflows(skipped, held_out, moved, [first, *rest])
+    moved = any(not torch.equal(weight, after[name]) for name, weight in before.items())
+    return Overflows(skipped, steps, held_out, moved)

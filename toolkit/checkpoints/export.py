@@ -57,8 +57,8 @@ def export(
         return
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         dtype = _write_weights(weights, partial)
         _write_config(partial, base=recipe.model, dtype=dtype)
         _write_generation(partial, base=recipe.model, stop_token_ids=stop_token_ids, pad=tokenizer.pad_token_id)

@@ -51,13 +51,17 @@ def load_pretrained(name: str, spec: ModelSpec, *, precision: Precision) -> PreT
     disable_progress_bar()  # one bar per rank, all in the same lines
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            weights_source(name), dtype=DTYPES[precision], attn_implementation="sdpa", output_loading_info=True
+            weights_source(name),
+            dtype=DTYPES[precision],
+            attn_implementation="sdpa",
+            ignore_mismatched_sizes=True,  # refused below with their names, which transformers' own error lacks
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{name}: weights cannot be loaded ({_first_line(error)}); fetch them again") from None
     # transformers fills a missing weight with random numbers and goes on.
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if keys := sorted(str(key) for key in report[kind]):
+        if keys := sorted(map(_key_words, report[kind])):
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise CheckpointError(
                 f"{name}: {kind.replace('_', ' ')} in its weights: {keys[0]}{more}; "
@@ -103,6 +107,14 @@ def _check_shapes(model: PreTrainedModel, name: str, spec: ModelSpec) -> None:
             f"{name}: {first} is {shapes.get(first, 'missing')}, planned {expected.get(first, 'without it')}; "
             f"the plan is for {spec.name}, plan again for this model"
         )
+
+
+def _key_words(key: str | tuple[str, torch.Size, torch.Size]) -> str:
+    """A mismatched key comes with the shape in the file and the shape that the config describes."""
+    if isinstance(key, str):
+        return key
+    name, given, needed = key
+    return f"{name} is {tuple(given)}, needs {tuple(needed)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """One JSON line per optimizer step is the truth; progress bar and trackers are views of it. Rank 0 speaks."""
 
 import json
+import math
 import resource
 import time
 from types import TracebackType
@@ -92,7 +93,8 @@ class Telemetry:
         }
         self.records.append(line)
         if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
+            # An fp16 step that overflowed has no finite norm, and JSON has no name for that.
+            self._file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in line.items()}) + "\n")
             self._file.flush()
             for tracker in self._trackers:
                 tracker.log({name: float(value) for name, value in line.items() if name != "step"}, step)

@@ -1,10 +1,11 @@
-"""DeepSpeed's C++ ops: compiled on first use by one process at a time, into a folder of their own.
+"""DeepSpeed's C++ ops: compiled on first use into a folder of their own.
 
 torch marks a running build with a file, which stays behind when the process is killed; every later load then waits for
-it, silently and for ever (torch/utils/file_baton.py). Here the kernel's lock, which dies with its process, lets one
-process build at a time, so that a mark found while holding it is nobody's and can go.
+it, silently and for ever (torch/utils/file_baton.py). Here every process that loads holds the kernel's lock meanwhile,
+shared with others, and that lock dies with its process: a mark found when nobody holds it is nobody's and goes.
 """
 
+import contextlib
 import fcntl
 import os
 import sys
@@ -34,9 +35,11 @@ def load_op(builder_name: str) -> None:
         raise RuntimeError(f"DeepSpeed {deepspeed.__version__} has no {builder_name} for this device")
     folder = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_default_folder())))
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "building").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / builder.name / "lock").unlink(missing_ok=True)
+    with (folder / "loading").open("w") as lock:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / builder.name / "lock").unlink(missing_ok=True)
+        fcntl.flock(lock, fcntl.LOCK_SH)
         builder.load(verbose=False)
 
 

@@ -1,0 +1,93 @@
+"""What a sharded run shows and leaves is what one process has: held-out loss, answers, exported weights."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from procs import run_ranks
+from ranks.after_training import MAX_NEW_TOKENS, NUM_STEPS, learn_and_export
+from ranks.equality import assert_equal
+from ranks.reference import global_batches, mean_loss, reference_run
+from ranks.tiny import EOS, PAD, training_rows
+from ranks.zero_runs import write_run
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from toolkit.data.loader import Share, eval_batches
+from toolkit.run_folder import RunFolder
+
+pytestmark = pytest.mark.ranks
+
+ROWS = training_rows()["input_ids"]
+PROMPTS = [[row[:3] for row in ROWS[:3]], [row[:5] for row in ROWS[7:10]]]
+"""Of rank 0 and of rank 1."""
+
+
+def plain_answers(model: Any, prompts: list[list[int]]) -> list[list[int]]:
+    """transformers' own greedy answers, one unpadded prompt at a time."""
+    answers = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+        )
+        answers.append(output[0, len(prompt) :].tolist())
+    return answers
+
+
+def up_to(stop: int, answer: list[int]) -> list[int]:
+    ends = [index for index, token in enumerate(answer) if token in (stop, EOS)]
+    return answer[: ends[0] + 1] if ends else answer
+
+
+@pytest.mark.parametrize(
+    ("which", "choices"),
+    [
+        *[pytest.param("untied", {"zero_stage": stage}, id=f"zero{stage}") for stage in range(4)],
+        *[pytest.param("tied", {"zero_stage": stage}, id=f"tied-zero{stage}") for stage in (1, 3)],
+        *[
+            pytest.param("untied", {"zero_stage": stage, "method": "lora"}, id=f"lora-zero{stage}")
+            for stage in (0, 2, 3)
+        ],
+    ],
+)
+@torch.no_grad()
+def test_equals_one_process(
+    tmp_path: Path, request: pytest.FixtureRequest, which: str, choices: dict[str, Any]
+) -> None:
+    base = request.getfixturevalue(which)
+    with torch.enable_grad():
+        one = reference_run(base, method=choices.get("method", "full"), num_steps=NUM_STEPS)
+        middle = reference_run(base, method=choices.get("method", "full"), num_steps=3)
+    expected = [plain_answers(one.model, prompts) for prompts in PROMPTS]
+    # Rank 0 finds its answers' end early: it must go on with the others, whose weights it holds.
+    stop = expected[0][0][1]
+    run = write_run(tmp_path / "run", base, **choices)
+
+    shown, same = run_ranks(learn_and_export, 2, run, PROMPTS, stop)
+
+    assert shown == same
+    # Looking at the model in the middle leaves the training as it is.
+    assert_equal(shown.steps, one.steps, loss=1e-5, norm=1e-4)
+    (whole,) = eval_batches(training_rows(), Share(1, 0, 32), pad_token_id=PAD)
+    plain_losses = [mean_loss(reference.model, whole).item() for reference in (middle, one)]
+    assert shown.losses == pytest.approx(plain_losses, abs=1e-5)
+    assert [[up_to(stop, answer) for answer in answers] for answers in shown.answers] == [
+        [up_to(stop, answer) for answer in answers] for answers in expected
+    ]
+
+    exported = RunFolder(run).export
+    loaded, report = AutoModelForCausalLM.from_pretrained(exported, output_loading_info=True)
+    assert not any(report.values())
+    model = copy.deepcopy(one.model).merge_and_unload() if "method" in choices else one.model
+    batch = global_batches(1)[0]
+    given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    torch.testing.assert_close(loaded(**given).logits, model(**given).logits, rtol=0, atol=1e-5)
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == (which == "tied")
+    assert AutoTokenizer.from_pretrained(exported).pad_token_id == PAD

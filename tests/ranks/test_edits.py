@@ -1,0 +1,100 @@
+"""A hand-edited ds_config.json is used and told, or refused by the name of its key; so is a wrong number of ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from procs import run_ranks
+from ranks.equality import assert_equal, results_of
+from ranks.reference import reference_run
+from ranks.zero_runs import edited_ds_config, tell, train, write_run
+
+from toolkit.engines.zero.config import load_ds_config
+from toolkit.errors import ConfigError
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+
+pytestmark = pytest.mark.ranks
+
+
+@pytest.fixture
+def run(tmp_path: Path, calm: Path) -> Path:
+    """ZeRO-1 in fp32, clipped at 0.5."""
+    return write_run(tmp_path / "run", calm, zero_stage=1)
+
+
+def refusal(run: Path) -> list[str]:
+    folder = RunFolder(run)
+    with pytest.raises(ConfigError) as caught:
+        load_ds_config(folder, Plan.load(folder.plan))
+    return str(caught.value).splitlines()
+
+
+def test_another_stage_is_used_and_told(run: Path) -> None:
+    with edited_ds_config(run) as config:
+        config["zero_optimization"]["stage"] = 3
+    for stage, notes in run_ranks(tell, 2, run, timeout_s=120):
+        assert stage == 3
+        assert "ds_config.json: zero_optimization.stage is 3, planned 1" in notes
+
+
+@pytest.mark.parametrize("clip", [0.125, 0.0])
+def test_another_clipping_is_used(run: Path, calm: Path, clip: float) -> None:
+    with edited_ds_config(run) as config:
+        config["gradient_clipping"] = clip
+    # 0 turns clipping off.
+    assert_equal(results_of(run), reference_run(calm, clip=clip or 1e9).steps, loss=1e-5, norm=1e-4)
+
+
+def test_another_precision_is_used(run: Path, calm: Path) -> None:
+    with edited_ds_config(run) as config:
+        config["bf16"]["enabled"] = True
+    assert_equal(results_of(run), reference_run(calm, precision="bf16").steps, loss=2e-3, norm=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("gradient_accumulation_steps", "auto", '`gradient_accumulation_steps` is "auto"'),
+        ("train_micro_batch_size_per_gpu", 1, "`train_micro_batch_size_per_gpu` is 1, the plan has 2"),
+        ("gradient_accumulation_steps", 4, "`gradient_accumulation_steps` is 4, the plan has 2"),
+        ("train_batch_size", 16, "`train_batch_size` is 16, needs 8"),
+        ("zero_optimization", {"stage": 4}, "`zero_optimization.stage` is 4"),
+        ("optimizer", {"type": "SGD"}, "`optimizer` is not read here"),
+        ("gradient_clipping", -1.0, "`gradient_clipping` is -1.0"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused(run: Path, key: str, value: Any, told: str) -> None:
+    with edited_ds_config(run) as config:
+        config[key] = value
+    (line,) = refusal(run)
+    assert told in line
+
+
+def test_an_auto_further_down_is_named_in_full(run: Path) -> None:
+    with edited_ds_config(run) as config:
+        config["zero_optimization"]["reduce_bucket_size"] = "auto"
+    (line,) = refusal(run)
+    assert '`zero_optimization.reduce_bucket_size` is "auto"' in line
+
+
+def test_missing_clipping_is_refused(run: Path) -> None:
+    with edited_ds_config(run) as config:
+        del config["gradient_clipping"]
+    (line,) = refusal(run)
+    assert "`gradient_clipping` is missing" in line
+
+
+def test_broken_json_is_refused_with_its_line(run: Path) -> None:
+    path = RunFolder(run).ds_config
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].removesuffix(",")
+    path.write_text("\n".join(lines))
+    (line,) = refusal(run)
+    assert line.startswith(f"{path}:4: not valid JSON")
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_another_number_of_ranks_is_refused(run: Path, ranks: int) -> None:
+    with pytest.raises(AssertionError, match=rf"EngineError: accelerate sees {ranks} process\(es\), the plan has 2"):
+        run_ranks(train, ranks, run, timeout_s=120)
