@@ -73,7 +73,7 @@ def measure(folder: Path) -> None:
 
     run = RunFolder(folder)
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(recipe.model, plan.model)
     data = prepare_data(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=0)
     model = build_model(plan, recipe)
     bare_model = copy.deepcopy(model)

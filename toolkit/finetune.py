@@ -51,7 +51,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
 
     # Samples before processes: minutes of tokenizing inside the group would run into its timeout.
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(recipe.model, plan.model)
     data = prepare(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=recipe.seed)
     tokenizer.chat_template = data.encoder.template.text
     model = build_model(plan, recipe)

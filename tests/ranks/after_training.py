@@ -53,7 +53,7 @@ def learn_and_export(folder: Path, prompts: Sequence[Sequence[list[int]]], stop:
     answers = engine.gather(answers)
     run = RunFolder(folder)
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(recipe.model, plan.model)
     export(engine, run.export, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=[EOS])
     engine.close()
     return Shown(steps, losses, answers)

@@ -1,6 +1,6 @@
 """Parallel = equal: in fp32 each layout's loss and gradient norm are those of one process, at every step.
 
-Measured over 20 steps: loss off by at most 1.1e-6, norm by 3.4e-6 (with DeepSpeedCPUAdam; 2e-6 without).
+Measured over 20 steps: loss off by at most 9e-7, norm by 1e-6; with DeepSpeedCPUAdam by 1.3e-6 and 1.2e-6.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_tied_embeddings(tmp_path: Path, tied: Path, stage: int) -> None:
     check(tmp_path, tied, zero_stage=stage)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_four_micro_batches_are_one_of_four_times_the_size(tmp_path: Path, untied: Path, stage: int) -> None:
     for micro_batch in (1, 4):
         check(tmp_path / str(micro_batch), untied, zero_stage=stage, micro_batch=micro_batch)

@@ -21,6 +21,7 @@ import toolkit
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.data.prepare import prepare
 from toolkit.models.pretrained import load_tokenizer
+from toolkit.specs.model import ModelSpec
 from toolkit.specs.recipe import Recipe
 
 pytestmark = pytest.mark.ranks
@@ -118,7 +119,7 @@ def write_recipe(folder: Path, base: Path, samples: Path, *, precision: str, sta
 @torch.no_grad()
 def one_process_loss(recipe: Recipe, base: Path, cache: Path) -> float:
     """Plain transformers on the first step's rows."""
-    tokenizer = load_tokenizer(str(base))
+    tokenizer = load_tokenizer(str(base), ModelSpec.resolve(base))
     data = prepare(recipe.require_data(), tokenizer, seq_len=SEQ_LEN, seed=recipe.seed, cache_dir=cache)
     batches = GlobalBatches(
         data.train, Share(1, 0, GLOBAL_BATCH), seed=recipe.seed, pad_token_id=tokenizer.pad_token_id

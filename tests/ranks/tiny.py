@@ -12,7 +12,7 @@ SEQ_LEN = 48
 PAD, BOS, EOS = 0, 1, 2
 
 
-def write_model(folder: Path, *, num_layers: int = 3, tied: bool = False, spread: float = 0.06) -> Path:
+def write_model(folder: Path, *, num_layers: int = 2, tied: bool = False, spread: float = 0.06) -> Path:
     """A LLaMA with grouped-query attention and a tokenizer of as many words, ready for `load_pretrained`.
 
     Args:

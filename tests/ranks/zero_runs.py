@@ -110,18 +110,14 @@ class Overflows:
     steps: list[StepResult]
     """Attempts that went through."""
     held_out: list[float]
-    """Loss before the first attempt and after each one that overflowed before the first went through."""
-    weights_moved: bool
-    """True if rank 0's weights changed meanwhile."""
+    """Loss of all ranks' weights: before the first attempt, and after each one until the first went through."""
 
 
 def train_through_overflows(folder: Path) -> Overflows:
     """All steps of a run, and what the overflows at its start left behind."""
     engine = open_engine(folder)
     batches = batches_of(folder, engine)
-    before = dict(engine.full_state())
     held_out = [engine.eval_loss(batches.step(1))]
-    after: dict[str, torch.Tensor] = {}
     skipped: list[StepResult] = []
     steps: list[StepResult] = []
     for index, rate in enumerate(LEARNING_RATES):
@@ -129,8 +125,6 @@ def train_through_overflows(folder: Path) -> Overflows:
             skipped.append(result)
             if not steps:
                 held_out.append(engine.eval_loss(batches.step(1)))
-                after = dict(engine.full_state())
         steps.append(result)
     engine.close()
-    moved = any(not torch.equal(weight, after[name]) for name, weight in before.items())
-    return Overflows(skipped, steps, held_out, moved)
+    return Overflows(skipped, steps, held_out)

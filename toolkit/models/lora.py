@@ -20,13 +20,15 @@ def add_lora(model: Any, config: LoraConfig, *, rank: int, checkpointed: bool) -
         checkpointed: the model's layers are computed again in the backward pass.
 
     Raises:
-        SpecError: a target that no layer of the model has.
+        SpecError: a target that no layer of the model has, or a head that is tied to the embedding.
     """
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     if missing := sorted(set(config.targets) - linear):
         raise SpecError(
             f"lora.targets: no layer named {', '.join(missing)}; this model has {', '.join(sorted(linear))}"
         )
+    if "lm_head" in config.targets and model.config.tie_word_embeddings:
+        raise SpecError("lora.targets: lm_head is the embedding's own matrix in this model; leave it out")
     adapters = PeftLoraConfig(
         r=rank,
         lora_alpha=config.alpha,

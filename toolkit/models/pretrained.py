@@ -1,5 +1,6 @@
 """Thin doors to transformers: tokenizer and weights of a LLaMA-family checkpoint, complete or not at all."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from toolkit.specs.model import ModelSpec
 from toolkit.specs.model_source import weights_source
 from toolkit.specs.workload import Precision
 
+# The last three come from a damaged pytorch_model.bin, which is a pickle.
+_READ_FAILURES = (OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError)
+
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str, spec: ModelSpec) -> PreTrainedTokenizerFast:
     """The model's fast tokenizer, with a padding token.
 
     Raises:
-        CheckpointError: no usable tokenizer in the folder or hub repository.
+        CheckpointError: no usable tokenizer in the folder or hub repository, or one of another model.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights_source(name), use_fast=True)
@@ -30,6 +34,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         raise CheckpointError(f"{name}: has only a slow tokenizer; add tokenizer.json (the fast one)")
     if tokenizer.eos_token_id is None:
         raise CheckpointError(f"{name}: its tokenizer has no end-of-sequence token; set `eos_token` in its config")
+    if (largest := max(tokenizer.get_vocab().values())) >= spec.vocab_size:
+        raise CheckpointError(
+            f"{name}: its tokenizer has token id {largest}, the model {spec.vocab_size} embeddings; "
+            "remove the added tokens, or use the tokenizer that came with the model"
+        )
     if tokenizer.pad_token_id is None:
         # Padding is masked everywhere, so any id serves; eos is the one that every LLaMA has.
         tokenizer.pad_token = tokenizer.eos_token
@@ -57,7 +66,7 @@ def load_pretrained(name: str, spec: ModelSpec, *, precision: Precision) -> PreT
             ignore_mismatched_sizes=True,  # refused below with their names, which transformers' own error lacks
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (*_READ_FAILURES, SafetensorError) as error:
         raise CheckpointError(f"{name}: weights cannot be loaded ({_first_line(error)}); fetch them again") from None
     # transformers fills a missing weight with random numbers and goes on.
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):

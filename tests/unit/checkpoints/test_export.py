@@ -35,7 +35,7 @@ class Holder:
 
 def write(trained: Any, target: Path, *, rank: int = 0) -> Holder:
     engine: Any = Holder(trained.weights, rank)
-    tokenizer = load_tokenizer(str(trained.base))
+    tokenizer = load_tokenizer(str(trained.base), trained.plan.model)
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     export(engine, target, plan=trained.plan, recipe=trained.recipe, tokenizer=tokenizer, stop_token_ids=[2, 9])
     return engine

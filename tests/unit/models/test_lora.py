@@ -53,6 +53,12 @@ def test_an_unknown_target_names_those_that_exist(model: Any) -> None:
     )
 
 
+def test_a_tied_head_gets_no_adapter(model: Any) -> None:
+    model.config.tie_word_embeddings = True
+    with pytest.raises(SpecError, match="lm_head is the embedding's own matrix"):
+        add_lora(model, LoraConfig(targets=("q_proj", "lm_head")), rank=4, checkpointed=False)
+
+
 def test_recomputed_layers_give_the_adapters_their_gradients(folder: Path, model: Any) -> None:
     gradients = []
     for checkpointed in (False, True):

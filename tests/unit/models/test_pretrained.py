@@ -89,7 +89,7 @@ def test_another_model_than_planned(whole: Path, tmp_path: Path) -> None:
 
 
 def test_tokenizer(whole: Path) -> None:
-    tokenizer = load_tokenizer(str(whole))
+    tokenizer = load_tokenizer(str(whole), ModelSpec.resolve(whole))
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (PAD, EOS)
 
 
@@ -97,7 +97,7 @@ def test_no_tokenizer(model: Path) -> None:
     for path in model.glob("token*"):
         path.unlink()
     with pytest.raises(CheckpointError, match=r"llama: no usable tokenizer \(.+\); add the tokenizer files"):
-        load_tokenizer(str(model))
+        load_tokenizer(str(model), ModelSpec.resolve(model))
 
 
 def without(model: Path, token: str) -> Path:
@@ -110,10 +110,22 @@ def without(model: Path, token: str) -> Path:
 
 
 def test_a_missing_padding_token_is_eos(model: Path) -> None:
-    tokenizer = load_tokenizer(str(without(model, "pad_token")))
+    tokenizer = load_tokenizer(str(without(model, "pad_token")), ModelSpec.resolve(model))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == EOS
 
 
 def test_no_end_of_sequence_token(model: Path) -> None:
     with pytest.raises(CheckpointError, match="no end-of-sequence token; set `eos_token`"):
-        load_tokenizer(str(without(model, "eos_token")))
+        load_tokenizer(str(without(model, "eos_token")), ModelSpec.resolve(model))
+
+
+def test_more_tokens_than_embeddings(whole: Path) -> None:
+    smaller = ModelSpec.resolve(whole).model_copy(update={"vocab_size": 8})
+    with pytest.raises(CheckpointError, match=r"its tokenizer has token id \d+, the model 8 embeddings; remove"):
+        load_tokenizer(str(whole), smaller)
+
+
+def test_a_damaged_pickle(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(b"no pickle at all")
+    assert "weights cannot be loaded" in refusal(model)
