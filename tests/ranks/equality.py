@@ -6,7 +6,6 @@ from pathlib import Path
 from procs import run_ranks
 from ranks.reference import Step
 from ranks.zero_runs import train
-
 from toolkit.engines.base import StepResult
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
 from ranks.settings import (
     CLIP,
     GLOBAL_BATCH,
@@ -19,9 +22,6 @@ from ranks.settings import (
     WEIGHT_DECAY,
 )
 from ranks.tiny import PAD, training_rows
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
-
 from toolkit.data.loader import Batch, GlobalBatches, Share
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from procs import run_ranks
 from ranks.after_training import MAX_NEW_TOKENS, NUM_STEPS, learn_and_export
 from ranks.equality import assert_equal
 from ranks.reference import global_batches, mean_loss, reference_run
 from ranks.tiny import EOS, PAD, training_rows
 from ranks.zero_runs import write_run
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from toolkit.data.loader import Share, eval_batches
 from toolkit.run_folder import RunFolder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from procs import run_ranks
 from ranks.equality import assert_equal, results_of
 from ranks.reference import reference_run

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from procs import run_ranks
 from ranks.op_builds import build_without_compiler, mark_is_there_while_loading
 

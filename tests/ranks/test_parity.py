@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from ranks.equality import assert_equal, results_of
 from ranks.reference import global_batches, reference_run
 from ranks.settings import CLIP

@@ -4,6 +4,7 @@ import multiprocessing
 import time
 
 import pytest
+
 from procs import run_ranks
 from ranks import misbehaving
 

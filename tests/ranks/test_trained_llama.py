@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from procs import run_ranks
-from ranks.reference import DTYPES, mean_loss
-from ranks.zero_runs import finetune
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import toolkit
+from procs import run_ranks
+from ranks.reference import DTYPES, mean_loss
+from ranks.zero_runs import finetune
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.data.prepare import prepare
 from toolkit.models.pretrained import load_tokenizer

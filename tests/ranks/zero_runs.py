@@ -10,10 +10,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from ranks.settings import CLIP, GLOBAL_BATCH, LEARNING_RATES, LORA_ALPHA, LORA_RANK, LORA_TARGETS, SEED, WEIGHT_DECAY
-from ranks.tiny import PAD, SEQ_LEN, training_rows
 
 import toolkit
+from ranks.settings import CLIP, GLOBAL_BATCH, LEARNING_RATES, LORA_ALPHA, LORA_RANK, LORA_TARGETS, SEED, WEIGHT_DECAY
+from ranks.tiny import PAD, SEQ_LEN, training_rows
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.engines import Engine, engine_for
 from toolkit.engines.base import StepResult

@@ -89,7 +89,11 @@ def checkpoint_activations(model: PreTrainedModel, *, adapters: bool) -> None:
         adapters: LoRA will be added. Under ZeRO-3 its recomputed tensors look different to the non-reentrant
             kind, which then raises CheckpointError (transformers #47254); the reentrant kind does not look.
     """
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": adapters})
+    kind = {"use_reentrant": adapters}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(kind)
+    else:  # its name until transformers 5.23
+        model.gradient_checkpointing_enable(kind)
 
 
 def check_safetensors(folder: Path) -> None:

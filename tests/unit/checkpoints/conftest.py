@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks.tiny import write_model
 from safetensors.torch import load_file
 
 import toolkit
+from ranks.tiny import write_model
 from toolkit.planner.plan import Plan
 from toolkit.specs.recipe import Recipe
 

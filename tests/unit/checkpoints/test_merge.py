@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from ranks.settings import LORA_TARGETS
 from transformers import AutoModelForCausalLM
 
+from ranks.settings import LORA_TARGETS
 from toolkit.checkpoints.merge import merge_lora
 
 RANK, ALPHA = 4, 12

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from ranks.settings import LORA_TARGETS
-from ranks.tiny import write_model
 from transformers import AutoModelForCausalLM
 
 import toolkit
+from ranks.settings import LORA_TARGETS
+from ranks.tiny import write_model
 from toolkit.errors import SpecError
 from toolkit.models.build import build_model
 from toolkit.models.lora import add_lora

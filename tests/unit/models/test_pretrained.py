@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks.tiny import EOS, PAD, write_model
 from safetensors.torch import load_file, save_file
 
+from ranks.tiny import EOS, PAD, write_model
 from toolkit.errors import CheckpointError
 from toolkit.models.pretrained import count_parameters, load_pretrained, load_tokenizer
 from toolkit.specs.model import ModelSpec
