@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 RANKS = 2
-ROUNDS = 8
+ROUNDS = 16
 STEPS_PER_ROUND = 10
 GOAL = 0.97
 
@@ -83,20 +83,19 @@ def measure(folder: Path) -> None:
     bare_step = bare_deepspeed(bare_model, json.loads(run.ds_config.read_text()), recipe.optimizer.learning_rate)
 
     rounds: dict[str, list[float]] = {"toolkit": [], "bare": []}
-    for number in range(ROUNDS + 1):
-        offset = number * STEPS_PER_ROUND
-        steps = _Window(batches, offset)
-        started = time.perf_counter()
-        with Telemetry(run, engine, num_steps=STEPS_PER_ROUND) as telemetry:
+    with Telemetry(run, engine, num_steps=(ROUNDS + 1) * STEPS_PER_ROUND) as telemetry:
+        for number in range(ROUNDS + 1):
+            steps = _Window(batches, number * STEPS_PER_ROUND)
+            started = time.perf_counter()
             train(engine, steps, recipe=recipe, steps=STEPS_PER_ROUND, telemetry=telemetry)
-        middle = time.perf_counter()
-        for index in range(STEPS_PER_ROUND):
-            bare_step(steps.step(index))
-        ended = time.perf_counter()
-        if number:  # the first round compiles and warms up
-            tokens = sum(record["tokens"] for record in telemetry.records)
-            rounds["toolkit"].append(tokens / (middle - started))
-            rounds["bare"].append(tokens / (ended - middle))
+            middle = time.perf_counter()
+            for index in range(STEPS_PER_ROUND):
+                bare_step(steps.step(index))
+            ended = time.perf_counter()
+            if number:  # the first round compiles and warms up
+                tokens = sum(record["tokens"] for record in telemetry.records[-STEPS_PER_ROUND:])
+                rounds["toolkit"].append(tokens / (middle - started))
+                rounds["bare"].append(tokens / (ended - middle))
     if engine.rank == 0:
         report(rounds, plan.strategy.words)
 

@@ -55,16 +55,23 @@ class ZeroEngine:
         engine.train()
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        # Counted on the host and summed without waiting for the device: the only wait is for the step's results.
-        counts = self._sum_over_ranks(sum(map(_num_supervised, micro_batches)), sum(map(_num_tokens, micro_batches)))
-        # DeepSpeed divides by grad_accum in backward and averages the gradients over the ranks; both are undone here,
-        # so that micro-batches and ranks with more supervised tokens weigh more, as in one big batch.
-        scale = (self._grad_accum * self.world_size / counts[0].clamp(min=1)).float()
+        # Both sums over the ranks travel while this rank computes: the counts during the first forward pass, the loss
+        # during the last backward pass. Waiting for them cost 3 % of a short step.
+        counts, counted = self._sum_over_ranks(
+            sum(map(_num_supervised, micro_batches)), sum(map(_num_tokens, micro_batches))
+        )
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         norm = None
-        for batch in map(self._to_device, micro_batches):
+        for index, batch in enumerate(map(self._to_device, micro_batches)):
             loss = self._loss_sum(batch)
             loss_sum += loss.detach()
+            if index == 0:
+                counted.wait()
+                # DeepSpeed divides by grad_accum in backward and averages the gradients over the ranks; both are
+                # undone here, so that micro-batches and ranks with more supervised tokens weigh more, as in one batch.
+                scale = (self._grad_accum * self.world_size / counts[0].clamp(min=1)).float()
+            if index == len(micro_batches) - 1:
+                total, summed = self._sum_over_ranks(loss_sum)
             mean_share = loss * scale
             if self._stage == 0 and self._scales_loss:
                 mean_share.register_hook(self._scaled_gradient)  # type: ignore[no-untyped-call]
@@ -72,9 +79,10 @@ class ZeroEngine:
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
                 norm = self._plain_grad_norm()
             engine.step()
+        summed.wait()
         supervised, tokens = counts.tolist()
         return StepResult(
-            loss=self._sum_over_ranks(loss_sum).item() / max(supervised, 1.0),
+            loss=total.item() / max(supervised, 1.0),
             grad_norm=float(engine.get_global_grad_norm() if norm is None else norm),
             tokens=int(tokens),
             supervised_tokens=int(supervised),
@@ -91,7 +99,9 @@ class ZeroEngine:
         for batch in batches:
             loss_sum += self._loss_sum(self._to_device(batch))
             count += _num_supervised(batch)
-        loss_total, supervised = self._sum_over_ranks(loss_sum, count).tolist()
+        totals, summed = self._sum_over_ranks(loss_sum, count)
+        summed.wait()
+        loss_total, supervised = totals.tolist()
         return float(loss_total / max(supervised, 1.0))
 
     @torch.no_grad()
@@ -165,11 +175,10 @@ class ZeroEngine:
         """
         return torch.full_like(gradient, self._loss_scale() / self._grad_accum)
 
-    def _sum_over_ranks(self, *values: float | torch.Tensor) -> torch.Tensor:
-        """The sums as float64 [len(values)], exact for counts."""
+    def _sum_over_ranks(self, *values: float | torch.Tensor) -> tuple[torch.Tensor, dist.Work]:
+        """The sums as float64 [len(values)], exact for counts; they are there once the work has been waited for."""
         total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values])
-        dist.all_reduce(total)
-        return total
+        return total, dist.all_reduce(total, async_op=True)
 
     def _to_device(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
