@@ -63,7 +63,7 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
     except FileNotFoundError:
         raise MachineError(
-            "`accelerate` is not installed; install the training half: pip install 'toolkit[train]'"
+            "`accelerate` is not installed; install the training half, in the toolkit's folder: pip install -c constraints.txt -e '.[train]'"
         ) from None
     said: list[str] = []
     kind = ToolkitError.__name__

@@ -41,7 +41,9 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
         ToolkitError: what is wrong with the model, the data or the machine.
     """
     if importlib.util.find_spec("torch") is None:
-        raise MachineError("the demo trains; install the training half: pip install 'toolkit[train]'")
+        raise MachineError(
+            "the demo trains; install the training half, in the toolkit's folder: pip install -c constraints.txt -e '.[train]'"
+        )
     cluster = ClusterSpec.detect()
     if cluster.device.kind == "cpu":
         os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU

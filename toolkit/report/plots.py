@@ -14,7 +14,9 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:  # the desk half is installed without it
-    raise MachineError("plots need matplotlib; install the training half: pip install 'toolkit[train]'") from error
+    raise MachineError(
+        "plots need matplotlib; install the training half, in the toolkit's folder: pip install -c constraints.txt -e '.[train]'"
+    ) from error
 
 _SMOOTHING = 0.9
 
