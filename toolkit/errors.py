@@ -35,3 +35,7 @@ class CheckpointError(ToolkitError):
 
 class MachineError(ToolkitError):
     """This machine lacks something that the command needs."""
+
+
+INSTALL_TRAINING = "install the training half: pip install -c constraints.txt -e '.[train]' in the toolkit's own folder"
+"""What to do where a library of the training half is missing."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit import errors
 from toolkit.emitters.command import CPU_ENVIRONMENT, launch_command
-from toolkit.errors import ConfigError, EngineError, MachineError, ToolkitError
+from toolkit.errors import INSTALL_TRAINING, ConfigError, EngineError, MachineError, ToolkitError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder
 from toolkit.specs.base import read_mapping
@@ -62,9 +62,7 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
     try:
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
     except FileNotFoundError:
-        raise MachineError(
-            "`accelerate` is not installed; install the training half, in the toolkit's folder: pip install -c constraints.txt -e '.[train]'"
-        ) from None
+        raise MachineError(f"`accelerate` is not installed; {INSTALL_TRAINING}") from None
     said: list[str] = []
     kind = ToolkitError.__name__
     with process:

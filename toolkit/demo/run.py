@@ -15,7 +15,7 @@ from toolkit.demo import settings
 from toolkit.demo.tasks import write_demo_data
 from toolkit.emitters import emit
 from toolkit.emitters.command import CPU_ENVIRONMENT
-from toolkit.errors import MachineError
+from toolkit.errors import INSTALL_TRAINING, MachineError
 from toolkit.launcher import launch
 from toolkit.planner.api import plan
 from toolkit.report.plan_table import plan_report
@@ -41,9 +41,7 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
         ToolkitError: what is wrong with the model, the data or the machine.
     """
     if importlib.util.find_spec("torch") is None:
-        raise MachineError(
-            "the demo trains; install the training half, in the toolkit's folder: pip install -c constraints.txt -e '.[train]'"
-        )
+        raise MachineError(f"the demo trains; {INSTALL_TRAINING}")
     cluster = ClusterSpec.detect()
     if cluster.device.kind == "cpu":
         os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU

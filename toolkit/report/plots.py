@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import MachineError
+from toolkit.errors import INSTALL_TRAINING, MachineError
 from toolkit.report.runs import Run, Step
 
 try:
@@ -14,9 +14,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:  # the desk half is installed without it
-    raise MachineError(
-        "plots need matplotlib; install the training half, in the toolkit's folder: pip install -c constraints.txt -e '.[train]'"
-    ) from error
+    raise MachineError(f"plots need matplotlib; {INSTALL_TRAINING}") from error
 
 _SMOOTHING = 0.9
 
