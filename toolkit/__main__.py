@@ -24,6 +24,14 @@ app = typer.Typer(
 # Paths and messages may hold brackets, which rich would read as styles.
 _out = Console(markup=False, highlight=False)
 
+# What is given on the command line replaces its counterpart in the recipe, too.
+_INSTEAD = {
+    "epochs": "max_steps",
+    "max_steps": "epochs",
+    "warmup_steps": "warmup_ratio",
+    "warmup_ratio": "warmup_steps",
+}
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another run left in the folder.")]
 RunArgument = Annotated[Path, typer.Argument(help="Run folder written by `toolkit plan -o`.")]
 
@@ -132,12 +140,13 @@ def demo(
 
 
 def _show_report(run: Path) -> None:
-    from toolkit.report.plots import draw
     from toolkit.report.run_table import run_report
     from toolkit.report.runs import load_run
 
     loaded = load_run(run)
     _out.print(run_report(loaded))
+    from toolkit.report.plots import draw  # needs matplotlib, which the tables above do not
+
     for path in draw(loaded):
         _out.print(f"drawn: {path}")
 
@@ -146,7 +155,7 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
     values = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        if not equals:
+        if not equals or not all(key.split(".")):
             raise SpecError(f"--set {text}: needs KEY=VALUE, as in --set schedule.kind=linear")
         try:
             values[key] = yaml.safe_load(value)
@@ -167,11 +176,17 @@ def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(section, dict):
                 raise SpecError(f"{key}: `{parent}` is {section!r}, needs `key: value` lines")
         section[name] = value
+        if (other := _INSTEAD.get(name)) and given.get(key.removesuffix(name) + other) is None:
+            section.pop(other, None)
     return base
 
 
 def _require(wanted: dict[str, Any]) -> None:
     work = wanted.setdefault("workload", {})
+    if not isinstance(work, dict):
+        raise SpecError(f"`workload` is {work!r}, needs `key: value` lines")
+    if not isinstance(wanted.get("model"), str | None):
+        raise SpecError(f"`model` is {wanted['model']!r}, needs a folder, hub id or catalog name")
     needed = {
         "--model": wanted.get("model"),
         "--seq-len": work.get("seq_len"),

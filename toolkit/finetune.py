@@ -45,8 +45,9 @@ def main() -> None:
     is_main = os.environ.get("RANK", "0") == "0"
     plan.check_workload(recipe.workload, folder.path)
     plan.check_world_size(int(os.environ.get("WORLD_SIZE", "1")), folder.path)
-    if is_main or not args.overwrite:
-        folder.refuse_results(overwrite=args.overwrite)
+    _lock = folder.lock() if is_main else None
+    if not args.overwrite:
+        folder.refuse_results()
     check_trackers(recipe.trackers)
     torch.manual_seed(recipe.seed)
 
@@ -64,6 +65,8 @@ def main() -> None:
     batches = GlobalBatches(data.train, share, seed=recipe.seed, pad_token_id=tokenizer.pad_token_id)
     held_out = held_out_test(recipe, data, share)
     steps = num_steps(recipe, batches)
+    if is_main:
+        folder.remove_results()  # only now: a run that could not start has cost nothing
     trackers = open_trackers(recipe.trackers, folder) if is_main else ()
     with Telemetry(folder, engine, num_steps=steps, trackers=trackers) as telemetry:
         telemetry.say(introduction(plan, data, engine, trainable=trainable, total=total))

@@ -1,8 +1,10 @@
 """Names of the files of a run, in one place: what `toolkit plan` writes and what training leaves."""
 
+import fcntl
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from toolkit.errors import ConfigError
 
@@ -78,20 +80,46 @@ class RunFolder:
                 f"{self.path}: {', '.join(missing)} missing; make the run with `toolkit plan ... -o {self.path}`"
             )
 
-    def refuse_results(self, *, overwrite: bool) -> None:
-        """Refuse a folder in which a run has trained already, or with `overwrite` remove its results.
+    def results(self) -> list[Path]:
+        """What a run has left here."""
+        return [p for p in (self.telemetry, self.summary, self.export, self.curves, self.plots) if p.exists()]
+
+    def refuse_results(self) -> None:
+        """Refuse a folder in which a run has trained already.
 
         Raises:
-            ConfigError: results are there and may not be removed.
+            ConfigError: naming what is there.
         """
-        results = [p for p in (self.telemetry, self.summary, self.export, self.curves, self.plots) if p.exists()]
-        if results and not overwrite:
-            names = ", ".join(p.name for p in results)
+        if found := self.results():
+            names = ", ".join(p.name for p in found)
             raise ConfigError(
                 f"{self.path}: holds another run ({names}); give --overwrite to replace it, or another folder"
             )
-        for result in results:
+
+    def remove_results(self) -> None:
+        """Make room for a new run: call it when that run is about to write, not before it is known to start."""
+        for result in self.results():
             if result.is_dir():
                 shutil.rmtree(result)
             else:
                 result.unlink()
+
+    def lock(self) -> IO[str]:
+        """Claim the folder for this process until the file that is given back is closed.
+
+        Raises:
+            ConfigError: another process trains here, or the folder cannot be written.
+        """
+        try:
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}: cannot be written ({error.strerror}); move the run to a folder that can"
+            ) from None
+        try:
+            # The kernel's lock: it goes with the process, however that ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise ConfigError(f"{self.path}: another process trains here; wait for it, or use another folder") from None
+        return file

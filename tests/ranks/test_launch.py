@@ -1,10 +1,13 @@
 """Whole runs through the launchers: both documented forms, and what a user sees when the ranks cannot train."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,13 +31,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_run(folder: Path, model: Path, data: Path) -> Path:
+def make_run(folder: Path, model: Path, data: Path, *, steps: int = STEPS) -> Path:
     plan = toolkit.plan(model, "2xcpu", seq_len=64, global_batch=8, zero_stage=2)
     recipe = {
         "model": str(model),
         "workload": plan.workload.model_dump(),
         "data": {"train": str(data), "held_out_fraction": 0.1},
-        "max_steps": STEPS,
+        "max_steps": steps,
         "evaluation": {"exact_match_samples": 8, "max_new_tokens": 4},
     }
     return toolkit.emit(plan, folder, toolkit.Recipe.parse(recipe, source="test"))
@@ -85,6 +88,41 @@ def test_world_size_that_was_not_planned(inputs: Path, tmp_path: Path) -> None:
     assert "1xcpu" in result.stderr
 
 
+@pytest.mark.timeout(300)
+def test_stopped_from_outside_and_started_again(inputs: Path, tmp_path: Path) -> None:
+    """SIGTERM to the launcher ends every rank; a new run that cannot start leaves the old results alone."""
+    run = make_run(tmp_path / "run", inputs / "model", inputs / "data.jsonl", steps=10_000)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [sys.executable, "-m", "toolkit", "launch", str(run)]
+    process = subprocess.Popen(command, env=os.environ | {"PATH": path}, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not ((run / "telemetry.jsonl").exists() and losses(run)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    second = command_line(*command, "--overwrite")
+    assert second.returncode == 2
+    assert "another process trains here" in second.stderr
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) == 128 + signal.SIGTERM
+    assert ranks_of(run) == []
+
+    before = losses(run)
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("data.jsonl", "dota.jsonl"))
+    third = command_line(*command, "--overwrite")
+    assert third.returncode == 2
+    assert "dota.jsonl" in third.stderr
+    assert losses(run) == before
+
+
+def ranks_of(run: Path) -> list[str]:
+    """Command lines of living processes that train this run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode())
+    return [words for words in found if "toolkit.finetune" in words and str(run) in words]
+
+
 def empty(inputs: Path) -> None:
     (inputs / "data.jsonl").write_text("")
 
@@ -114,7 +152,7 @@ def nan_weights(inputs: Path) -> None:
         (empty, ["data.jsonl"]),
         (broken_line, ["data.jsonl:201"]),
         (truncated_weights, ["model.safetensors", "damaged"]),
-        (nan_weights, ["loss is nan", "step 1"]),
+        (nan_weights, ["loss is nan before any update", "weights"]),
     ],
 )
 def test_bad_inputs_end_with_one_line_and_exit_code_2(inputs: Path, tmp_path: Path, damage, parts: list[str]) -> None:

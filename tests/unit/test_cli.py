@@ -182,3 +182,40 @@ def test_launch_with_a_damaged_accelerate_yaml(model: Path, tmp_path: Path, text
     assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
     (tmp_path / "run" / "accelerate.yaml").write_text(text)
     refused(toolkit("launch", "run", cwd=tmp_path), "accelerate.yaml")
+
+
+def test_a_length_given_here_replaces_the_recipes(model: Path, tmp_path: Path) -> None:
+    assert toolkit(*plan_words(model, "--max-steps", 7, "-o", "one"), cwd=tmp_path).returncode == 0
+    again = toolkit(
+        "plan", "--recipe", "one/recipe.yaml", "--cluster", "2xcpu", "--epochs", 2, "-o", "two", cwd=tmp_path
+    )
+    assert again.returncode == 0, again.stderr
+    from toolkit.specs.recipe import Recipe
+
+    recipe = Recipe.load(tmp_path / "two" / "recipe.yaml")
+    assert (recipe.epochs, recipe.max_steps) == (2, None)
+
+
+def test_the_line_that_plans_again_keeps_what_was_fixed(model: Path, tmp_path: Path) -> None:
+    assert toolkit(*plan_words(model, "--zero", 2, "--micro-batch", 2, "-o", "run"), cwd=tmp_path).returncode == 0
+    path = tmp_path / "run" / "accelerate.yaml"
+    path.write_text(path.read_text().replace("num_processes: 2", "num_processes: 4"))
+    result = toolkit("launch", "run", cwd=tmp_path)
+    line = result.stderr.rpartition("plan again: ")[2].split()
+    assert line[line.index("--zero") + 1] == "2"
+    assert line[line.index("--micro-batch") + 1] == "2"
+    assert toolkit(*line[1:], cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (["--set", "workload=5"], ["workload", "`key: value` lines"]),
+        (["--set", "model=5"], ["`model` is 5"]),
+        (["--set", "trackers=wandb"], ["trackers", "needs a list"]),
+        (["--set", "=3"], ["KEY=VALUE"]),
+        (["--set", "seed=99999999999999999999999"], ["seed"]),
+    ],
+)
+def test_values_of_a_wrong_kind(model: Path, tmp_path: Path, more: list[object], parts: list[str]) -> None:
+    refused(toolkit(*plan_words(model, *more), cwd=tmp_path), *parts)

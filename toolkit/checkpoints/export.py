@@ -63,6 +63,8 @@ def export(
         _write_config(partial, base=recipe.model, dtype=dtype)
         _write_generation(partial, base=recipe.model, stop_token_ids=stop_token_ids, pad=tokenizer.pad_token_id)
         tokenizer.save_pretrained(partial)
+        for path in partial.glob("*.safetensors"):
+            path.chmod((partial / "config.json").stat().st_mode)  # safetensors leaves them readable by the owner only
         check_export(partial, plan.model.weight_shapes)
         partial.rename(target)
     except (OSError, SafetensorError) as error:

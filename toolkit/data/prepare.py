@@ -93,7 +93,7 @@ def prepare(
         statistics=statistics,
         held_out_statistics=None if held is None else _statistics(held, held_tally),
         encoder=encoder,
-        notes=_notes(encoder.template, statistics, seq_len=seq_len),
+        notes=_notes(encoder.template, statistics, tally, seq_len=seq_len),
     )
 
 
@@ -127,11 +127,16 @@ def _statistics(rows: Dataset, tally: Tally) -> Statistics:
     )
 
 
-def _notes(template: ChatTemplate, statistics: Statistics, *, seq_len: int) -> tuple[str, ...]:
+def _notes(template: ChatTemplate, statistics: Statistics, tally: Tally, *, seq_len: int) -> tuple[str, ...]:
     notes = [template.note] if template.note else []
     if statistics.cut_rows:
         part = statistics.cut_rows / statistics.rows
         notes.append(f"{statistics.cut_rows} training rows ({part:.1%}) are longer than seq_len {seq_len} and were cut")
-    if statistics.dropped_rows:
-        notes.append(f"{statistics.dropped_rows} rows without a supervised token were left out")
+    if tally.prompt_too_long:
+        notes.append(
+            f"{tally.prompt_too_long} of {tally.read} rows were left out: their prompts fill seq_len {seq_len} "
+            f"(longest: {tally.longest_prompt} tokens)"
+        )
+    if tally.without_answer:
+        notes.append(f"{tally.without_answer} of {tally.read} rows were left out: they have no answer")
     return tuple(notes)

@@ -22,7 +22,6 @@ from toolkit.report.plan_table import plan_report
 from toolkit.report.plots import draw
 from toolkit.report.run_table import run_report
 from toolkit.report.runs import load_run
-from toolkit.run_folder import RunFolder
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.recipe import Recipe
@@ -45,7 +44,6 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
     cluster = ClusterSpec.detect()
     if cluster.device.kind == "cpu":
         os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU
-    RunFolder(output).refuse_results(overwrite=True)
     recipe = _recipe(output / "inputs", model, data)
     # Any number of GPUs must divide the batch.
     global_batch = math.ceil(recipe.pop("global_batch") / cluster.world_size) * cluster.world_size

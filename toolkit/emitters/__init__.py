@@ -32,7 +32,7 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
         raise ConfigError(f"{folder} already holds a run ({', '.join(found)}); name another folder or add --overwrite")
     try:
         _write(plan, folder, recipe)
-        run.refuse_results(overwrite=overwrite)
+        run.remove_results()
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); name a folder you may write to") from None
     return folder

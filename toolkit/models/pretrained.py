@@ -131,8 +131,8 @@ def _key_words(key: str | tuple[str, torch.Size, torch.Size]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0].rstrip('.')}" if text else type(error).__name__
 
 
 def count_parameters(model: Any) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from toolkit.specs.workload import Precision, Workload
 
 def plan(
     model: str | Path | ModelSpec,
-    cluster: str | ClusterSpec | None = None,
+    cluster: str | Path | ClusterSpec | None = None,
     *,
     seq_len: int,
     global_batch: int,
@@ -44,7 +44,7 @@ def plan(
 
 def plan_for(
     model: str | Path | ModelSpec,
-    cluster: str | ClusterSpec | None,
+    cluster: str | Path | ClusterSpec | None,
     *,
     work: Mapping[str, Any],
     fixed: Mapping[str, Any],
@@ -62,7 +62,7 @@ def plan_for(
     if isinstance(cluster, ClusterSpec):
         machines = cluster
     else:
-        machines = ClusterSpec.detect() if cluster is None else ClusterSpec.resolve(cluster)
+        machines = ClusterSpec.detect() if cluster is None else ClusterSpec.resolve(str(cluster))
     workload = Workload.parse({"precision": default_precision(machines), **work}, source="workload")
     choices = Fixed.parse(fixed, source="choices")
     return make_plan(spec, machines, workload, fixed=choices, gradient_clipping=gradient_clipping)

@@ -8,6 +8,7 @@ from pydantic import Field
 from typing_extensions import Self
 
 from toolkit.errors import ConfigError, SpecError
+from toolkit.planner.request import Fixed
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
@@ -153,6 +154,8 @@ class Plan(Spec):
     """Predicted step time of the choice."""
     gradient_clipping: float = Field(gt=0)
     """Largest global gradient norm (L2); DeepSpeed's own default differs between releases, so it is always written."""
+    fixed: Fixed = Fixed()
+    """What the user had decided before the search."""
     reasons: tuple[str, ...]
     """Why this choice, one sentence each."""
     alternatives: tuple[Candidate, ...] = ()
@@ -203,6 +206,7 @@ class Plan(Spec):
         """The `toolkit plan` line for the recipe in `folder` on another number of ranks of the same kind."""
         cluster = self.cluster.name if world_size == self.world_size else f"{world_size}x{self.cluster.device.name}"
         words = ["toolkit", "plan", "--recipe", str(folder / "recipe.yaml"), "--cluster", cluster]
+        words += self.fixed.options()
         if self.gradient_clipping != 1.0:
             words += ["--gradient-clipping", str(self.gradient_clipping)]
         return shlex.join([*words, "-o", str(folder), "--overwrite"])

@@ -35,6 +35,16 @@ class Fixed(Spec):
         """The pins that are set, by name."""
         return {name: value for name, value in self if value is not None}
 
+    def options(self) -> list[str]:
+        """The pins as words of a `toolkit plan` line."""
+        words: list[str] = []
+        for name, value in self.given().items():
+            if name == "activation_checkpointing":
+                words.append("--checkpointing" if value else "--no-checkpointing")
+            else:
+                words += [f"--{name.removesuffix('_stage').replace('_', '-')}", str(value)]
+        return words
+
 
 class Request(NamedTuple):
     """One question to the planner."""

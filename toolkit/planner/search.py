@@ -80,6 +80,7 @@ def make_plan(
         memory=chosen.memory,
         time=chosen.time,
         gradient_clipping=gradient_clipping,
+        fixed=fixed,
         reasons=reasons(request, chosen, ranked[1:]),
         alternatives=tuple(alternatives[1 : MAX_ALTERNATIVES + 1]),
         rejected=tuple(_rejections(request, judged, chosen.strategy)),

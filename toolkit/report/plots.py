@@ -21,9 +21,15 @@ _SMOOTHING = 0.9
 
 def draw(run: Run) -> list[Path]:
     """Write plots/loss.png and plots/throughput.png into the run folder and give their paths."""
-    steps = run.steps
-    run.folder.plots.mkdir(exist_ok=True)
-    return [_loss(steps, run.folder.plots / "loss.png"), _throughput(run, steps, run.folder.plots / "throughput.png")]
+    steps, plots = run.steps, run.folder.plots
+    try:
+        plots.mkdir(exist_ok=True)
+        return [_loss(steps, plots / "loss.png"), _throughput(run, steps, plots / "throughput.png")]
+    except OSError as error:
+        raise MachineError(
+            f"{plots}: cannot be written ({error.strerror}), the run itself is whole; make room, then: "
+            f"toolkit report {run.folder.path}"
+        ) from None
 
 
 def _loss(steps: Sequence[Step], path: Path) -> Path:

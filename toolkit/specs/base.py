@@ -92,6 +92,10 @@ def _fault(spec: type[BaseModel], fault: Any) -> str:
         case "value_error":
             text = str(fault["ctx"]["error"])
             return f"`{where}`: {text}" if where else text
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"`{where}` is {fault['input']!r}: needs `key: value` lines"
+        case "tuple_type" | "list_type":
+            return f"`{where}` is {fault['input']!r}: needs a list, as [a, b]"
         case _:
             return f"`{where}` is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 

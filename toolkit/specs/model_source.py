@@ -25,6 +25,8 @@ def find_config(name: str | Path) -> tuple[Mapping[str, Any], str]:
     Raises:
         SpecError: nothing of that name, or the file cannot be read.
     """
+    if not isinstance(name, str | Path):
+        raise SpecError(f"the model is {name!r}, needs a folder, config.json, catalog name or hub id")
     text, path = str(name), _existing(name)
     known = _catalog().get(text.lower())
     # A folder without config.json that has a catalog name is most often a run's own output: the catalog wins.

@@ -116,7 +116,7 @@ class Recipe(Spec):
     """Held-out measurements."""
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     """Where curves go besides telemetry.jsonl."""
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
     """Order of the samples, held-out choice, dropout and adapter initialisation."""
 
     @model_validator(mode="after")

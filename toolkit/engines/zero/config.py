@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from toolkit.errors import ConfigError
@@ -26,7 +27,7 @@ class _Switch(_Part):
 
 
 class _Offload(_Part):
-    device: Literal["none", "cpu", "nvme"] = "none"
+    device: Literal["none", "cpu"] = "none"
 
 
 class _Zero(_Part):
@@ -68,7 +69,7 @@ class DsConfig:
     zero_stage: int
     """0-3."""
     offload: Literal["none", "optimizer", "all"]
-    """What lives in host memory (or on NVMe)."""
+    """What lives in host memory."""
     precision: Precision
     """Of weights and activations."""
     notes: tuple[str, ...]
@@ -85,9 +86,10 @@ def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
     content = _content(path)
     try:
         read = _Read.model_validate(content)
+        DeepSpeedZeroConfig(**content.get("zero_optimization", {}))
     except ValidationError as error:
         found = [f'`{key}` is "auto"; write the number, nothing fills it in here' for key in _autos(content)]
-        found = found or faults(_Read, error)
+        found = found or faults(_Read if error.title == _Read.__name__ else DeepSpeedZeroConfig, error)
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in found)) from None
     if found := _contradictions(content, read, plan):
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in found))
