@@ -29,7 +29,10 @@ def load_tokenizer(name: str, spec: ModelSpec) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights_source(name), use_fast=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{name}: no usable tokenizer ({_first_line(error)}); add the tokenizer files") from None
+        local = "" if Path(weights_source(name)).is_dir() else f"no such folder in {Path.cwd()}; on the hub: "
+        raise CheckpointError(
+            f"{name}: {local}no usable tokenizer ({_first_line(error)}); add the tokenizer files"
+        ) from None
     if not tokenizer.is_fast:
         raise CheckpointError(f"{name}: has only a slow tokenizer; add tokenizer.json (the fast one)")
     if tokenizer.eos_token_id is None:

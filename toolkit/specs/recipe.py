@@ -156,6 +156,9 @@ def _commented_yaml(spec: Spec, indent: str = "") -> str:
             lines.append(f"{indent}{name}:  # {comment}\n{_commented_yaml(value, indent + '  ')}")
             continue
         plain = spec.model_dump(mode="json")[name]
-        text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
-        lines.append(f"{indent}{name}: {text.removesuffix('...' + chr(10)).strip()}  # {comment}\n")
+        # Odd blanks and line ends (U+0085, U+00A0) do not survive unless they are escaped.
+        readable = "\\" not in repr(plain)
+        text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=readable)
+        text = text.removesuffix("...\n").strip(" \n")
+        lines.append(f"{indent}{name}: {text}  # {comment}\n")
     return "".join(lines)
