@@ -120,7 +120,7 @@ def test_rows_without_anything_to_learn_are_left_out(small: Any, write_rows: Any
         DataConfig(train=str(write_rows(rows)), template="plain"), small, seq_len=60, seed=0, cache_dir=tmp_path / "c"
     )
     assert (data.statistics.rows, data.statistics.dropped_rows, data.statistics.cut_rows) == (3, 1, 0)
-    assert data.notes == ("1 rows without a supervised token were left out",)
+    assert data.notes == ("1 of 4 rows were left out: their prompts fill seq_len 60 (longest: 502 tokens)",)
 
 
 def test_nothing_to_learn_at_all_is_refused_with_the_reason(small: Any, write_rows: Any, tmp_path: Path) -> None:
