@@ -1,6 +1,7 @@
 """ModelSpec: parameter counts against transformers, the keys of config.json and the words of its errors."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,20 @@ def transformers_model(config: dict[str, Any]) -> Any:
         )
 
 
-def counted(config: dict[str, Any]) -> int:
-    return sum(parameter.numel() for parameter in transformers_model(config).parameters())
+def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in transformers_model(config).named_parameters()}
 
 
 # --- counts ---------------------------------------------------------------------------------------------------------
 
 
-def test_published_configs_count_as_transformers_counts_them(shared_data: Path) -> None:
+def test_published_configs_have_the_tensors_that_transformers_makes(shared_data: Path) -> None:
     files = [path for path in sorted((shared_data / "hf_configs").glob("*.json")) if path.name != "SOURCES.json"]
     assert len(files) == 36
-    ours = {path.name: ModelSpec.resolve(path).num_params for path in files}
-    theirs = {path.name: counted(json.loads(path.read_text())) for path in files}
-    assert ours == theirs
+    for path in files:
+        theirs, spec = shapes(json.loads(path.read_text())), ModelSpec.resolve(path)
+        assert spec.weight_shapes == theirs, path.name
+        assert spec.num_params == sum(map(math.prod, theirs.values())), path.name
 
 
 @pytest.mark.parametrize(
@@ -84,8 +86,9 @@ def test_published_configs_count_as_transformers_counts_them(shared_data: Path) 
         tiny(model_type="mistral", num_attention_heads=8, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True),
     ],
 )
-def test_odd_shapes_count_as_transformers_counts_them(config: dict[str, Any]) -> None:
-    assert read(config).num_params == counted(config)
+def test_odd_shapes_are_those_that_transformers_makes(config: dict[str, Any]) -> None:
+    assert read(config).weight_shapes == shapes(config)
+    assert read(config).num_params == sum(map(math.prod, shapes(config).values()))
 
 
 def test_parts_sum_to_the_total() -> None:
