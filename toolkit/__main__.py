@@ -12,6 +12,7 @@ from toolkit.emitters import emit
 from toolkit.errors import SpecError, ToolkitError
 from toolkit.planner.api import plan_for
 from toolkit.report.plan_table import plan_report
+from toolkit.report.show import show_run
 from toolkit.specs.base import read_mapping
 from toolkit.specs.recipe import Recipe
 
@@ -116,13 +117,13 @@ def launch(run: RunArgument, overwrite: Overwrite = False) -> None:
     from toolkit.launcher import launch as start
 
     start(run, overwrite=overwrite)
-    _show_report(run)
+    show_run(run, _out)
 
 
 @app.command()
 def report(run: RunArgument) -> None:
     """Print a run's results and draw loss and throughput into its plots folder."""
-    _show_report(run)
+    show_run(run, _out)
 
 
 @app.command()
@@ -137,18 +138,6 @@ def demo(
     from toolkit.demo.run import run_demo
 
     run_demo(output, model=model, data=data, console=_out)
-
-
-def _show_report(run: Path) -> None:
-    from toolkit.report.run_table import run_report
-    from toolkit.report.runs import load_run
-
-    loaded = load_run(run)
-    _out.print(run_report(loaded))
-    from toolkit.report.plots import draw  # needs matplotlib, which the tables above do not
-
-    for path in draw(loaded):
-        _out.print(f"drawn: {path}")
 
 
 def _assignments(texts: list[str]) -> dict[str, Any]:

@@ -19,9 +19,7 @@ from toolkit.errors import INSTALL_TRAINING, MachineError
 from toolkit.launcher import launch
 from toolkit.planner.api import plan
 from toolkit.report.plan_table import plan_report
-from toolkit.report.plots import draw
-from toolkit.report.run_table import run_report
-from toolkit.report.runs import load_run
+from toolkit.report.show import show_run
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.recipe import Recipe
@@ -54,9 +52,8 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
     console.print(Rule("plan", align="left"), plan_report(chosen))
     console.print(Rule("training", align="left"))
     launch(output)
-    finished = load_run(output)
-    console.print(Rule("result", align="left"), run_report(finished))
-    console.print(*[f"drawn:    {path}" for path in draw(finished)], sep="\n")
+    console.print(Rule("result", align="left"))
+    show_run(output, console)
 
 
 def _recipe(inputs: Path, model: str | None, data: str | None) -> dict[str, Any]:

@@ -16,9 +16,6 @@ from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
-OPTIONS = {"zero_stage": "zero", "activation_checkpointing": "checkpointing"}
-"""Options of `toolkit plan` that are shorter than the names they set."""
-
 
 class Scenario(NamedTuple):
     """One file of ds_configs/."""
@@ -49,12 +46,7 @@ class Scenario(NamedTuple):
         words += ["--precision", workload.precision]
         if workload.method == "lora":
             words += ["--method", "lora", "--lora-rank", str(workload.lora_rank)]
-        for name, value in self.fixed.given().items():
-            option = OPTIONS.get(name, name.replace("_", "-"))
-            words += (
-                [f"--{option if value else f'no-{option}'}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-            )
-        return shlex.join(words)
+        return shlex.join([*words, *self.fixed.options()])
 
 
 def _work(seq_len: int, global_batch: int, **rest: object) -> Workload:

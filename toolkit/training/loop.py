@@ -42,13 +42,14 @@ def train(engine: Engine, batches: Steps, *, recipe: Recipe, steps: int, telemet
         result = engine.train_step(batches.step(index), learning_rate=lr)
         applied += not result.skipped
         telemetry.record(index + 1, result, learning_rate=lr, epoch=(index + 1) / batches.steps_per_epoch)
-        if not math.isfinite(result.loss) and index == 0:
+        if math.isfinite(result.loss):
+            continue
+        if index == 0:
             raise EngineError(
                 f"the loss is {result.loss} before any update: the model's own weights or the data hold NaN or Inf, "
                 "or overflow in fp16; check the checkpoint, or train in bf16"
             )
-        if not math.isfinite(result.loss):
-            raise EngineError(
-                f"the loss is {result.loss} at step {index + 1} of {steps}; "
-                f"lower learning_rate (now {lr:.1e}), or train in bf16 if this is fp16"
-            )
+        raise EngineError(
+            f"the loss is {result.loss} at step {index + 1} of {steps}; "
+            f"lower learning_rate (now {lr:.1e}), or train in bf16 if this is fp16"
+        )

@@ -84,14 +84,14 @@ def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
     """
     path = folder.ds_config
     content = _content(path)
+    autos = [f'`{key}` is "auto"; write the number, nothing fills it in here' for key in _autos(content)]
     try:
         read = _Read.model_validate(content)
         DeepSpeedZeroConfig(**content.get("zero_optimization", {}))
     except ValidationError as error:
-        found = [f'`{key}` is "auto"; write the number, nothing fills it in here' for key in _autos(content)]
-        found = found or faults(_Read if error.title == _Read.__name__ else DeepSpeedZeroConfig, error)
+        found = autos or faults(_Read if error.title == _Read.__name__ else DeepSpeedZeroConfig, error)
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in found)) from None
-    if found := _contradictions(content, read, plan):
+    if found := [*autos, *_contradictions(content, read, plan)]:
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in found))
     return DsConfig(
         content=content,
@@ -118,14 +118,13 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[str]:
     strategy = plan.strategy
-    found = [f'`{key}` is "auto"; write the number, nothing fills it in here' for key in _autos(content)]
+    found = []
     for key, planned in (
         ("train_micro_batch_size_per_gpu", strategy.micro_batch),
         ("gradient_accumulation_steps", strategy.grad_accum),
     ):
         # The sampler follows the plan: another number here would silently change the global batch.
-        if getattr(read, key) != planned:
-            given = getattr(read, key)
+        if (given := getattr(read, key)) != planned:
             found.append(f"`{key}` is {given}, the plan has {planned}; plan again with --micro-batch/--global-batch")
     product = strategy.micro_batch * strategy.grad_accum * plan.world_size
     if read.train_batch_size not in (None, product):

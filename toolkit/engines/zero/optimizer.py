@@ -16,11 +16,11 @@ def build_adamw(
 ) -> tuple[Optimizer, str]:
     """An AdamW over the trainable parameters, and one sentence that says which and why.
 
-    The learning rate starts at 0 and is set before every step: with fp16 and ZeRO-0 DeepSpeed takes a step of its
-    own while it starts, which must not move (or decay) the weights.
+    The learning rate starts at 0 and is set before every step: with bf16 or fp16 and ZeRO-0 DeepSpeed takes a step of
+    its own while it starts, which must not move (or decay) the weights.
 
     Args:
-        parameters: trainable parameters, before the engine partitions them.
+        parameters: of the model, partitioned already under ZeRO-3; the frozen ones are left out.
         config: betas, eps, weight decay.
         device: where the step runs unless `offload`.
         offload: the states live in host memory, so the step runs on the CPU.
