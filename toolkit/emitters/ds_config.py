@@ -29,19 +29,19 @@ def ds_config(plan: Plan) -> dict[str, Any]:
 
 def _zero(plan: Plan) -> dict[str, Any]:
     """zero_optimization of the plan's stage."""
-    stage, offload, on_cuda = plan.strategy.zero_stage, plan.strategy.offload, plan.cluster.device.kind == "cuda"
+    stage, offload, on_gpu = plan.strategy.zero_stage, plan.strategy.offload, plan.cluster.device.kind != "cpu"
     if stage == 0:
         return {"stage": 0}
     sizes = zero_buckets(plan.model, plan.workload)
     zero: dict[str, Any] = {
         "stage": stage,
         # Streams and events do not exist on CPU.
-        "overlap_comm": on_cuda,
+        "overlap_comm": on_gpu,
         "contiguous_gradients": True,
         "reduce_scatter": True,
         "reduce_bucket_size": sizes.reduce,
     }
-    host = {"device": "cpu", "pin_memory": on_cuda}
+    host = {"device": "cpu", "pin_memory": on_gpu}
     if offload != "none":
         zero["offload_optimizer"] = dict(host)
     if offload == "all":

@@ -1,5 +1,6 @@
 """ClusterSpec: the short notation, YAML files and the catalog."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,13 @@ import pytest
 import yaml
 
 from toolkit.errors import SpecError
-from toolkit.specs import cluster
+from toolkit.specs import catalog_lookup
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.units import GiB
 
-CATALOG = yaml.safe_load(Path(cluster.__file__).with_name("catalog").joinpath("devices.yaml").read_text())["devices"]
+FOLDER = Path(catalog_lookup.__file__).with_name("catalog")
+CATALOG = yaml.safe_load((FOLDER / "devices.yaml").read_text())["devices"]
+NODES = yaml.safe_load((FOLDER / "nodes.yaml").read_text())["nodes"]
 
 
 def refusal(text: str) -> str:
@@ -62,7 +65,7 @@ def test_zero_counts_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "nearest"), [("8xB100", "B200"), ("8A100", "A100-80GB"), ("L40", "L40S"), ("A10", "A10G")]
+    ("text", "nearest"), [("8xB100", "B200"), ("8A100", "A100-80GB"), ("L40", "L40S"), ("A10x", "A10G")]
 )
 def test_unknown_device_shows_the_nearest(text: str, nearest: str) -> None:
     assert nearest in refusal(text).split("nearest")[1].split(";")[0]
@@ -70,7 +73,12 @@ def test_unknown_device_shows_the_nearest(text: str, nearest: str) -> None:
 
 def test_nothing_near_shows_all() -> None:
     text = refusal("8xqqqqqq")
-    assert all(entry["name"] in text for entry in CATALOG)
+    assert all(entry["name"] in text for entry in (*CATALOG, *NODES))
+
+
+def test_a_node_types_name_is_looked_up_too() -> None:
+    assert "node types: p5.48xlarge" in refusal("4xp5.48xlarg")
+    assert "dgx-h100" in refusal("dgx-h10").split("node types")[1]
 
 
 # --- catalog --------------------------------------------------------------------------------------------------------
@@ -83,27 +91,34 @@ def test_catalog_entries_are_plausible(entry: dict[str, Any]) -> None:
     assert device.source
     assert entry["node"]["source"]
     assert device.name == entry["name"]
-    if device.kind == "cuda":
+    if device.kind != "cpu":
         assert 50 < device.fp16_flops / device.memory_bandwidth < 500
-        assert 14 * GiB < device.memory_bytes < 180 * GiB
+        assert 14 * GiB < device.memory_bytes < 288 * GiB
     assert device.bf16_flops == (device.fp16_flops if device.supports_bf16 else device.fp32_flops)
-    assert device.fp32_flops >= device.fp16_flops / 30
+    assert device.fp32_flops >= device.fp16_flops / 32
     assert device.intra_node_bandwidth < device.memory_bandwidth
-    assert spec.host_memory_bytes >= spec.gpus_per_node * device.memory_bytes
+    # DGX B300 has 2 TB for 2.3 TB of HBM, a Grace processor 480 GB for two GPUs.
+    assert spec.host_memory_bytes >= spec.gpus_per_node * device.memory_bytes or device.name in ("B300", "GB300")
+    # Each halving of the width at least doubles the rate, where the device has the type at all.
+    rates = [rate for rate in (device.fp16_flops, device.fp8_flops, device.fp4_flops) if rate]
+    assert all(narrow > 1.99 * wide for wide, narrow in itertools.pairwise(rates))
+    # PCIe 5.0 x16 is the fastest slot of a device without another link.
+    assert (device.intra_node_bandwidth > 63e9) == (device.link in ("nvlink", "xgmi"))
 
 
 @pytest.mark.parametrize("entry", CATALOG, ids=[entry["name"] for entry in CATALOG])
 def test_memory_is_just_below_the_size_in_the_name(entry: dict[str, Any]) -> None:
     sizes = [name for name in (entry["name"], *entry["aliases"]) if name.endswith("GB")]
-    # The driver's name of a GH200 counts the CPU's memory.
-    nominal = {int(name.rpartition("-")[2].removesuffix("GB")) for name in sizes if name != "GH200-480GB"}
+    # The driver's name of a GH200 counts the CPU's memory, the MI250X's name both dies'.
+    others = ("GH200-480GB", "MI250X-128GB")
+    nominal = {int(name.rpartition("-")[2].removesuffix("GB")) for name in sizes if name not in others}
     assert all(
         0.9 * size * GiB < ClusterSpec.resolve(entry["name"]).device.memory_bytes < size * GiB for size in nominal
     )
 
 
 def test_names_and_aliases_are_unique() -> None:
-    names = [cluster._plain(name) for entry in CATALOG for name in (entry["name"], *entry["aliases"])]
+    names = [catalog_lookup._plain(name) for entry in (*CATALOG, *NODES) for name in (entry["name"], *entry["aliases"])]
     assert len(names) == len(set(names))
 
 
@@ -115,6 +130,15 @@ def test_peak_flops_by_precision() -> None:
         19.5e12,
     )
     assert ClusterSpec.resolve("V100").device.peak_flops("bf16") == 15.7e12
+    blackwell = ClusterSpec.resolve("B200").device
+    assert (blackwell.peak_flops("fp8"), blackwell.peak_flops("fp4")) == (4500e12, 9000e12)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("A100-80GB", "fp8"), ("H100", "fp4"), ("MI250X", "fp8")])
+def test_a_type_that_the_device_has_not_is_refused(name: str, precision: Any) -> None:
+    device = ClusterSpec.resolve(name).device
+    with pytest.raises(SpecError, match=f"^{device.name} has no {precision} matrix products; use one of fp32, bf16"):
+        device.peak_flops(precision)
 
 
 def test_a_node_has_its_devices_shares() -> None:

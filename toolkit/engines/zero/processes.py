@@ -54,12 +54,13 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
 
 def _check_device(plan: Plan) -> None:
     planned = plan.cluster.device.kind
-    if planned == "cuda" and not torch.cuda.is_available():
+    # torch calls AMD's GPUs cuda devices too.
+    if planned != "cpu" and not torch.cuda.is_available():
         raise MachineError(
             f"the plan is for {plan.cluster.name}, this machine has no CUDA device; "
             f"plan again with `--cluster {plan.world_size}xcpu` or start the run on a GPU machine"
         )
-    if planned == "cuda" and torch.cuda.device_count() < plan.cluster.gpus_per_node:
+    if planned != "cpu" and torch.cuda.device_count() < plan.cluster.gpus_per_node:
         raise MachineError(
             f"the plan has {plan.cluster.gpus_per_node} GPUs per node, this process sees {torch.cuda.device_count()}; "
             "plan again without --cluster, or make the others visible (CUDA_VISIBLE_DEVICES)"
