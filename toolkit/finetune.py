@@ -22,6 +22,7 @@ from toolkit.specs.recipe import Recipe
 from toolkit.training.evaluation import HeldOut, evaluate
 from toolkit.training.introduction import introduction
 from toolkit.training.loop import num_steps, train
+from toolkit.training.memory import begin_memory_watch, memory_of_rank
 from toolkit.training.summary import write_summary
 from toolkit.training.telemetry import Telemetry
 from toolkit.training.trackers import check_trackers, open_trackers
@@ -55,6 +56,7 @@ def main() -> None:
     tokenizer = load_tokenizer(recipe.model, plan.model)
     data = prepare(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=recipe.seed)
     tokenizer.chat_template = data.encoder.template.text
+    rss_at_start = begin_memory_watch()
     model = build_model(plan, recipe)
     trainable, total = count_parameters(model)
     engine = engine_for(plan, recipe, model=model, folder=folder)
@@ -72,6 +74,7 @@ def main() -> None:
         telemetry.say(introduction(plan, data, engine, trainable=trainable, total=total))
         before = evaluate(engine, held_out)
         train(engine, batches, recipe=recipe, steps=steps, telemetry=telemetry)
+        memory = engine.gather(memory_of_rank(engine.rank, engine.device, rss_at_start=rss_at_start))
         after = evaluate(engine, held_out)
     stops = data.encoder.stop_token_ids()
     export(engine, folder.export, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
@@ -81,6 +84,7 @@ def main() -> None:
             "trainable_parameters": trainable,
             "parameters": total,
             "data": asdict(data.statistics),
+            "memory_by_rank": memory,
         }
         write_summary(folder, plan, telemetry, before=before, after=after, facts=facts)
     engine.close()

@@ -26,7 +26,7 @@ from toolkit.specs.recipe import LoraConfig, OptimizerConfig, Recipe
 
 def write_run(folder: Path, model: Path, *, cluster: str = "2xcpu", **choices: Any) -> Path:
     """Plan and emit; `choices` as for `toolkit.plan`."""
-    wanted = {"precision": "fp32", "micro_batch": 2, "activation_checkpointing": False, **choices}
+    wanted = {"precision": "fp32", "micro_batch": 2, "activation_checkpointing": "none", **choices}
     plan = toolkit.plan(
         model,
         cluster,

@@ -49,7 +49,7 @@ def export(
         CheckpointError: the disk is full, or what was written is not what the config describes.
     """
     weights = engine.full_state()
-    if recipe.workload.method == "lora":
+    if recipe.workload.method != "full":
         weights = merge_lora(weights, scale=recipe.lora.alpha / recipe.workload.lora_rank)
     if engine.rank != 0:
         for _ in weights:  # gathering is collective: this rank takes part, and gets nothing

@@ -8,6 +8,7 @@ from toolkit.emitters.accelerate_yaml import accelerate_yaml
 from toolkit.emitters.command import launch_command, launch_script
 from toolkit.emitters.ds_config import ds_config
 from toolkit.errors import ConfigError
+from toolkit.planner.engines import runs_today
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
@@ -21,9 +22,12 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
     With `overwrite` the five files of an earlier run are replaced; its results go, as they belong to another plan.
 
     Raises:
-        ConfigError: the folder holds a run, cannot be written, or the recipe asks for another workload.
+        ConfigError: this release cannot run the plan, the folder holds a run or cannot be written, or the recipe asks
+            for another workload.
     """
     folder = Path(folder)
+    if later := runs_today(plan.strategy, plan.workload.method):
+        raise ConfigError(f"{later}; such a plan is shown, not written")
     plan.check_workload(recipe.workload, folder)
     run = RunFolder(folder)
     # A folder with one of these holds a run.

@@ -7,7 +7,7 @@ Keys and defaults: deepspeed/runtime/config.py, zero/config.py and precision_con
 
 from typing import Any
 
-from toolkit.planner.memory import zero_buckets
+from toolkit.planner.buckets import zero_buckets
 from toolkit.planner.plan import Plan
 
 

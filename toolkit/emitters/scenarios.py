@@ -44,8 +44,8 @@ class Scenario(NamedTuple):
         words = ["toolkit", "plan", "--model", self.model, "--cluster", self.cluster]
         words += ["--seq-len", str(workload.seq_len), "--global-batch", str(workload.global_batch)]
         words += ["--precision", workload.precision]
-        if workload.method == "lora":
-            words += ["--method", "lora", "--lora-rank", str(workload.lora_rank)]
+        if workload.method != "full":
+            words += ["--method", workload.method, "--lora-rank", str(workload.lora_rank)]
         return shlex.join([*words, *self.fixed.options()])
 
 

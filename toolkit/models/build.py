@@ -16,7 +16,7 @@ def build_model(plan: Plan, recipe: Recipe) -> Any:
         SpecError: the recipe adapts layers that the model does not have.
     """
     model = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
-    adapters, checkpointed = plan.workload.method == "lora", plan.strategy.activation_checkpointing
+    adapters, checkpointed = plan.workload.method != "full", plan.strategy.activation_checkpointing != "none"
     if checkpointed:
         checkpoint_activations(model, adapters=adapters)
     if adapters:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import SpecError
-from toolkit.planner.plan import Plan
+from toolkit.planner.engines import choice
+from toolkit.planner.layout import GivenLayout, judge_layout
+from toolkit.planner.plan import OBJECTIVES, Objective, Plan
 from toolkit.planner.search import Fixed, make_plan
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
@@ -30,16 +32,17 @@ def plan(
         seq_len: longest sequence in tokens.
         global_batch: samples per optimizer step over all ranks.
         gradient_clipping: largest global gradient norm.
-        **choices: `method`, `lora_rank` and `precision` of the workload; `zero_stage`, `micro_batch`, `tp`, `pp`,
-            `offload`, ... fix parts of the strategy.
+        **choices: `method`, `lora_rank` and `precision` of the workload; `objective`; `engine`, `zero_stage`,
+            `micro_batch`, `tp`, `pp`, `offload`, ... fix parts of the strategy.
 
     Raises:
         SpecError: something given is wrong.
-        NoFeasiblePlan: nothing fits; the message holds the nearest candidate and what would make it fit.
+        NoFeasiblePlan: nothing fits; the message holds the nearest candidates and what would make one fit.
     """
+    objective = choices.pop("objective", "fastest")
     work = {name: choices.pop(name) for name in Workload.model_fields if name in choices}
     work |= {"seq_len": seq_len, "global_batch": global_batch}
-    return plan_for(model, cluster, work=work, fixed=choices, gradient_clipping=gradient_clipping)
+    return plan_for(model, cluster, work=work, fixed=choices, gradient_clipping=gradient_clipping, objective=objective)
 
 
 def plan_for(
@@ -49,6 +52,7 @@ def plan_for(
     work: Mapping[str, Any],
     fixed: Mapping[str, Any],
     gradient_clipping: float = 1.0,
+    objective: Objective = "fastest",
 ) -> Plan:
     """`plan` with the workload's values and the fixed choices apart, as a recipe and the command line have them.
 
@@ -58,14 +62,38 @@ def plan_for(
     """
     if not 0 < gradient_clipping < math.inf:
         raise SpecError(f"gradient_clipping is {gradient_clipping}, needs a number above 0; 1.0 is customary")
-    spec = model if isinstance(model, ModelSpec) else ModelSpec.resolve(model)
-    if isinstance(cluster, ClusterSpec):
-        machines = cluster
-    else:
-        machines = ClusterSpec.detect() if cluster is None else ClusterSpec.resolve(str(cluster))
-    workload = Workload.parse({"precision": default_precision(machines), **work}, source="workload")
+    if objective not in OBJECTIVES:
+        raise SpecError(f"objective is {objective!r}, needs {choice(OBJECTIVES)}")
+    spec, machines, workload = _resolved(model, cluster, work)
     choices = Fixed.parse(fixed, source="choices")
-    return make_plan(spec, machines, workload, fixed=choices, gradient_clipping=gradient_clipping)
+    return make_plan(spec, machines, workload, fixed=choices, gradient_clipping=gradient_clipping, objective=objective)
+
+
+def estimate(
+    model: str | Path | ModelSpec,
+    cluster: str | Path | ClusterSpec | None,
+    *,
+    work: Mapping[str, Any],
+    strategy: Mapping[str, Any],
+) -> Plan:
+    """What one layout takes that is given whole, and whether it fits.
+
+    Args:
+        model: as in `plan`.
+        cluster: as in `plan`.
+        work: values of the workload.
+        strategy: values of the layout: `engine`, `tp`, `pp`, `vpp`, `sp`, `cp`, `dp`, `zero_stage`, `offload`,
+            `offload_to`, `activation_checkpointing`, `micro_batch`, `grad_accum`. What is left out is 1, none or,
+            for the ZeRO stage, 1; `dp` follows from the number of ranks, `grad_accum` from the global batch.
+
+    Returns:
+        A plan also where the layout does not fit; the first of its `reasons` says which.
+
+    Raises:
+        SpecError: something given is wrong, or no engine can run the layout.
+    """
+    spec, machines, workload = _resolved(model, cluster, work)
+    return judge_layout(spec, machines, workload, GivenLayout.parse(strategy, source="layout"))
 
 
 def default_precision(cluster: ClusterSpec) -> Precision:
@@ -73,3 +101,14 @@ def default_precision(cluster: ClusterSpec) -> Precision:
     if cluster.device.kind == "cpu":
         return "fp32"
     return "bf16" if cluster.device.supports_bf16 else "fp16"
+
+
+def _resolved(
+    model: str | Path | ModelSpec, cluster: str | Path | ClusterSpec | None, work: Mapping[str, Any]
+) -> tuple[ModelSpec, ClusterSpec, Workload]:
+    spec = model if isinstance(model, ModelSpec) else ModelSpec.resolve(model)
+    if isinstance(cluster, ClusterSpec):
+        machines = cluster
+    else:
+        machines = ClusterSpec.detect() if cluster is None else ClusterSpec.resolve(str(cluster))
+    return spec, machines, Workload.parse({"precision": default_precision(machines), **work}, source="workload")

@@ -1,7 +1,14 @@
-"""The planner's words: a strategy, why it does not run, why it was chosen, and what would help where nothing runs."""
+"""The planner's words: why a strategy does not run, why it was chosen, and what it lost to."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from toolkit.planner.engines import runs_today
+from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
+from toolkit.planner.judge import Timed, released
 from toolkit.planner.memory import HEADROOM
-from toolkit.planner.plan import MEMORY_TERMS, Candidate, MemoryEstimate
+from toolkit.planner.plan import Objective
+from toolkit.planner.rank import TIGHT, is_tight, score
 from toolkit.planner.request import Request
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.units import human_bytes, human_seconds
@@ -9,8 +16,17 @@ from toolkit.units import human_bytes, human_seconds
 SILENT_ZERO_0 = "DeepSpeed counts an empty first step in Adam's bias correction"
 """ZeRO-0 in bf16 and fp16; measured: losses depart by 6e-3, gradient norms by 0.13 to 0.17 from one process."""
 
-TIGHT = 0.9
-"""Part of the usable memory above which a strategy is tight: estimates of peak memory are off by 10 % and more."""
+
+class Choice(NamedTuple):
+    """What was chosen and what it was chosen from."""
+
+    chosen: Timed
+    others: Sequence[Timed]
+    """All others that fit and that could have been chosen."""
+    later: Sequence[Timed]
+    """What fits and this release cannot run, the best of each engine, best first."""
+    asked: ClusterSpec
+    """The whole cluster that was asked for; the choice may take a part of it."""
 
 
 def largest_term(memory: MemoryEstimate) -> tuple[str, int]:
@@ -19,26 +35,42 @@ def largest_term(memory: MemoryEstimate) -> tuple[str, int]:
     return MEMORY_TERMS[name], int(getattr(memory, name))
 
 
+class Need(NamedTuple):
+    """Bytes needed of what may be used of one kind of memory."""
+
+    what: str
+    num_bytes: int
+    usable: float
+
+    @property
+    def overshoot(self) -> float:
+        """Need over what may be used."""
+        return self.num_bytes / self.usable
+
+
+def needs(memory: MemoryEstimate, cluster: ClusterSpec) -> list[Need]:
+    """Device, host memory and, where it is known, disk."""
+    known = [
+        ("device", memory.total_bytes, cluster.device.memory_bytes),
+        ("host memory per node", memory.host_bytes, cluster.host_memory_bytes),
+        ("disk per node", memory.disk_bytes, cluster.nvme_bytes),
+    ]
+    return [Need(what, num_bytes, size * (1 - HEADROOM)) for what, num_bytes, size in known if size is not None]
+
+
 def overshoot(memory: MemoryEstimate, cluster: ClusterSpec) -> float:
-    """Need over what may be used, of the device or of the host, whichever is worse; up to 1 the strategy fits."""
-    device = memory.total_bytes / (cluster.device.memory_bytes * (1 - HEADROOM))
-    host = memory.host_bytes / (cluster.host_memory_bytes * (1 - HEADROOM))
-    return max(device, host)
-
-
-def is_tight(memory: MemoryEstimate, cluster: ClusterSpec) -> bool:
-    """True where an estimate that is a little low would run out of memory."""
-    return overshoot(memory, cluster) > TIGHT
+    """Need over what may be used, of device, host or disk, whichever is worst; up to 1 the strategy fits."""
+    return max(need.overshoot for need in needs(memory, cluster))
 
 
 def binding_constraint(memory: MemoryEstimate, cluster: ClusterSpec) -> str:
     """Why a strategy does not fit, as in 'needs 91.0 GiB of 76.0 GiB usable: activations 52.1 GiB', the largest."""
-    if memory.total_bytes <= cluster.device.memory_bytes * (1 - HEADROOM):
-        need, usable = human_bytes(memory.host_bytes), human_bytes(cluster.host_memory_bytes * (1 - HEADROOM))
-        return f"needs {need} of {usable} usable host memory per node"
+    worst = max(needs(memory, cluster), key=lambda need: need.overshoot)
+    words = f"needs {human_bytes(worst.num_bytes)} of {human_bytes(worst.usable)} usable"
+    if worst.what != "device":
+        return f"{words} {worst.what}"
     term, size = largest_term(memory)
-    usable = human_bytes(cluster.device.memory_bytes * (1 - HEADROOM))
-    return f"needs {human_bytes(memory.total_bytes)} of {usable} usable: {term} {human_bytes(size)}"
+    return f"{words}: {term} {human_bytes(size)}"
 
 
 def usable_words(cluster: ClusterSpec) -> str:
@@ -47,35 +79,83 @@ def usable_words(cluster: ClusterSpec) -> str:
     return f"{human_bytes(capacity * (1 - HEADROOM))} usable ({human_bytes(capacity)} less {HEADROOM:.0%} headroom)"
 
 
-def reasons(request: Request, chosen: Candidate, others: list[Candidate]) -> tuple[str, ...]:
-    """Why `chosen` won over `others`, which all fit: one sentence each."""
-    cluster, memory, precision = request.cluster, chosen.memory, request.workload.precision
+def fit_words(memory: MemoryEstimate, cluster: ClusterSpec) -> list[str]:
+    """What a strategy that fits takes, one sentence for the device and one for the host."""
     term, size = largest_term(memory)
     need = f"{human_bytes(memory.total_bytes)} of {usable_words(cluster)}"
     told = [f"It fits: {need} per {cluster.device.name}; the largest term is {term}, {human_bytes(size)}."]
     if memory.host_bytes:
         host = human_bytes(cluster.host_memory_bytes)
         told.append(f"Offloaded states take {human_bytes(memory.host_bytes)} of {host} host memory per node.")
-    told.append(_speed(cluster, chosen, others))
+    if memory.disk_bytes:
+        disk = f" of {human_bytes(cluster.nvme_bytes)}" if cluster.nvme_bytes else ""
+        told.append(f"Offloaded states take {human_bytes(memory.disk_bytes)}{disk} on the local disk of each node.")
+    return told
+
+
+def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str, ...]:
+    """Why the choice won over all others that fit: one sentence each."""
+    chosen, cluster, precision = choice.chosen, request.cluster, request.workload.precision
+    told = fit_words(chosen.judged.memory, cluster)
+    told.append(_merit(chosen, choice.others, objective))
+    told += _size_words(request, choice, objective)
+    if later := runs_today(chosen.judged.strategy, request.workload.method):
+        told.append(f"Planned, not written: {later}.")
+    faster = [one for one in choice.later if one.step_seconds < chosen.step_seconds]
+    if faster and released(chosen.judged):
+        told.append(_later_words(chosen, faster[0]))
     if pins := ", ".join(f"{name}={value}" for name, value in request.fixed.given().items()):
         told.append(f"Given, not chosen: {pins}.")
-    if chosen.strategy.zero_stage == 0 and precision != "fp32":
+    if chosen.judged.setup.zero_stage == 0 and precision != "fp32":
         told.append(f"ZeRO-0 was given with {precision}, where {SILENT_ZERO_0}: the engine sets its counter back.")
-    if is_tight(memory, cluster):
+    if is_tight(chosen.judged):
+        risk = chosen.judged.memory.oom_probability(cluster.device.memory_bytes)
         told.append(
-            "Memory is tight: if the run ends with out of memory, give a smaller micro_batch or a higher stage."
+            f"Memory is tight: {risk:.0%} of such runs end with out of memory (roomy is {TIGHT:.0%} and less); if this "
+            "one does, give a smaller micro_batch or a higher stage."
         )
     return tuple(told)
 
 
-def _speed(cluster: ClusterSpec, chosen: Candidate, others: list[Candidate]) -> str:
-    step = human_seconds(chosen.time.step_seconds)
+def _merit(chosen: Timed, others: Sequence[Timed], objective: Objective) -> str:
+    step = f"{human_seconds(chosen.step_seconds)} per optimizer step"
     if not others:
-        return f"It is the only strategy that fits: {step} per optimizer step."
-    quickest = min(others, key=lambda other: other.time.step_seconds)
-    slower = 1 - quickest.time.step_seconds / chosen.time.step_seconds
+        return f"It is the only strategy that fits: {step}."
+    best = min(others, key=lambda other: score(other, objective))
+    slower = 1 - score(best, objective).value / score(chosen, objective).value
+    least = objective == "least-memory"
     if slower <= 0:
-        return f"It is the fastest of {len(others) + 1} strategies that fit: {step} per optimizer step."
-    roomier = is_tight(quickest.memory, cluster) and not is_tight(chosen.memory, cluster)
-    merit = "more memory to spare" if roomier else "fewer moving parts"
-    return f"{step} per optimizer step, {slower:.1%} more than {quickest.strategy.words}, but {merit}."
+        merit = "takes the least memory" if least else "is the fastest"
+        return f"It {merit} of {len(others) + 1} strategies that fit: {step}."
+    roomier = is_tight(best.judged) and not is_tight(chosen.judged)
+    reason = "more memory to spare" if roomier else "fewer moving parts"
+    words = best.judged.strategy.words
+    if least:
+        return f"{slower:.1%} more memory than {words}, but {reason}: {step}."
+    return f"{step}, {slower:.1%} more than {words}, but {reason}."
+
+
+def _size_words(request: Request, choice: Choice, objective: Objective) -> list[str]:
+    used, asked = request.cluster.world_size, choice.asked.world_size
+    of_all = f"{used} of {asked} devices" if used < asked else f"all {asked} devices"
+    if objective == "fewest-gpus":
+        return [f"{of_all}: " + ("nothing fits on fewer." if used > 1 else "one is enough.")]
+    if objective == "cheapest" and request.cluster.price_per_gpu_hour is not None:
+        tokens = request.workload.global_batch * request.workload.seq_len
+        price = request.cluster.price_per_gpu_hour / 3600 * used * choice.chosen.step_seconds / tokens * 1e9
+        return [f"{of_all} are the cheapest part of the cluster: {price:,.2f} US dollars per billion tokens."]
+    return []
+
+
+def _later_words(chosen: Timed, later: Timed) -> str:
+    judged = later.judged
+    engine, _, rest = judged.strategy.words.partition(", ")
+    name = f"engine {engine} with {rest}" if judged.engine != "zero" else judged.strategy.words
+    seconds = human_seconds(later.step_seconds)
+    return f"{name} would take {seconds}, {compared_words(later, chosen)}; this release cannot run it."
+
+
+def compared_words(one: Timed, chosen: Timed) -> str:
+    """'1.40x faster' or '1.02x slower' than the choice."""
+    ratio = chosen.step_seconds / one.step_seconds
+    return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"

@@ -1,54 +1,68 @@
-"""The cheapest change of a question that makes a plan possible where none is."""
+"""Changes of a question that make a plan possible where none is, cheapest first; each is tried before it is named."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import combinations, islice
 
+from toolkit.planner.engines import not_released
+from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.explain import largest_term
+from toolkit.planner.judge import anything_fits
 from toolkit.planner.memory import HEADROOM
-from toolkit.planner.plan import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.request import Request
 from toolkit.units import GiB, human_bytes
 
 MIN_SEQ_LEN = 256
 MAX_NODES_FACTOR = 16
+MAX_TOLD = 4
+"""Changes that are named."""
 
 Knob = tuple[str, Request]
 """What to change, in words, and the changed question."""
 
 
-def cheapest_knob(request: Request, nearest: MemoryEstimate, *, fits: Callable[[Request], bool]) -> str:
-    """One sentence; `nearest` is what the strategy closest to fitting needs, `fits` tries a changed question.
+def helpful_changes(request: Request, nearest: MemoryEstimate) -> list[str]:
+    """The cheapest change that helps, and the next ones, a line each.
 
     Cheapest first: taking back a decision costs nothing; then what acts on the term that binds, as a shorter sequence
     on activations; machines cost most.
+
+    Args:
+        request: a question that nothing answers.
+        nearest: what the strategy closest to fitting needs.
     """
-    for words, changed in [*_unpin(request), *_knobs(request, nearest), *_unpin_and(request, nearest)]:
-        if fits(changed):
-            return f"cheapest change that helps: {words}"
-    return f"no single change helps; larger devices than {request.cluster.device.name} are needed"
+    told = list(islice(_that_help([*_unpinned(request), *_kinds(request, nearest)]), MAX_TOLD))
+    if not told and (given := list(request.fixed.given())):
+        leave, freed = f"leave {_said(request, given)} to the planner", _free(request, given)
+        told = [f"{leave}, and {words}" for words in islice(_that_help(_kinds(freed, nearest)), 1)]
+    # Last, as it is planned and not run.
+    told = [*told, *_that_help([_adapters(request, "qlora")])][:MAX_TOLD]
+    if not told:
+        return [f"no single change helps; larger devices than {request.cluster.device.name} are needed"]
+    return [f"cheapest change that helps: {told[0]}", *(f"also helps: {words}" for words in told[1:])]
 
 
-def _knobs(request: Request, nearest: MemoryEstimate) -> Iterator[Knob]:
-    yield from _more_host_memory(request, nearest)
+def _that_help(kinds: list[Iterator[Knob]]) -> Iterator[str]:
+    """Of each kind of change the smallest that helps."""
+    for kind in kinds:
+        for words, changed in kind:
+            if anything_fits(changed):
+                yield words
+                break
+
+
+def _kinds(request: Request, nearest: MemoryEstimate) -> list[Iterator[Knob]]:
+    shorter, lora = _shorter(request), _adapters(request, "lora")
+    nodes, host = _more_nodes(request), _more_host_memory(request, nearest)
     by_sequence = largest_term(nearest)[0] in (MEMORY_TERMS["activations_bytes"], MEMORY_TERMS["logits_bytes"])
-    in_order = (_shorter, _lora, _more_nodes) if by_sequence else (_lora, _more_nodes, _shorter)
-    for knob in in_order:
-        yield from knob(request)
+    return [host, shorter, lora, nodes] if by_sequence else [host, lora, nodes, shorter]
 
 
-def _unpin(request: Request) -> Iterator[Knob]:
-    """Each decision of the user alone, then all together."""
+def _unpinned(request: Request) -> list[Iterator[Knob]]:
+    """Each decision of the user alone, else two together, else all."""
     given = list(request.fixed.given())
-    for name in given:
-        yield f"leave {_said(request, [name])} to the planner", _free(request, [name])
-    if len(given) > 1:
-        yield f"leave {_said(request, given)} to the planner", _free(request, given)
-
-
-def _unpin_and(request: Request, nearest: MemoryEstimate) -> Iterator[Knob]:
-    """All decisions of the user together with one other change."""
-    if given := list(request.fixed.given()):
-        for words, changed in _knobs(_free(request, given), nearest):
-            yield f"leave {_said(request, given)} to the planner, and {words}", changed
+    groups = [[name] for name in given] + [list(pair) for pair in combinations(given, 2)]
+    groups += [given] if len(given) > 2 else []
+    return [iter([(f"leave {_said(request, names)} to the planner", _free(request, names)) for names in groups])]
 
 
 def _said(request: Request, names: list[str]) -> str:
@@ -75,10 +89,16 @@ def _shorter(request: Request) -> Iterator[Knob]:
         yield f"seq_len {seq_len} instead of {asked}", request._replace(workload=workload)
 
 
-def _lora(request: Request) -> Iterator[Knob]:
-    if request.workload.method == "full":
-        workload = request.workload.model_copy(update={"method": "lora"})
-        yield f"LoRA of rank {workload.lora_rank} instead of full fine-tuning", request._replace(workload=workload)
+def _adapters(request: Request, method: str) -> Iterator[Knob]:
+    asked = request.workload.method
+    if asked == method or asked == "qlora":
+        return
+    workload = request.workload.model_copy(update={"method": method})
+    name = {"lora": "LoRA", "qlora": "QLoRA"}[method]
+    was = "full fine-tuning" if asked == "full" else "LoRA"
+    later = not_released("zero", {}, offload_to="cpu", method=method)
+    note = " (planned only: this release cannot run it)" if later else ""
+    yield f"{name} of rank {workload.lora_rank} instead of {was}{note}", request._replace(workload=workload)
 
 
 def _more_nodes(request: Request) -> Iterator[Knob]:
@@ -86,6 +106,6 @@ def _more_nodes(request: Request) -> Iterator[Knob]:
     while factor <= MAX_NODES_FACTOR:
         cluster = request.cluster.model_copy(update={"num_nodes": asked * factor})
         micro_batch = request.fixed.micro_batch or 1
-        if request.workload.global_batch % (cluster.world_size * micro_batch) == 0:
+        if request.workload.global_batch % (cluster.world_size * micro_batch) == 0 or request.beyond_release:
             yield f"{cluster.num_nodes} nodes instead of {asked}", request._replace(cluster=cluster)
         factor *= 2

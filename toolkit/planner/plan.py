@@ -2,117 +2,24 @@
 
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 from typing_extensions import Self
 
 from toolkit.errors import ConfigError, SpecError
+from toolkit.planner.estimates import MemoryEstimate, TimeEstimate
 from toolkit.planner.request import Fixed
+from toolkit.planner.strategy import Strategy
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
-PLAN_VERSION: Literal[1] = 1
+PLAN_VERSION: Literal[2] = 2
 
-
-class Layout(Spec):
-    """How the ranks are divided: tp x pp x sp x dp = world_size."""
-
-    dp: int = Field(gt=0)
-    """Data-parallel replicas."""
-    tp: int = Field(default=1, gt=0)
-    """Tensor-parallel ranks per replica."""
-    pp: int = Field(default=1, gt=0)
-    """Pipeline stages per replica."""
-    sp: int = Field(default=1, gt=0)
-    """Sequence-parallel ranks per replica."""
-
-    @property
-    def world_size(self) -> int:
-        """Number of ranks."""
-        return self.dp * self.tp * self.pp * self.sp
-
-
-class Strategy(Spec):
-    """One point of the search space; with the model, cluster and workload it determines every emitted number."""
-
-    engine: Literal["zero"] = "zero"
-    """Which engine runs the step; `zero` is accelerate + DeepSpeed ZeRO."""
-    layout: Layout
-    """How the ranks are divided."""
-    zero_stage: Literal[0, 1, 2, 3]
-    """0 shards nothing, 1 optimizer states, 2 also gradients, 3 also weights."""
-    offload: Literal["none", "optimizer", "all"] = "none"
-    """What lives in host memory: nothing, the optimizer states, or optimizer states and weights."""
-    activation_checkpointing: bool = False
-    """True keeps only each layer's input and recomputes the rest in the backward pass."""
-    micro_batch: int = Field(gt=0)
-    """Samples per rank per forward pass."""
-    grad_accum: int = Field(gt=0)
-    """Forward/backward passes per optimizer step."""
-
-    @property
-    def words(self) -> str:
-        """For people: 'ZeRO-2, offload optimizer, checkpointing, micro-batch 4'."""
-        offload = [] if self.offload == "none" else [f"offload {self.offload}"]
-        checkpointing = ["checkpointing"] if self.activation_checkpointing else []
-        return ", ".join([f"ZeRO-{self.zero_stage}", *offload, *checkpointing, f"micro-batch {self.micro_batch}"])
-
-
-MEMORY_TERMS = {
-    "weights_bytes": "weights",
-    "gradients_bytes": "gradients",
-    "optimizer_bytes": "optimizer states",
-    "activations_bytes": "activations",
-    "logits_bytes": "logits",
-    "buffers_bytes": "buffers",
-    "context_bytes": "context",
-}
-"""Device terms of a MemoryEstimate and their names."""
-
-
-class MemoryEstimate(Spec):
-    """Peak bytes on the fullest device, term by term; `total_bytes` is their sum."""
-
-    weights_bytes: int
-    """Weights in compute precision held by the rank."""
-    gradients_bytes: int
-    """Gradients held by the rank."""
-    optimizer_bytes: int
-    """fp32 master weights and Adam moments held on the device."""
-    activations_bytes: int
-    """Tensors kept for the backward pass by all layers of one micro-batch."""
-    logits_bytes: int
-    """Logits, their fp32 copy and gradient of one micro-batch."""
-    buffers_bytes: int
-    """Communication buckets and weights gathered by ZeRO-3."""
-    context_bytes: int
-    """Device context, kernels and communicator."""
-    host_bytes: int
-    """Host memory per node taken by offloaded states; not part of the device total."""
-
-    @property
-    def total_bytes(self) -> int:
-        """Sum of the device terms."""
-        return sum(int(getattr(self, term)) for term in MEMORY_TERMS)
-
-
-class TimeEstimate(Spec):
-    """Seconds of one optimizer step by cause; `step_seconds` is their sum."""
-
-    compute_seconds: float
-    """Matrix multiplications of all accumulation steps, with recomputation."""
-    communication_seconds: float
-    """Collectives that no computation hides."""
-    offload_seconds: float
-    """Transfers to host memory and the optimizer step there."""
-
-    @property
-    def step_seconds(self) -> float:
-        """Sum of the terms."""
-        return self.compute_seconds + self.communication_seconds + self.offload_seconds
+Objective = Literal["fastest", "least-memory", "cheapest", "fewest-gpus"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
 class Candidate(Spec):
@@ -133,12 +40,14 @@ class Rejection(Spec):
     """The strategy in words, as in 'ZeRO-1, micro-batch 4'."""
     reason: str
     """The binding constraint with its numbers, as in 'needs 91.0 GiB of 80.0 GiB: activations 52.1 GiB'."""
+    knob: str = ""
+    """The cheapest change that would make it run."""
 
 
 class Plan(Spec):
     """A resolved run: what was asked, what was chosen, why, and what lost."""
 
-    version: Literal[1] = PLAN_VERSION
+    version: Literal[2] = PLAN_VERSION
     """Format of this file."""
     model: ModelSpec
     """The model planned for."""
@@ -158,10 +67,20 @@ class Plan(Spec):
     """What the user had decided before the search."""
     reasons: tuple[str, ...]
     """Why this choice, one sentence each."""
+    objective: Objective = "fastest"
+    """What the choice is best at among all that fit."""
+    stage_memory: tuple[MemoryEstimate, ...] = ()
+    """Peak memory of the choice per pipeline stage; empty with one stage."""
     alternatives: tuple[Candidate, ...] = ()
     """The next best strategies that fit, best first."""
+    pareto: tuple[Candidate, ...] = ()
+    """Strategies that nothing of the same engine beats in both step time and memory, fastest first."""
     rejected: tuple[Rejection, ...] = ()
     """Strategies that do not run, with their reasons."""
+    judged: int = 0
+    """Strategies that the search looked at."""
+    rejections: dict[str, int] = Field(default_factory=dict)
+    """How many of them fell to which kind of reason."""
 
     @property
     def world_size(self) -> int:
@@ -172,6 +91,18 @@ class Plan(Spec):
     def tokens_per_step(self) -> int:
         """Upper bound of tokens per optimizer step: global_batch x seq_len."""
         return self.workload.global_batch * self.workload.seq_len
+
+    @property
+    def tokens_per_second_per_gpu(self) -> float:
+        """Predicted throughput of one device at full sequences."""
+        return self.tokens_per_step / self.time.step_seconds / self.world_size
+
+    @property
+    def cost_per_billion_tokens(self) -> float | None:
+        """Predicted price of 10^9 tokens, where the cluster has a price per GPU-hour, in that currency."""
+        if self.cluster.price_per_gpu_hour is None:
+            return None
+        return self.cluster.price_per_gpu_hour / 3600 * 1e9 / self.tokens_per_second_per_gpu
 
     def check_workload(self, workload: Workload, folder: Path) -> None:
         """Refuse a recipe whose workload is not the one planned for.
@@ -207,6 +138,10 @@ class Plan(Spec):
         cluster = self.cluster.name if world_size == self.world_size else f"{world_size}x{self.cluster.device.name}"
         words = ["toolkit", "plan", "--recipe", str(folder / "recipe.yaml"), "--cluster", cluster]
         words += self.fixed.options()
+        if self.objective != "fastest":
+            words += ["--objective", self.objective]
+        if self.cluster.price_per_gpu_hour is not None:
+            words += ["--price", str(self.cluster.price_per_gpu_hour)]
         if self.gradient_clipping != 1.0:
             words += ["--gradient-clipping", str(self.gradient_clipping)]
         return shlex.join([*words, "-o", str(folder), "--overwrite"])

@@ -1,12 +1,16 @@
 """What is asked of the planner, and every fault in the question at once."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from toolkit.errors import SpecError
+from toolkit.planner.engines import ENGINES, RELEASED, Fault, choice, divisors, fault, nearest
+from toolkit.planner.resolve import base_setup
+from toolkit.planner.setup import Checkpointing
+from toolkit.planner.strategy import EngineName
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
@@ -16,20 +20,28 @@ from toolkit.specs.workload import Workload
 class Fixed(Spec):
     """Decisions made by the user; what is not given, the planner chooses."""
 
+    engine: EngineName | None = None
+    """Which engine runs the step: zero, pipeline or mcore."""
     tp: int | None = Field(default=None, gt=0)
     """Tensor-parallel ranks per replica."""
     pp: int | None = Field(default=None, gt=0)
     """Pipeline stages per replica."""
+    vpp: int | None = Field(default=None, gt=0)
+    """Model chunks per pipeline stage; above 1 the schedule is interleaved."""
     sp: int | None = Field(default=None, gt=0)
-    """Sequence-parallel ranks per replica."""
+    """Sequence-parallel ranks per replica (Ulysses)."""
+    cp: int | None = Field(default=None, gt=0)
+    """Context-parallel ranks per replica (ring attention)."""
     zero_stage: Literal[0, 1, 2, 3] | None = None
     """ZeRO stage: 0 shards nothing, 1 optimizer states, 2 also gradients, 3 also weights."""
     micro_batch: int | None = Field(default=None, gt=0)
-    """Samples per rank per forward pass."""
+    """Samples per replica per forward pass."""
     offload: Literal["none", "optimizer", "all"] | None = None
     """What lives in host memory: nothing, the optimizer states, or optimizer states and weights."""
-    activation_checkpointing: bool | None = None
-    """Keep only each layer's input and recompute the rest in the backward pass."""
+    offload_to: Literal["cpu", "nvme"] | None = None
+    """Where offloaded states live: host memory, or a local disk."""
+    activation_checkpointing: Checkpointing | None = None
+    """What the backward pass recomputes: nothing, the attention core (selective), or each layer (full)."""
 
     def given(self) -> dict[str, object]:
         """The pins that are set, by name."""
@@ -39,10 +51,8 @@ class Fixed(Spec):
         """The pins as words of a `toolkit plan` line."""
         words: list[str] = []
         for name, value in self.given().items():
-            if name == "activation_checkpointing":
-                words.append("--checkpointing" if value else "--no-checkpointing")
-            else:
-                words += [f"--{name.removesuffix('_stage').replace('_', '-')}", str(value)]
+            option = {"zero_stage": "zero", "activation_checkpointing": "checkpointing"}.get(name, name)
+            words += [f"--{option.replace('_', '-')}", str(value)]
         return words
 
 
@@ -55,30 +65,36 @@ class Request(NamedTuple):
     fixed: Fixed
 
     @property
-    def rank_batch(self) -> int:
-        """Samples per rank and optimizer step: micro_batch x grad_accum."""
-        return self.workload.global_batch // self.cluster.world_size
+    def beyond_release(self) -> bool:
+        """True where the user asks for what this release plans and cannot run yet, or leaves it no other way."""
+        fixed = self.fixed
+        degrees = (fixed.tp, fixed.pp, fixed.vpp, fixed.sp, fixed.cp)
+        recompute = fixed.activation_checkpointing
+        asked = fixed.engine not in (None, RELEASED) or any((degree or 1) > 1 for degree in degrees)
+        asked = asked or fixed.offload_to == "nvme"
+        asked = asked or (recompute is not None and recompute not in ENGINES[RELEASED].checkpointing)
+        return asked or _replicas_of_nodes(self)
+
+
+def _replicas_of_nodes(request: Request) -> bool:
+    """A global batch smaller than a cluster of several nodes: replicas must span ranks, as only other engines do."""
+    ranks, batch = request.cluster.world_size, request.workload.global_batch
+    return request.cluster.num_nodes > 1 and batch < ranks and ranks % batch == 0
 
 
 def check_request(request: Request) -> None:
-    """Refuse what cannot be planned.
+    """Refuse what no engine could run; what none of this release runs is planned all the same.
 
     Raises:
         SpecError: all faults, one per line, each with values that work.
     """
-    faults = [*_workload_faults(request), *_parallel_faults(request), *_zero_faults(request.fixed)]
-    faults += _batch_faults(request)
+    faults = [*workload_faults(request), *_choice_faults(request), *_batch_faults(request)]
     if faults:
         raise SpecError("\n".join(faults))
 
 
-def divisors(number: int) -> list[int]:
-    """Divisors in ascending order."""
-    small = [i for i in range(1, math.isqrt(number) + 1) if number % i == 0]
-    return sorted({*small, *(number // i for i in small)})
-
-
-def _workload_faults(request: Request) -> Iterator[str]:
+def workload_faults(request: Request) -> Iterator[str]:
+    """What neither model nor device allows."""
     model, device, workload = request.model, request.cluster.device, request.workload
     limit = model.max_position_embeddings
     if workload.seq_len > limit:
@@ -87,55 +103,54 @@ def _workload_faults(request: Request) -> Iterator[str]:
         yield f"precision=bf16: {device.name} has no bf16; use fp16"
 
 
-def _parallel_faults(request: Request) -> Iterator[str]:
-    """A value that no engine could run, then a value that no engine of this release runs."""
-    fixed, model = request.fixed, request.model
-    for name, value in (("tp", fixed.tp), ("sp", fixed.sp)):
-        if value is not None and value > 1:
-            yield _heads_fault(name, value, request) or _no_engine(name, value)
-    if fixed.pp is not None and fixed.pp > model.num_layers:
-        yield f"pp={fixed.pp} exceeds the {model.num_layers} layers of {model.name}; use 1 to {model.num_layers}"
-    elif fixed.pp is not None and fixed.pp > 1:
-        yield _no_engine("pp", fixed.pp)
+def _choice_faults(request: Request) -> Iterator[str]:
+    """What is given, one after the other: what every engine that may be chosen refuses."""
+    fixed, world = request.fixed, request.cluster.world_size
+    options: list[list[dict[str, object]]] = [[{}]]
+    for name in ("tp", "pp", "sp", "cp"):
+        options.append([{name: getattr(fixed, name)}])
+    # Any number of stages that the planner could choose will do.
+    stages = divisors(world) if fixed.pp is None else [fixed.pp]
+    options.append([{"vpp": fixed.vpp, "pp": pp} for pp in stages])
+    offload: dict[str, object] = {"offload": fixed.offload, "offload_to": fixed.offload_to}
+    able = [3, 2, 1, 0] if fixed.zero_stage is None else [fixed.zero_stage]
+    options.append([{"zero_stage": stage, **offload} for stage in able])
+    options.append([{"checkpointing": fixed.activation_checkpointing}])
+    found = [words for option in options for words in _common_fault(request, option)]
+    degrees = {name: value for name in ("tp", "pp", "sp", "cp") if (value := getattr(fixed, name) or 1) > 1}
+    if not found and world % math.prod(degrees.values()):
+        given = " x ".join(f"{name}={value}" for name, value in degrees.items())
+        found = [f"{given} does not divide {world} ranks; use {choice(divisors(world))}"]
+    yield from dict.fromkeys(found)
 
 
-def _heads_fault(name: str, value: int, request: Request) -> str | None:
-    model = request.model
-    works = [n for n in divisors(math.gcd(model.num_heads, model.num_kv_heads)) if n <= request.cluster.world_size]
-    for count, what in ((model.num_heads, "attention heads"), (model.num_kv_heads, "key/value heads")):
-        if count % value:
-            return f"{name}={value} does not divide {count} {what}; use {_choice(works)}"
-    return None
+def _common_fault(request: Request, options: list[dict[str, object]]) -> Iterator[str]:
+    """The most telling fault where every engine that may be chosen refuses all of the options."""
+    found: list[Fault] = []
+    for engine in ENGINES if request.fixed.engine is None else [request.fixed.engine]:
+        base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
+        # Legal but for what is given: two stages where an engine needs them, a ZeRO stage that all have.
+        base = base._replace(pp=2 if engine == "pipeline" else 1, zero_stage=1)
+        for option in options:
+            setup = base._replace(**{name: value for name, value in option.items() if value is not None})  # type: ignore[arg-type]
+            # Accumulation is chosen later: a number of micro-batches that any interleaved schedule can take.
+            one = fault(engine, setup._replace(grad_accum=setup.pp))
+            if one is None:
+                return
+            found.append(one)
+    yield min(found, key=lambda one: _TELLING.get(one.kind, 0)).words
 
 
-def _no_engine(name: str, value: int) -> str:
-    what = {"tp": "tensor", "pp": "pipeline", "sp": "sequence"}[name]
-    return f"{name}={value}: this release has no engine for {what} parallelism; use {name}=1"
-
-
-def _zero_faults(fixed: Fixed) -> Iterator[str]:
-    stage, offload = fixed.zero_stage, fixed.offload
-    if offload == "all" and stage not in (None, 3):
-        yield f"offload=all needs ZeRO-3, the stage that shards weights, not zero_stage={stage}; use zero_stage=3"
-    if offload == "optimizer" and stage == 0:
-        yield "offload=optimizer needs sharded optimizer states, not zero_stage=0; use zero_stage=1, 2 or 3"
+_TELLING = {"engine rule": 1, "not of the engine": 2}
+"""A number that does not divide says more than a rule, a rule more than that an engine has no such thing."""
 
 
 def _batch_faults(request: Request) -> Iterator[str]:
     ranks, micro, batch = request.cluster.world_size, request.fixed.micro_batch, request.workload.global_batch
+    if request.beyond_release:
+        return
     if micro is not None and batch % (ranks * micro):
         unit = f"{ranks} ranks x micro_batch={micro}"
-        yield f"global_batch={batch} is not a multiple of {unit}; use {_nearest(batch, ranks * micro)}"
+        yield f"global_batch={batch} is not a multiple of {unit}; use {nearest(batch, ranks * micro)}"
     elif batch % ranks:
-        yield f"global_batch={batch} is not a multiple of {ranks} ranks; use {_nearest(batch, ranks)}"
-
-
-def _nearest(number: int, step: int) -> str:
-    below = number // step * step
-    return _choice([n for n in (below, below + step) if n > 0])
-
-
-def _choice(values: Sequence[object]) -> str:
-    """'1, 2, 4 or 8'."""
-    words = [str(value) for value in values]
-    return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
+        yield f"global_batch={batch} is not a multiple of {ranks} ranks; use {nearest(batch, ranks)}"

@@ -1,23 +1,19 @@
-"""Search: generate every strategy that the engine can run, judge each by memory, rank by time."""
+"""Search: generate every strategy that an engine can run, judge each by memory, rank by the objective."""
 
-from collections.abc import Iterator
-from itertools import product
-from typing import Literal, NamedTuple
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from toolkit.errors import NoFeasiblePlan
-from toolkit.planner.cost import estimate_time
-from toolkit.planner.explain import (
-    SILENT_ZERO_0,
-    binding_constraint,
-    is_tight,
-    overshoot,
-    reasons,
-    usable_words,
-)
-from toolkit.planner.knobs import cheapest_knob
+from toolkit.errors import NoFeasiblePlan, SpecError
+from toolkit.planner.explain import Choice, binding_constraint, reasons, usable_words
+from toolkit.planner.judge import Judged, Timed, Verdict, judge, released, timed
+from toolkit.planner.knobs import helpful_changes
 from toolkit.planner.memory import estimate_memory
-from toolkit.planner.plan import Candidate, Layout, MemoryEstimate, Plan, Rejection, Strategy
-from toolkit.planner.request import Fixed, Request, check_request, divisors
+from toolkit.planner.plan import Objective, Plan
+from toolkit.planner.rank import best_of_families, front, ranked
+from toolkit.planner.rejections import best_of_engines, rejections
+from toolkit.planner.request import Fixed, Request, check_request
+from toolkit.planner.sizes import fewest_gpus, halvings
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
@@ -25,158 +21,132 @@ from toolkit.specs.workload import Workload
 __all__ = ["Fixed", "make_plan"]
 
 MAX_ALTERNATIVES = 5
-TIE = 0.02
-"""Step times this close are equal: the cost model cannot tell them apart, so the simpler strategy wins."""
-
-Stage = Literal[0, 1, 2, 3]
-Offload = Literal["none", "optimizer", "all"]
-Family = tuple[Stage, Offload, bool]
-"""Strategies that differ in their micro-batch only."""
-
-OFFLOADS: dict[Stage, tuple[Offload, ...]] = {
-    0: ("none",),
-    1: ("none", "optimizer"),
-    2: ("none", "optimizer"),
-    3: ("none", "optimizer", "all"),
-}
-"""What DeepSpeed can move to the host at each stage (zero/config.py: offload_param is valid only with stage 3)."""
+MAX_MISSES = 3
+"""Near misses that are named where nothing fits."""
 
 
-class Judged(NamedTuple):
-    """A strategy and what it needs; it fits where `overshoot` is at most 1."""
+class Found(NamedTuple):
+    """What the search knows of one question."""
 
-    strategy: Strategy
-    memory: MemoryEstimate
-    overshoot: float
-
-    @property
-    def family(self) -> Family:
-        """What it shares with its neighbours of another micro-batch."""
-        return _family(self.strategy)
+    request: Request
+    verdict: Verdict
+    fits: list[Timed]
+    """All that fit."""
+    eligible: list[Timed]
+    """Those of them that may be chosen: by this release, or because the user asked for more."""
 
 
 def make_plan(
-    model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, fixed: Fixed, gradient_clipping: float = 1.0
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    workload: Workload,
+    *,
+    fixed: Fixed,
+    gradient_clipping: float = 1.0,
+    objective: Objective = "fastest",
 ) -> Plan:
-    """The fastest strategy that fits, with the reasons, the next best and what does not run.
+    """The best strategy that fits, with the reasons, the next best and what does not run.
+
+    Args:
+        model: what is trained.
+        cluster: on what.
+        workload: the work of one optimizer step.
+        fixed: what the user has decided. With an engine or a degree that this release cannot run, the plan is made and
+            shown; only writing it is refused.
+        gradient_clipping: largest global gradient norm.
+        objective: what is best. `fewest-gpus` and `cheapest` may take a part of the cluster.
 
     Raises:
         SpecError: the question itself has faults, all named at once.
-        NoFeasiblePlan: nothing fits; names the nearest strategy, what binds it and the cheapest change that helps.
+        NoFeasiblePlan: nothing fits; names the nearest strategies, what binds them and the changes that help.
     """
     request = Request(model, cluster, workload, fixed)
     check_request(request)
-    judged = judge(request)
-    ranked = _rank(request, [_candidate(request, one) for one in judged if one.overshoot <= 1])
-    if not ranked:
-        raise NoFeasiblePlan(_nothing_fits(request, min(judged, key=lambda one: one.overshoot)))
-    chosen = ranked[0]
-    alternatives = _best_of_families(ranked)
+    found = _search(request, objective)
+    order = best_of_families(ranked(found.eligible, objective), MAX_ALTERNATIVES + 1)
+    chosen, setup = order[0], order[0].judged.setup
+    others = [one for one in found.eligible if one is not chosen]
+    choice = Choice(chosen, others, best_of_engines(found.fits), cluster)
+    later = len(found.fits) - len(found.eligible)
     return Plan(
         model=model,
-        cluster=cluster,
+        cluster=found.request.cluster,
         workload=workload,
-        strategy=chosen.strategy,
-        memory=chosen.memory,
+        strategy=chosen.judged.strategy,
+        memory=chosen.judged.memory,
         time=chosen.time,
         gradient_clipping=gradient_clipping,
         fixed=fixed,
-        reasons=reasons(request, chosen, ranked[1:]),
-        alternatives=tuple(alternatives[1 : MAX_ALTERNATIVES + 1]),
-        rejected=tuple(_rejections(request, judged, chosen.strategy)),
+        reasons=reasons(found.request, choice, objective),
+        objective=objective,
+        stage_memory=tuple(estimate_memory(setup, stage) for stage in range(setup.pp)) if setup.pp > 1 else (),
+        alternatives=tuple(one.candidate for one in order[1:]),
+        pareto=tuple(one.candidate for one in front(found.fits)),
+        rejected=rejections(found.request, found.verdict, choice=choice, fits=found.fits),
+        judged=found.verdict.judged,
+        rejections=dict(found.verdict.tally.counts) | ({"not in this release": later} if later else {}),
     )
 
 
-def judge(request: Request) -> list[Judged]:
-    """Every strategy of the search space with its memory, simplest first."""
-    judged = []
-    for strategy in _generate(request):
-        memory = estimate_memory(request.model, request.cluster, workload=request.workload, strategy=strategy)
-        judged.append(Judged(strategy, memory, overshoot(memory, request.cluster)))
-    return judged
+def _search(request: Request, objective: Objective) -> Found:
+    """The question's answers, or those of the part of its cluster that the objective wants.
+
+    Raises:
+        SpecError: what was given leaves no strategy that any engine could run.
+        NoFeasiblePlan: nothing that may be chosen fits.
+    """
+    match objective:
+        case "fewest-gpus":
+            found = _look(fewest_gpus(request) or request)
+        case "cheapest":
+            found = _cheapest(request)
+        case _:
+            found = _look(request)
+    if not found.eligible:
+        misses = list(found.verdict.nearest.values())
+        if not request.beyond_release:
+            misses = [one for one in misses if released(one)]
+        if not misses:
+            raise SpecError("\n".join(found.verdict.tally.most_telling()))
+        raise NoFeasiblePlan(_nothing_fits(found.request, misses, found.fits))
+    return found
 
 
-def _generate(request: Request) -> Iterator[Strategy]:
-    """The search space less what the user has decided; this release runs one replica per rank."""
-    fixed, rank_batch = request.fixed, request.rank_batch
-    layout = Layout(dp=request.cluster.world_size)
-    micros = [fixed.micro_batch] if fixed.micro_batch else divisors(rank_batch)
-    checkpointing = [False, True] if fixed.activation_checkpointing is None else [fixed.activation_checkpointing]
-    for (stage, offload), recompute, micro in product(_stages_and_offloads(request), checkpointing, micros):
-        yield Strategy(
-            layout=layout,
-            zero_stage=stage,
-            offload=offload,
-            activation_checkpointing=recompute,
-            micro_batch=micro,
-            grad_accum=rank_batch // micro,
+def _look(request: Request) -> Found:
+    verdict = judge(request)
+    fits = [timed(one) for one in verdict.fits]
+    eligible = fits if request.beyond_release else [one for one in fits if released(one.judged)]
+    return Found(request, verdict, fits, eligible)
+
+
+def _cheapest(request: Request) -> Found:
+    """The part of the cluster whose best strategy takes the least money per step."""
+    if request.cluster.price_per_gpu_hour is None:
+        raise SpecError(
+            f"objective=cheapest: {request.cluster.name} has no price_per_gpu_hour; "
+            "give it in US dollars, in the cluster's YAML file or as --price"
         )
+    whole = best = _look(request)
+    least = math.inf
+    for cluster in halvings(request.cluster):
+        found = whole if cluster is request.cluster else _look(request._replace(cluster=cluster))
+        if found.eligible:
+            cost = min(one.step_seconds for one in found.eligible) * cluster.world_size
+            if cost < least:
+                least, best = cost, found
+    return best
 
 
-def _stages_and_offloads(request: Request) -> Iterator[tuple[Stage, Offload]]:
-    fixed = request.fixed
-    for stage, offloads in OFFLOADS.items():
-        if fixed.zero_stage is None and stage == 0 and request.workload.precision != "fp32":
-            continue  # SILENT_ZERO_0
-        if fixed.zero_stage not in (None, stage):
-            continue
-        for offload in offloads:
-            # On a CPU device and host are the same memory: moving states there gains nothing unless asked for.
-            useful = offload == "none" or request.cluster.device.kind != "cpu"
-            if offload == fixed.offload or (fixed.offload is None and useful):
-                yield stage, offload
-
-
-def _candidate(request: Request, judged: Judged) -> Candidate:
-    time = estimate_time(request.model, request.cluster, workload=request.workload, strategy=judged.strategy)
-    return Candidate(strategy=judged.strategy, memory=judged.memory, time=time)
-
-
-def _rank(request: Request, candidates: list[Candidate]) -> list[Candidate]:
-    """By step time; of those within `TIE` of the fastest left, roomy ones first, then those of fewer moving parts."""
-    left = sorted(candidates, key=lambda candidate: candidate.time.step_seconds)
-    ranked = []
-    while left:
-        limit = left[0].time.step_seconds * (1 + TIE)
-        ties = [candidate for candidate in left if candidate.time.step_seconds <= limit]
-        best = min(ties, key=lambda tie: (is_tight(tie.memory, request.cluster), _moving_parts(tie.strategy)))
-        left.remove(best)
-        ranked.append(best)
-    return ranked
-
-
-def _moving_parts(strategy: Strategy) -> tuple[int, bool, int, int]:
-    offload = ("none", "optimizer", "all").index(strategy.offload)
-    return offload, strategy.activation_checkpointing, strategy.zero_stage, strategy.grad_accum
-
-
-def _best_of_families(ranked: list[Candidate]) -> list[Candidate]:
-    """The best micro-batch of each of the best families, the chosen one first."""
-    best: dict[Family, Candidate] = {}
-    for candidate in ranked:
-        best.setdefault(_family(candidate.strategy), candidate)
-    return list(best.values())[: MAX_ALTERNATIVES + 1]
-
-
-def _family(strategy: Strategy) -> Family:
-    return strategy.zero_stage, strategy.offload, strategy.activation_checkpointing
-
-
-def _rejections(request: Request, judged: list[Judged], chosen: Strategy) -> Iterator[Rejection]:
-    """The smallest micro-batch that fails: of the chosen family, and of every family where nothing fits."""
-    if request.workload.precision != "fp32" and request.fixed.zero_stage is None:
-        yield Rejection(strategy="ZeRO-0", reason=f"never chosen with {request.workload.precision}: {SILENT_ZERO_0}")
-    told = {one.family for one in judged if one.overshoot <= 1} - {_family(chosen)}
-    for one in judged:
-        if one.overshoot > 1 and one.family not in told:
-            told.add(one.family)
-            reason = binding_constraint(one.memory, request.cluster)
-            yield Rejection(strategy=one.strategy.words, reason=reason)
-
-
-def _nothing_fits(request: Request, nearest: Judged) -> str:
+def _nothing_fits(request: Request, misses: Sequence[Judged], fits: Sequence[Timed]) -> str:
     cluster = request.cluster
+    nearest, *others = sorted(misses, key=lambda one: (one.overshoot, one.peak.total))
     where = f"{request.model.name} on {cluster.world_size} x {cluster.device.name} with {usable_words(cluster)}"
     reason = binding_constraint(nearest.memory, cluster)
-    knob = cheapest_knob(request, nearest.memory, fits=lambda other: any(one.overshoot <= 1 for one in judge(other)))
-    return f"no plan fits {where}; the nearest, {nearest.strategy.words}, {reason}\n{knob}"
+    lines = [f"no plan fits {where}; the nearest, {nearest.strategy.words}, {reason}"]
+    lines += helpful_changes(request, nearest.memory)
+    for later in best_of_engines(fits)[:1]:
+        words = later.judged.strategy.words
+        lines.append(f"fits, but not in this release: {words} (engine={later.judged.engine} plans it)")
+    for one in others[: MAX_MISSES - 1]:
+        lines.append(f"next nearest: {one.strategy.words}, {binding_constraint(one.memory, cluster)}")
+    return "\n".join(lines)

@@ -1,80 +1,93 @@
 """A Plan as people read it: the choice, where memory and time go, why, what came next and what does not run."""
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.planner.plan import MEMORY_TERMS, Candidate, Plan
-from toolkit.report.tables import new_grid, new_table
+from toolkit.planner.estimates import TIME_TERMS
+from toolkit.planner.plan import Candidate, Plan
+from toolkit.report.explain_lines import short_seconds
+from toolkit.report.plan_memory import memory_table, stage_table
+from toolkit.report.readings import Readings, readings
+from toolkit.report.tables import bar, new_grid, new_table
 from toolkit.units import human_bytes, human_count, human_seconds
 
-BAR_WIDTH = 32
-
-TIME_ROWS = (
-    ("compute", "compute_seconds"),
-    ("communication", "communication_seconds"),
-    ("offload", "offload_seconds"),
-)
+PARETO_ROWS = 5
+METHODS = {"full": "full fine-tuning", "lora": "LoRA of rank {}", "qlora": "QLoRA of rank {}"}
 
 
 def plan_report(plan: Plan) -> Group:
     """Everything a plan says, for a console of 80 columns or more."""
-    parts: list[RenderableType] = [_head(plan), Text(), _memory(plan), Text(), _time(plan), Text(), _why(plan)]
+    found = readings(plan)
+    parts: list[RenderableType] = [_head(plan, found), memory_table(plan, found)]
+    if plan.stage_memory:
+        parts.append(stage_table(plan))
+    parts += [_time(plan, found), _why(plan)]
     if plan.alternatives:
-        parts += [Text(), _alternatives(plan)]
+        parts.append(_candidates("Next best", plan.alternatives, plan))
+    if len(plan.pareto) > 1:
+        parts.append(_pareto(plan))
     if plan.rejected:
-        parts += [Text(), _rejected(plan)]
-    return Group(*parts)
+        parts.append(_rejected(plan))
+    if plan.judged > 1:
+        parts.append(Text(judged_words(plan)))
+    spaced = [part for one in parts for part in (one, Text())]
+    return Group(*spaced[:-1])
 
 
 def batch_arithmetic(plan: Plan) -> str:
     """How the global batch comes about, as in 'global 64 = 8 ranks x 4 micro x 2 accumulation'."""
     strategy, dp = plan.strategy, plan.strategy.layout.dp
-    product = f"{dp} rank{'s' if dp > 1 else ''} x {strategy.micro_batch} micro x {strategy.grad_accum} accumulation"
+    what = "rank" if dp == plan.world_size else "replica"
+    product = f"{dp} {what}{'s' if dp > 1 else ''} x {strategy.micro_batch} micro x {strategy.grad_accum} accumulation"
     return f"global {plan.workload.global_batch} = {product}"
 
 
-def _head(plan: Plan) -> Table:
+def judged_words(plan: Plan) -> str:
+    """'10,412 strategies judged, 8,120 rejected: device memory 6,001, heads 1,204, ...', most frequent first."""
+    words = f"{plan.judged:,} {'strategy' if plan.judged == 1 else 'strategies'} judged"
+    if not plan.rejections:
+        return f"{words}, none rejected."
+    counts = sorted(plan.rejections.items(), key=lambda item: -item[1])
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts)
+    return f"{words}, {sum(plan.rejections.values()):,} rejected: {kinds}."
+
+
+def _head(plan: Plan, found: Readings) -> Table:
     workload, cluster = plan.workload, plan.cluster
-    method = "full fine-tuning" if workload.method == "full" else f"LoRA of rank {workload.lora_rank}"
-    nodes = f"{cluster.num_nodes} node{'s' if cluster.num_nodes > 1 else ''}"
+    nodes = f"{cluster.num_nodes:,} node{'s' if cluster.num_nodes > 1 else ''}"
+    method = METHODS[workload.method].format(workload.lora_rank)
     grid = new_grid()
     grid.add_row("model", f"{plan.model.name}, {human_count(plan.model.num_params)} parameters")
-    grid.add_row("cluster", f"{plan.world_size} x {cluster.device.name} on {nodes}")
+    grid.add_row("cluster", f"{plan.world_size:,} x {cluster.device.name} on {nodes}")
     grid.add_row("workload", f"{method} in {workload.precision}, seq_len {workload.seq_len}")
-    grid.add_row("strategy", Text(plan.strategy.words, style="bold green"))
+    grid.add_row("strategy", Text(plan.strategy.words, style="bold green" if found.fits else "bold"))
     grid.add_row("batch", batch_arithmetic(plan))
+    if plan.objective != "fastest":
+        grid.add_row("objective", plan.objective)
+    if not found.fits:
+        grid.add_row("verdict", Text("does not fit", style="bold red"))
     return grid
 
 
-def _memory(plan: Plan) -> Table:
-    capacity, memory = plan.cluster.device.memory_bytes, plan.memory
-    table = new_table("Memory per device", "", f"of {human_bytes(capacity)}")
-    table.columns[1].justify = "right"
-    for field, name in MEMORY_TERMS.items():
-        size = int(getattr(memory, field))
-        table.add_row(name, human_bytes(size), _bar(size / capacity))
-    total = memory.total_bytes
-    table.add_section()
-    table.add_row("total", human_bytes(total), f"{total / capacity:.0%}", style="bold")
-    if memory.host_bytes:
-        host = plan.cluster.host_memory_bytes
-        table.add_row(
-            "host, per node", human_bytes(memory.host_bytes), f"{memory.host_bytes / host:.0%} of {human_bytes(host)}"
-        )
-    return table
-
-
-def _time(plan: Plan) -> Table:
+def _time(plan: Plan, found: Readings) -> Table:
     step = plan.time.step_seconds
-    table = new_table("Time per step", "", "of the step")
+    table = new_table("Time per step", "", "")
     table.columns[1].justify = "right"
-    for name, field in TIME_ROWS:
-        seconds = float(getattr(plan.time, field))
-        table.add_row(name, human_seconds(seconds), _bar(seconds / step if step else 0.0))
-    table.add_section()
-    speed = f"{plan.tokens_per_step / step:,.0f} tokens/s" if step else ""
-    table.add_row("total", human_seconds(step), speed, style="bold")
+    for field, name in TIME_TERMS.items():
+        if seconds := float(getattr(plan.time, field)):
+            table.add_row(name, short_seconds(seconds), bar(seconds / step))
+    band = f"{human_seconds(found.step_seconds.low)} to {human_seconds(found.step_seconds.high)} in nine of ten runs"
+    table.add_row("total", human_seconds(step), band, style="bold")
+    rate = f"{found.tokens_per_second:,.0f} on all {plan.world_size:,}"
+    table.add_row("tokens/s/GPU", f"{found.tokens_per_second_per_gpu:,.0f}", rate)
+    peak = f"of {found.peak_flops / 1e12:,.4g} TFLOP/s in {plan.workload.precision}, PaLM's convention"
+    table.add_row("MFU", f"{found.mfu:.1%}", peak)
+    if found.cost_per_billion_tokens is not None:
+        price = f"per billion tokens, at ${plan.cluster.price_per_gpu_hour:,.2f} per GPU-hour"
+        table.add_row("cost", f"${found.cost_per_billion_tokens:,.2f}", price)
     return table
 
 
@@ -85,32 +98,36 @@ def _why(plan: Plan) -> Group:
     return Group(Text("Why", style="bold"), grid)
 
 
-def _alternatives(plan: Plan) -> Table:
-    table = new_table("Next best", "step", "memory", "host")
+def _pareto(plan: Plan) -> Table:
+    """Each engine's front thinned to its ends, that of the choice to some evenly spaced ones and itself."""
+    rows: list[Candidate] = []
+    for engine in dict.fromkeys((plan.strategy.engine, *(one.strategy.engine for one in plan.pareto))):
+        front = [one for one in plan.pareto if one.strategy.engine == engine]
+        most = PARETO_ROWS if engine == plan.strategy.engine else 2
+        gaps = min(len(front), most) - 1
+        kept = {round(place * (len(front) - 1) / gaps) for place in range(gaps + 1)} if gaps > 0 else {0}
+        rows += [one for place, one in enumerate(front) if place in kept or one.strategy == plan.strategy]
+    return _candidates("Pareto front of each engine", rows, plan)
+
+
+def _candidates(title: str, candidates: Sequence[Candidate], plan: Plan) -> Table:
+    table = new_table(title, "step", "memory", "host")
     table.columns[0].no_wrap = False
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
-    for candidate in plan.alternatives:
-        table.add_row(*_candidate_row(candidate))
+    for candidate in candidates:
+        memory = candidate.memory
+        host = human_bytes(memory.host_bytes) if memory.host_bytes else "-"
+        step, size = human_seconds(candidate.time.step_seconds), human_bytes(memory.total_bytes)
+        style = "bold green" if candidate.strategy == plan.strategy else None
+        table.add_row(candidate.strategy.words, step, size, host, style=style)
     return table
-
-
-def _candidate_row(candidate: Candidate) -> tuple[str, str, str, str]:
-    memory = candidate.memory
-    host = human_bytes(memory.host_bytes) if memory.host_bytes else "-"
-    step = human_seconds(candidate.time.step_seconds)
-    return candidate.strategy.words, step, human_bytes(memory.total_bytes), host
 
 
 def _rejected(plan: Plan) -> Table:
     table = new_table("Does not run", "because")
+    table.columns[0].no_wrap = False
     for rejection in plan.rejected:
-        table.add_row(rejection.strategy, rejection.reason)
+        knob = f"; helps: {rejection.knob}" if rejection.knob else ""
+        table.add_row(rejection.strategy, f"{rejection.reason}{knob}")
     return table
-
-
-def _bar(part: float) -> str:
-    """A bar of eighths of a cell: nothing at 0, `BAR_WIDTH` cells at 1 and beyond."""
-    eighths = min(BAR_WIDTH * 8, round(part * BAR_WIDTH * 8))
-    full, rest = divmod(eighths, 8)
-    return "█" * full + ("▏▎▍▌▋▊▉"[rest - 1] if rest else "")

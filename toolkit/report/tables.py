@@ -1,6 +1,9 @@
-"""The two shapes of table that reports are made of."""
+"""The two shapes of table that reports are made of, and the bars inside them."""
 
 from rich.table import Table
+
+BAR_WIDTH = 32
+"""Cells of a whole bar."""
 
 
 def new_grid() -> Table:
@@ -18,3 +21,10 @@ def new_table(*headings: str) -> Table:
         table.add_column(heading, no_wrap=True)
     table.add_column(headings[-1])
     return table
+
+
+def bar(part: float, width: int = BAR_WIDTH) -> str:
+    """A bar of eighths of a cell: nothing at 0, `width` cells at 1 and beyond."""
+    eighths = min(width * 8, round(part * width * 8))
+    full, rest = divmod(eighths, 8)
+    return "█" * full + ("▏▎▍▌▋▊▉"[rest - 1] if rest else "")

@@ -19,9 +19,9 @@ class Workload(Spec):
     """Longest sequence in tokens; longer samples are cut."""
     global_batch: int = Field(gt=0)
     """Samples per optimizer step over all ranks and accumulation steps."""
-    method: Literal["full", "lora"] = "full"
-    """`full` trains every weight, `lora` trains low-rank adapters on frozen weights."""
+    method: Literal["full", "lora", "qlora"] = "full"
+    """`full` trains every weight, `lora` low-rank adapters on frozen weights, `qlora` the same on 4-bit weights."""
     lora_rank: int = Field(default=16, gt=0)
-    """Rank of the LoRA adapters; counts with `method: lora` only."""
+    """Rank of the LoRA adapters; counts with `lora` and `qlora` only."""
     precision: Precision = "bf16"
     """fp32, bf16 or fp16; with bf16 and fp16 the optimizer keeps fp32 master weights."""

@@ -2,18 +2,17 @@
 
 import json
 import math
-import resource
 import time
 from types import TracebackType
 from typing import Any, Protocol
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typing_extensions import Self
 
 from toolkit.engines.base import Engine, StepResult
 from toolkit.run_folder import RunFolder
+from toolkit.training.memory import peak_memory
 
 
 class Tracker(Protocol):
@@ -87,7 +86,7 @@ class Telemetry:
             "supervised_tokens": result.supervised_tokens,
             "tokens_per_second": result.tokens / seconds,
             "step_seconds": seconds,
-            **_peak_memory(self._device),
+            **peak_memory(self._device),
             "loss_scale": result.loss_scale,
             "skipped": result.skipped,
         }
@@ -113,13 +112,3 @@ class Telemetry:
         self._bar.update(self._task, completed=line["step"], numbers=numbers)
         if self._bar.disable and (line["step"] % max(self._num_steps // _PLAIN_LINES, 1) == 0 or line["step"] == 1):
             self._console.print(f"step {line['step']}/{self._num_steps}  {numbers}")
-
-
-def _peak_memory(device: torch.device) -> dict[str, int]:
-    """Peak bytes since the start: of the allocator on a GPU, of the process (RSS) on the CPU."""
-    if device.type == "cuda":
-        return {
-            "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
-            "peak_reserved_bytes": torch.cuda.max_memory_reserved(device),
-        }
-    return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

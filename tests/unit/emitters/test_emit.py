@@ -110,3 +110,19 @@ def test_a_recipe_for_another_workload_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"seq_len is 1024, planned 512; global_batch is 16, planned 8"):
         emit(PLAN, tmp_path / "run", other)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", [{"engine": "mcore"}, {"tp": 2}, {"pp": 2}, {"sp": 2}, {"offload_to": "nvme"}])
+def test_what_this_release_cannot_run_is_not_written(tmp_path: Path, given: dict[str, object]) -> None:
+    model, machines = ModelSpec.resolve("llama-3.2-1b"), ClusterSpec.resolve("2xA100-80GB")
+    later = make_plan(model, machines, WORK, fixed=Fixed.model_validate(given))
+    with pytest.raises(ConfigError, match=r"^[a-z_]+=.*this release .*; such a plan is shown, not written$"):
+        emit(later, tmp_path / "run", RECIPE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_qlora_is_not_written_either(tmp_path: Path) -> None:
+    work = Workload(seq_len=512, global_batch=8, method="qlora")
+    later = make_plan(ModelSpec.resolve("smollm-135m"), ClusterSpec.resolve("2xA100-80GB"), work, fixed=Fixed())
+    with pytest.raises(ConfigError, match="^method=qlora: this release .* use method=lora"):
+        emit(later, tmp_path / "run", Recipe(model="smollm-135m", workload=work))

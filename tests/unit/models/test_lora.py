@@ -80,7 +80,13 @@ def test_recomputed_layers_give_the_adapters_their_gradients(folder: Path, model
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_plan_decides(folder: Path, method: str, recompute: bool) -> None:
     plan = toolkit.plan(
-        folder, "2xcpu", seq_len=32, global_batch=4, method=method, lora_rank=4, activation_checkpointing=recompute
+        folder,
+        "2xcpu",
+        seq_len=32,
+        global_batch=4,
+        method=method,
+        lora_rank=4,
+        activation_checkpointing="full" if recompute else "none",
     )
     built = build_model(plan, Recipe(model=str(folder), workload=plan.workload))
     trainable, total = count_parameters(built)

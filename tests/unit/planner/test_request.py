@@ -1,15 +1,22 @@
 """Faults of a question: the whole text of each, and all of them at once."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from toolkit.errors import SpecError
-from toolkit.planner.request import Fixed, divisors
+from toolkit.planner.engines import divisors
+from toolkit.planner.request import Fixed
 from toolkit.planner.search import make_plan
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
+
+CP_LENGTH = "cp=2 needs a seq_len that 2 x cp = 4 divides, not 4095; use seq_len=4092 or 4096"
+ONLY_STAGE_1 = "zero_stage={}: engine {} runs zero_stage=1 only; use zero_stage=1"
+TP_ZERO_3 = "zero_stage=3 with tp=2: use zero_stage=2 or less, or tp=1"
+PIPELINE_ZERO = "zero_stage=0: engine pipeline runs zero_stage=1 only; use zero_stage=1"
 
 
 def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: Any) -> str:
@@ -25,12 +32,41 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
     ("given", "message"),
     [
         ({"tp": 6}, "tp=6 does not divide 32 attention heads; use 1, 2, 4 or 8"),
-        ({"tp": 16}, "tp=16 does not divide 8 key/value heads; use 1, 2, 4 or 8"),
-        ({"tp": 4}, "tp=4: this release has no engine for tensor parallelism; use tp=1"),
-        ({"pp": 64}, "pp=64 exceeds the 32 layers of llama-3.1-8b; use 1 to 32"),
-        ({"pp": 2}, "pp=2: this release has no engine for pipeline parallelism; use pp=1"),
+        ({"tp": 16}, "tp=16 does not divide 8 ranks; use 1, 2, 4 or 8"),
+        ({"tp": 16, "engine": "zero"}, "tp=16 does not divide 8 key/value heads; use 1, 2, 4 or 8"),
+        ({"tp": 4, "pp": 4}, "tp=4 x pp=4 does not divide 8 ranks; use 1, 2, 4 or 8"),
+        ({"pp": 64}, "pp=64 exceeds the model's 32 layers; use 1 to 32"),
+        ({"pp": 2, "engine": "zero"}, "pp=2: engine zero has no pipeline parallelism; use pp=1"),
+        ({"pp": 1, "engine": "pipeline"}, "pp=1: engine pipeline needs two stages or more; use pp=2 or engine=zero"),
         ({"sp": 3}, "sp=3 does not divide 32 attention heads; use 1, 2, 4 or 8"),
-        ({"sp": 2}, "sp=2: this release has no engine for sequence parallelism; use sp=1"),
+        ({"sp": 2}, "sp=2: sequence parallelism runs on all 8 ranks or none; use sp=8 or sp=1"),
+        ({"cp": 2, "work": {"seq_len": 4095}}, CP_LENGTH),
+        ({"vpp": 2, "pp": 1}, "vpp=2 interleaves the chunks of several stages, pp is 1; use vpp=1 or pp=2 and more"),
+        ({"vpp": 3, "pp": 2}, "pp=2 x vpp=3 does not divide 32 layers; use vpp=1, 2, 4, 8 or 16"),
+        ({"engine": "mcore", "zero_stage": 3}, "zero_stage=3: engine mcore runs zero_stage=1 only; use zero_stage=1"),
+        ({"engine": "pipeline", "zero_stage": 0}, PIPELINE_ZERO),
+        ({"pp": 2, "zero_stage": 2}, "\n".join(ONLY_STAGE_1.format(2, engine) for engine in ("pipeline", "mcore"))),
+        ({"tp": 2, "zero_stage": 3, "engine": "zero"}, TP_ZERO_3),
+        (
+            {"tp": 2, "zero_stage": 3},
+            "\n".join([TP_ZERO_3, *(ONLY_STAGE_1.format(3, engine) for engine in ("pipeline", "mcore"))]),
+        ),
+        (
+            {"tp": 2, "work": {"method": "qlora"}},
+            "tp=2: engine zero loses the adapters where it divides layers; use tp=1 with method=qlora",
+        ),
+        (
+            {"engine": "mcore", "work": {"method": "qlora"}},
+            "method=qlora: engine mcore has full or lora; use engine=zero",
+        ),
+        (
+            {"engine": "zero", "activation_checkpointing": "selective"},
+            "activation_checkpointing=selective: engine zero has none or full; use one of them",
+        ),
+        (
+            {"offload": "optimizer", "offload_to": "nvme", "zero_stage": 2},
+            "offload_to=nvme: engine zero cannot with zero_stage=2; use zero_stage=3 or offload_to=cpu",
+        ),
         (
             {"offload": "all", "zero_stage": 2},
             "offload=all needs ZeRO-3, the stage that shards weights, not zero_stage=2; use zero_stage=3",
@@ -42,6 +78,10 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
         ({"work": {"global_batch": 30}}, "global_batch=30 is not a multiple of 8 ranks; use 24 or 32"),
         ({"work": {"global_batch": 5}}, "global_batch=5 is not a multiple of 8 ranks; use 8"),
         ({"micro_batch": 3}, "global_batch=64 is not a multiple of 8 ranks x micro_batch=3; use 48 or 72"),
+        (
+            {"micro_batch": 3, "pp": 2, "tp": 4},
+            "global_batch=64 is not a multiple of 1 replicas x micro_batch=3; use 63 or 66",
+        ),
         (
             {"work": {"seq_len": 200_000}},
             "seq_len=200000 exceeds llama-3.1-8b's max_position_embeddings 131072; use 131072 or less",
@@ -55,19 +95,31 @@ def test_each_fault_says_what_to_do(given: dict[str, Any], message: str) -> None
 
 def test_all_faults_come_at_once() -> None:
     message = refusal(cluster="8xV100-32GB", tp=6, pp=99, micro_batch=3, offload="all", zero_stage=1)
-    assert [line.split("=")[0].split(":")[0] for line in message.splitlines()] == [
-        "precision",
-        "tp",
-        "pp",
-        "offload",
-        "global_batch",
-    ]
+    assert [line.split("=")[0].split(":")[0] for line in message.splitlines()] == ["precision", "tp", "pp", "offload"]
 
 
 def test_one_is_no_parallelism() -> None:
-    fixed = Fixed(tp=1, pp=1, sp=1)
+    fixed = Fixed(tp=1, pp=1, sp=1, cp=1, vpp=1)
     machines, work = ClusterSpec.resolve("8xA100-80GB"), Workload(seq_len=512, global_batch=8)
     assert make_plan(ModelSpec.resolve("llama-3.2-1b"), machines, work, fixed=fixed).strategy.layout.tp == 1
+
+
+def test_unknown_devices_name_the_nearest() -> None:
+    with pytest.raises(SpecError, match="A100-80GB"):
+        ClusterSpec.resolve("8xA100-81GB")
+
+
+def test_a_cluster_file_without_bandwidth_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "slow.yaml"
+    file.write_text("device: A100-80GB\ngpus_per_node: 8\ninter_node_bandwidth: 0\n")
+    with pytest.raises(SpecError, match=r"inter_node_bandwidth.* is 0.*greater than 0"):
+        ClusterSpec.resolve(str(file))
+
+
+def test_options_are_words_of_the_command_line() -> None:
+    fixed = Fixed(engine="mcore", tp=2, zero_stage=1, micro_batch=4, offload_to="cpu", activation_checkpointing="full")
+    words = "--engine mcore --tp 2 --zero 1 --micro-batch 4 --offload-to cpu --checkpointing full"
+    assert fixed.options() == words.split()
 
 
 def test_divisors() -> None:

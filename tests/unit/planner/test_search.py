@@ -6,19 +6,23 @@ from typing import Any
 
 import pytest
 
-from toolkit.errors import NoFeasiblePlan
+from toolkit.errors import NoFeasiblePlan, SpecError
+from toolkit.planner.engines import runs_today
 from toolkit.planner.explain import binding_constraint, overshoot
 from toolkit.planner.plan import Plan
-from toolkit.planner.search import MAX_ALTERNATIVES, TIE, Fixed, make_plan
+from toolkit.planner.rank import TIE, TIGHT
+from toolkit.planner.rejections import MAX_SHOWN
+from toolkit.planner.search import MAX_ALTERNATIVES, Fixed, make_plan
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
 
 def plan(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", *, fixed: Fixed | None = None, **work: Any) -> Plan:
+    objective = work.pop("objective", "fastest")
     workload = Workload.model_validate({"seq_len": 4096, "global_batch": 64, **work})
     machines = ClusterSpec.resolve(cluster)
-    return make_plan(ModelSpec.resolve(model), machines, workload, fixed=fixed or Fixed())
+    return make_plan(ModelSpec.resolve(model), machines, workload, fixed=fixed or Fixed(), objective=objective)
 
 
 def test_the_choice_fits_and_nothing_that_fits_is_clearly_faster() -> None:
@@ -46,7 +50,7 @@ def test_a_tie_goes_to_the_roomier_then_to_the_simpler() -> None:
 
 def test_large_models_are_sharded_and_recomputed() -> None:
     strategy = plan("llama-3.1-70b", "4x8xH100-80GB", global_batch=128).strategy
-    assert (strategy.zero_stage, strategy.activation_checkpointing, strategy.offload) == (3, True, "none")
+    assert (strategy.zero_stage, strategy.activation_checkpointing, strategy.offload) == (3, "full", "none")
 
 
 def test_offload_is_chosen_where_nothing_else_fits() -> None:
@@ -76,23 +80,38 @@ def test_offload_is_not_tried_on_a_cpu_unless_given() -> None:
 
 
 def test_what_is_given_is_kept_and_told() -> None:
-    fixed = Fixed(zero_stage=3, micro_batch=2, offload="optimizer", activation_checkpointing=True)
+    fixed = Fixed(zero_stage=3, micro_batch=2, offload="optimizer", activation_checkpointing="full")
     made = plan(fixed=fixed)
     strategy = made.strategy
     assert (strategy.zero_stage, strategy.micro_batch, strategy.offload) == (3, 2, "optimizer")
-    assert strategy.activation_checkpointing
+    assert strategy.activation_checkpointing == "full"
     assert any("zero_stage=3, micro_batch=2, offload=optimizer" in reason for reason in made.reasons)
 
 
-def test_rejections_carry_numbers_and_are_few() -> None:
+def test_rejections_carry_numbers_and_knobs_and_are_few() -> None:
     made = plan("llama-3.1-70b", "4x8xH100-80GB", global_batch=128)
-    assert 0 < len(made.rejected) <= 16
-    for rejection in made.rejected[1:]:
+    assert 0 < len(made.rejected) <= MAX_SHOWN
+    misses = [one for one in made.rejected if one.reason.startswith("needs")]
+    assert len(misses) >= 6
+    for rejection in misses:
         assert re.fullmatch(
             r"needs [\d.]+ [GT]iB of [\d.]+ [GT]iB usable(: [a-z ]+ [\d.]+ [GT]iB| host memory per node)",
             rejection.reason,
         ), rejection.reason
         assert re.match(r"ZeRO-[0-3](, .*)?, micro-batch \d+$", rejection.strategy)
+    assert all(one.knob for one in made.rejected)
+    larger = next(one for one in misses if one.strategy == "ZeRO-3, checkpointing, micro-batch 4")
+    assert larger.knob == "micro-batch 2"
+
+
+def test_everything_judged_is_accounted_for() -> None:
+    made = plan()
+    counts = dict(made.rejections)
+    later = counts.pop("not in this release")
+    words = next(reason for reason in made.reasons if "strategies that fit" in reason)
+    fit = int(words.split(" of ")[1].split()[0])
+    assert made.judged == fit + later + sum(counts.values())
+    assert {"device memory", "batch", "engine rule", "ZeRO-0 in 16 bits"} <= counts.keys()
 
 
 def test_rejections_name_the_smallest_micro_batch_that_fails_once_per_family() -> None:
@@ -118,9 +137,11 @@ def test_clipping_reaches_the_plan() -> None:
 
 
 def test_the_answer_comes_at_once() -> None:
-    start = time.perf_counter()
-    plan("llama-3.1-405b", "32x8xH100-80GB", global_batch=4096, seq_len=8192)
-    assert time.perf_counter() - start < 1
+    # Measured: 0.4 s on one core for 18,757 strategies; process time, which a busy machine does not stretch.
+    start = time.process_time()
+    made = plan("llama-3.1-405b", "2048x8xH100-80GB", global_batch=16384, seq_len=8192)
+    assert time.process_time() - start < 2
+    assert made.judged > 10_000
 
 
 def no_plan(*where: str, **rest: Any) -> str:
@@ -140,7 +161,7 @@ def test_nothing_fits_names_the_nearest_and_its_constraint() -> None:
     [
         (
             ("llama-3.1-8b", "8xA100-80GB"),
-            {"fixed": Fixed(micro_batch=8, activation_checkpointing=False)},
+            {"fixed": Fixed(micro_batch=8, activation_checkpointing="none")},
             "leave micro",
         ),
         (("llama-2-13b", "8xRTX4090-24GB"), {"fixed": Fixed(zero_stage=1)}, "leave zero_stage=1 to the planner"),
@@ -164,7 +185,6 @@ def test_nothing_fits_names_the_nearest_and_its_constraint() -> None:
 )
 def test_the_cheapest_change_is_named(where: tuple[str, str], rest: dict[str, Any], knob: str) -> None:
     message = no_plan(*where, **rest)
-    assert len(message.splitlines()) == 2
     assert knob in message.splitlines()[1]
 
 
@@ -180,3 +200,101 @@ def test_host_memory_binds_too() -> None:
     assert re.fullmatch(
         r"needs [\d.]+ GiB of [\d.]+ GiB usable host memory per node", binding_constraint(made.memory, small)
     )
+
+
+def test_what_this_release_cannot_run_is_told_and_not_chosen() -> None:
+    made = plan()
+    assert (made.strategy.engine, made.strategy.layout.world_size) == ("zero", made.strategy.layout.dp)
+    assert runs_today(made.strategy) is None
+    assert all(runs_today(other.strategy) is None for other in made.alternatives)
+    later = [one for one in made.rejected if one.reason.startswith("not in this release")]
+    assert {one.knob for one in later} >= {"engine=mcore plans it", "engine=pipeline plans it"}
+    fastest = min(made.pareto, key=lambda one: one.time.step_seconds)
+    if fastest.time.step_seconds < made.time.step_seconds:
+        assert any("faster; this release cannot run it" in reason for reason in made.reasons)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"engine": "mcore"},
+        {"engine": "pipeline"},
+        {"tp": 4},
+        {"pp": 2},
+        {"vpp": 2},
+        {"sp": 8},
+        {"cp": 2},
+        {"offload_to": "nvme"},
+        {"activation_checkpointing": "selective"},
+    ],
+)
+def test_what_is_asked_for_is_planned(given: dict[str, Any]) -> None:
+    made = plan(fixed=Fixed(**given))
+    assert runs_today(made.strategy) is not None
+    assert any(reason.startswith("Planned, not written: ") for reason in made.reasons)
+    chosen = {**made.strategy.model_dump(), **made.strategy.layout.model_dump()}
+    assert {name: chosen[name] for name in given} == given
+    assert len(made.stage_memory) == (chosen["pp"] if chosen["pp"] > 1 else 0)
+    if made.stage_memory:
+        assert max(made.stage_memory, key=lambda one: one.total_bytes).total_bytes == made.memory.total_bytes
+
+
+def test_a_batch_smaller_than_the_cluster_wants_replicas_of_several_ranks() -> None:
+    made = plan("llama-3.1-70b", "32x8xH100-80GB", global_batch=64)
+    assert made.strategy.layout.dp <= 64
+    assert runs_today(made.strategy) is not None
+
+
+def test_objectives_are_best_at_what_they_say() -> None:
+    fastest, least = plan(), plan(objective="least-memory")
+    everything = [*fastest.alternatives, *least.alternatives]
+    slack = 1 + TIE
+    assert fastest.time.step_seconds <= min(one.time.step_seconds for one in everything) * slack
+    assert least.memory.total_bytes <= min(one.memory.total_bytes for one in everything) * slack
+    assert least.memory.total_bytes < fastest.memory.total_bytes
+    assert any("least memory" in reason for reason in least.reasons)
+
+
+def test_fewest_gpus_takes_the_smallest_part_of_the_cluster() -> None:
+    made = plan("llama-3.1-8b", "4x8xA100-80GB", objective="fewest-gpus", fixed=Fixed(offload="none"))
+    assert (made.cluster.num_nodes, made.cluster.gpus_per_node) == (1, 4)
+    assert made.world_size == ClusterSpec.resolve(made.cluster.name).world_size == 4
+    assert any(reason == "4 of 32 devices: nothing fits on fewer." for reason in made.reasons)
+    with pytest.raises(NoFeasiblePlan):
+        plan("llama-3.1-8b", "2xA100-80GB", fixed=Fixed(offload="none"))
+
+
+def test_cheapest_needs_a_price_and_costs_less_than_the_fastest() -> None:
+    machines = ClusterSpec.resolve("2x8xA100-80GB")
+    model, work = ModelSpec.resolve("llama-3.1-8b"), Workload(seq_len=4096, global_batch=64)
+    with pytest.raises(SpecError, match=r"^objective=cheapest: 2x8xA100-80GB has no price_per_gpu_hour; give it"):
+        make_plan(model, machines, work, fixed=Fixed(), objective="cheapest")
+    priced = machines.model_copy(update={"price_per_gpu_hour": 2.0})
+    fastest = make_plan(model, priced, work, fixed=Fixed())
+    cheapest = make_plan(model, priced, work, fixed=Fixed(), objective="cheapest")
+    assert cheapest.cost_per_billion_tokens is not None
+    assert fastest.cost_per_billion_tokens is not None
+    assert cheapest.cost_per_billion_tokens <= fastest.cost_per_billion_tokens
+    assert any("US dollars per billion tokens" in reason for reason in cheapest.reasons)
+
+
+def test_nothing_on_a_front_is_beaten_by_its_own_engine() -> None:
+    front = plan().pareto
+    assert {one.strategy.engine for one in front} == {"zero", "pipeline", "mcore"}
+    for one in front:
+        for other in front:
+            if one.strategy.engine == other.strategy.engine and other is not one:
+                faster = other.time.step_seconds <= one.time.step_seconds
+                assert not (faster and other.memory.total_bytes <= one.memory.total_bytes)
+
+
+def test_a_tight_choice_says_so() -> None:
+    made = plan(fixed=Fixed(zero_stage=1, micro_batch=1, activation_checkpointing="none"))
+    risk = made.memory.oom_probability(made.cluster.device.memory_bytes)
+    assert (risk > TIGHT) == any(reason.startswith("Memory is tight: ") for reason in made.reasons)
+    assert risk > TIGHT
+
+
+def test_fixed_choices_of_another_engine_are_judged_against_it() -> None:
+    message = no_plan("llama-3.1-405b", "8xA100-80GB", fixed=Fixed(engine="mcore"))
+    assert re.search(r"the nearest, mcore, .*, needs [\d.]+ [GT]iB of 75.2 GiB usable", message)

@@ -1,0 +1,47 @@
+"""Head and cross-entropy over chunks of tokens, computed again in the backward pass; the toolkit has no such loss yet.
+
+The plainest form of what Liger's fused linear cross-entropy and ALST's tiled loss (arXiv 2506.13996) do: the logits of
+one chunk exist at a time, and the head's forward pass runs twice.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy, pad
+from torch.utils.checkpoint import checkpoint
+
+from one_gpu.cases import CHUNK_TOKENS
+from toolkit.engines.base import Batch
+from toolkit.engines.zero.engine import ZeroEngine
+
+
+class ChunkedLossModel(torch.nn.Module):
+    """A causal language model that answers with its loss, summed over the supervised tokens in fp32."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.inner = model
+        self.config = model.config
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`labels` is [micro_batch, seq] and already one place to the left."""
+        causal = self.inner.get_base_model() if hasattr(self.inner, "peft_config") else self.inner
+        hidden = causal.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+        def loss_of(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            return cross_entropy(causal.lm_head(part).float(), wanted, ignore_index=-100, reduction="sum")
+
+        chunks = zip(hidden.flatten(0, 1).split(CHUNK_TOKENS), labels.flatten().split(CHUNK_TOKENS), strict=True)
+        losses = [checkpoint(loss_of, part, wanted, use_reentrant=False) for part, wanted in chunks]
+        return torch.stack(losses).sum()
+
+
+class ChunkedLossEngine(ZeroEngine):
+    """The toolkit's engine on a `ChunkedLossModel`."""
+
+    def _loss_sum(self, batch: Batch) -> torch.Tensor:
+        labels = pad(batch["labels"][:, 1:], (0, 1), value=-100)
+        loss: torch.Tensor = self._engine(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
+        )
+        return loss

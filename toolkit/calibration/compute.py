@@ -1,0 +1,112 @@
+"""What one rank computes while all ranks compute: matrix products, elementwise traffic, small operations, Adam."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import linear
+
+from toolkit.calibration.ranks import BORROWED_SHARES, PASSES, Ranks, TimeBox
+from toolkit.engines.zero.optimizer import build_adamw
+from toolkit.specs.measurements import MatmulRate
+from toolkit.specs.recipe import OptimizerConfig
+from toolkit.specs.workload import PRECISION_BYTES, Precision
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Say = Callable[[str], None]
+"""Shows what is measured now."""
+
+_PEAK_WIDTH = {"cpu": 512, "cuda": 8192}
+"""Width of the square product that stands for a precision's peak."""
+_ELEMENTWISE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+"""Size of each of the three tensors, that of an activation. On a CPU the rate falls with size: measured 107 GB/s in a
+core's own cache, 28 GB/s at 2 to 8 MiB, 16 at 16 MiB, and 6 from 32 MiB on, where glibc maps every new tensor afresh.
+"""
+_CHAIN = 200
+_ADAM_TENSORS, _ADAM_NUMEL = 8, 2**20
+ADAM_BYTES = 28
+"""Bytes that an fp32 Adam step moves per parameter: weight and two moments read and written, the gradient read."""
+
+
+def matmul_shapes(kind: str) -> list[tuple[int, int, int]]:
+    """(m, n, k) = (tokens, outputs, inputs) from the cheapest to the dearest product.
+
+    Squares, up and down projections (1:4) and heads (wide n) over 64 to 8192 tokens; with m and k exchanged the same
+    shapes stand for the products of the backward pass, whose k is the number of tokens.
+    """
+    widths = [64, 128, 256, 512, 1024, 2048, 4096, 8192]
+    shapes = {(tokens, width, width) for width in widths for tokens in (64, 512, 4096)}
+    for width in (128, 512, 2048):
+        shapes |= {(512, 4 * width, width), (512, width, 4 * width), (4096, 4 * width, width)}
+    shapes |= {(256, 256, 4096), (1024, 1024, 8192), (8192, 256, 256), (8192, 4096, 4096), (512, 32768, 512)}
+    if kind == "cuda":
+        shapes |= {(4096, 16384, 4096), (4096, 4096, 16384), (8192, 16384, 16384)}
+    return sorted(shapes, key=lambda shape: (shape[0] * shape[1] * shape[2], shape))
+
+
+def matmul_rates(ranks: Ranks, precision: Precision, *, seconds: float, say: Say) -> list[MatmulRate]:
+    """Every shape that fits into the time, as `linear` computes it in the forward pass."""
+    shapes = matmul_shapes(ranks.device.type)
+    taken: dict[tuple[int, int, int], list[float]] = {}
+    box = TimeBox(ranks, seconds, items_per_pass=len(shapes))
+    rate = 0.0
+    for m, n, k in shapes * PASSES:
+        share, flops = box.share(), 2.0 * m * n * k
+        # A warm-up, a trial and three repetitions, at the rate of the product before.
+        if rate and 5 * flops / rate > BORROWED_SHARES * share:
+            continue
+        say(f"{m} x {n} x {k}")
+        one = _matmul_seconds(ranks, (m, n, k), DTYPES[precision], allowed=share)
+        taken.setdefault((m, n, k), []).append(one)
+        rate = flops / one
+    return [
+        MatmulRate(m=m, n=n, k=k, precision=precision, flops_per_second=2.0 * m * n * k / min(times))
+        for (m, n, k), times in taken.items()
+    ]
+
+
+def peak_flops(ranks: Ranks, precision: Precision) -> float:
+    """FLOP/s of one large square product."""
+    width = _PEAK_WIDTH[ranks.device.type]
+    return 2.0 * width**3 / _matmul_seconds(ranks, (width, width, width), DTYPES[precision], allowed=0.2)
+
+
+def _matmul_seconds(ranks: Ranks, shape: tuple[int, int, int], dtype: torch.dtype, *, allowed: float) -> float:
+    m, n, k = shape
+    tokens = torch.randn(m, k, device=ranks.device).to(dtype)
+    weight = torch.randn(n, k, device=ranks.device).to(dtype)
+    with torch.no_grad():
+        return ranks.seconds_of(lambda: linear(tokens, weight), allowed=allowed)
+
+
+def memory_bandwidth(ranks: Ranks, precision: Precision, *, seconds: float) -> float:
+    """Bytes/s of one rank's c = a + b into a new tensor, as eager operations do: two read, one written."""
+    dtype, num_bytes = DTYPES[precision], _ELEMENTWISE_BYTES[ranks.device.type]
+    numel = num_bytes // PRECISION_BYTES[precision]
+    a, b = (torch.ones(numel, dtype=dtype, device=ranks.device) for _ in range(2))
+    return 3 * num_bytes / ranks.seconds_of(lambda: a + b, allowed=seconds)
+
+
+def op_seconds(ranks: Ranks, *, seconds: float) -> float:
+    """Seconds per operation of a chain of multiplications of 8 numbers, forward and backward averaged."""
+    start = torch.ones(8, device=ranks.device, requires_grad=True)
+    factor = torch.ones(8, device=ranks.device)
+
+    def forward_and_backward() -> None:
+        value = start
+        for _ in range(_CHAIN):
+            value = value * factor
+        value.backward(factor)  # type: ignore[no-untyped-call]
+
+    return ranks.seconds_of(forward_and_backward, allowed=seconds) / (2 * _CHAIN)
+
+
+def adam_bandwidth(ranks: Ranks, *, seconds: float) -> tuple[float, str]:
+    """Bytes/s over all ranks of the host's AdamW that training would use, and which that is."""
+    parameters = [torch.nn.Parameter(torch.ones(_ADAM_NUMEL)) for _ in range(_ADAM_TENSORS)]
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    offload = ranks.device.type == "cuda"
+    optimizer, chosen = build_adamw(parameters, OptimizerConfig(), device=ranks.device, offload=offload)
+    taken = ranks.seconds_of(optimizer.step, allowed=seconds)
+    return ranks.world_size * ADAM_BYTES * _ADAM_TENSORS * _ADAM_NUMEL / taken, chosen.removeprefix("optimizer: ")

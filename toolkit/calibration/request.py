@@ -1,0 +1,58 @@
+"""What passes between `toolkit calibrate` and the ranks that measure: two JSON files in a scratch folder."""
+
+from pathlib import Path
+from typing import Literal
+
+from typing_extensions import Self
+
+from toolkit.specs.base import Spec
+from toolkit.specs.measurements import Measurements
+from toolkit.specs.workload import Precision
+
+
+class Request(Spec):
+    """What the ranks shall measure."""
+
+    kind: Literal["cuda", "cpu"]
+    """What the ranks run on."""
+    precision: Precision | None
+    """Type of matrix products and collectives; None: bf16 on GPUs that have it, else fp16, and fp32 on a CPU."""
+    budget_seconds: float
+    """How long the measuring may take, start of the processes not included."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What `write` left in the scratch folder."""
+        return cls.load(folder / "request.json")
+
+    def write(self, folder: Path) -> None:
+        """Leave it for the ranks."""
+        (folder / "request.json").write_text(self.model_dump_json(), encoding="utf-8")
+
+
+class Result(Spec):
+    """What the ranks found."""
+
+    device_name: str
+    """Model of the GPU or processor."""
+    device_memory_bytes: int
+    """Memory of one GPU; on a CPU that of the whole machine."""
+    peak_flops: dict[Precision, float]
+    """Fastest matrix product seen, FLOP/s of one rank; only the chosen precision is measured over all shapes."""
+    supports_bf16: bool
+    """True where the device computes in bf16."""
+    precision: Precision
+    """Type that was chosen for matrix products and collectives."""
+    measurements: Measurements
+    """The rates."""
+    left_out: tuple[str, ...] = ()
+    """What could not be measured here and why, one sentence each."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What rank 0 left in the scratch folder."""
+        return cls.load(folder / "result.json")
+
+    def write(self, folder: Path) -> None:
+        """Leave it for the parent."""
+        (folder / "result.json").write_text(self.model_dump_json(), encoding="utf-8")

@@ -1,0 +1,50 @@
+"""`toolkit calibrate` and `toolkit validate`: measure this machine, score the planner."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli import options
+
+app = typer.Typer()
+
+
+@app.command()
+def calibrate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Cluster file to write, for `--cluster`.")],
+    ranks: Annotated[int | None, typer.Option(help="Ranks that measure at once; default: every device.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; default: what suits the device.")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds that measuring may take.")] = 75.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Measure this machine, so that plans for it rest on its own rates."""
+    from toolkit.calibration.calibrate import calibrate as measure
+    from toolkit.calibration.table import calibration_tables
+
+    result = measure(output, num_ranks=ranks, precision=precision, budget_seconds=budget, overwrite=overwrite)[1]
+    options.console.print(*calibration_tables(result), *(f"left out: {what}" for what in result.left_out), sep="\n")
+    options.console.print(f"Written to {output}. Plan with it: toolkit plan --cluster {output} ...")
+
+
+@app.command()
+def validate(
+    runs: Annotated[
+        Path | None, typer.Argument(help="Measured runs as CSV; default: those that come with the toolkit.")
+    ] = None,
+    oom: Annotated[Path | None, typer.Option(help="Runs out of memory, and longest sequences, as CSV.")] = None,
+    by: Annotated[str, typer.Option(help="Parts of the tables: framework, method, group or source.")] = "framework",
+    all_rows: Annotated[bool, typer.Option("--all", help="Also score rows that are left out by default.")] = False,
+    split: Annotated[bool, typer.Option("--split", help="Also show the half that nothing was fitted on.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON; shares are fractions.")] = False,
+) -> None:
+    """Score the planner on measured runs, next to published estimators."""
+    from toolkit.planner.validation.api import validate as score
+    from toolkit.report.validation_table import by_choice, validation_report
+
+    chosen = by_choice(by)
+    result = score(runs, oom_csv=oom, all_rows=all_rows, split=split)
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2))
+    else:
+        options.console.print(validation_report(result, chosen))

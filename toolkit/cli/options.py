@@ -1,0 +1,95 @@
+"""Options that several commands take, and what of them can be refused before any work."""
+
+import math
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from toolkit.errors import SpecError
+from toolkit.planner.plan import Objective
+from toolkit.specs.cluster import ClusterSpec
+
+PICTURES = (".png", ".html")
+
+# Paths and messages may hold brackets, which rich would read as styles.
+console = Console(markup=False, highlight=False)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another run left in the folder.")]
+Model = Annotated[str | None, typer.Option(help="Folder, hub id, config.json or catalog name of a LLaMA.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(help="[NODESx]GPUSxNAME as 8xA100-80GB or 2xcpu, or a YAML file; default: this machine."),
+]
+SeqLen = Annotated[int | None, typer.Option(help="Longest sequence in tokens.")]
+GlobalBatch = Annotated[int | None, typer.Option(help="Samples per optimizer step over all ranks.")]
+Method = Annotated[str | None, typer.Option(help="full, lora or qlora.")]
+LoraRank = Annotated[int | None, typer.Option(help="Rank of the adapters.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; default: what suits the device.")]
+Engine = Annotated[str | None, typer.Option(help="Fix the engine: zero, pipeline or mcore.")]
+Tp = Annotated[int | None, typer.Option(help="Fix the tensor-parallel size.")]
+Pp = Annotated[int | None, typer.Option(help="Fix the number of pipeline stages.")]
+Vpp = Annotated[int | None, typer.Option(help="Fix the model chunks per pipeline stage.")]
+Sp = Annotated[int | None, typer.Option(help="Fix the sequence-parallel size (Ulysses).")]
+Cp = Annotated[int | None, typer.Option(help="Fix the context-parallel size (ring attention).")]
+Zero = Annotated[int | None, typer.Option(help="Fix the ZeRO stage, 0-3.")]
+MicroBatch = Annotated[int | None, typer.Option(help="Fix the samples per replica per forward pass.")]
+Offload = Annotated[str | None, typer.Option(help="Fix what lives off the device: none, optimizer, all.")]
+OffloadTo = Annotated[str | None, typer.Option(help="Fix where offloaded states live: cpu or nvme.")]
+Checkpointing = Annotated[
+    str | None, typer.Option(help="Fix activation checkpointing: none, selective (attention only) or full.")
+]
+GradientClipping = Annotated[float, typer.Option(help="Largest global gradient norm.")]
+Price = Annotated[float | None, typer.Option(help="US dollars for one GPU for one hour.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Also show the arithmetic, line by line, with sources.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the plan and its readings as JSON, and nothing else.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw memory, time and the choices into this .png or .html file.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that have a value."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check_objective(name: str) -> Objective:
+    """The objective of that name.
+
+    Raises:
+        SpecError: there is none.
+    """
+    known: tuple[Objective, ...] = typing.get_args(Objective)
+    for objective in known:
+        if objective == name:
+            return objective
+    raise SpecError(f"--objective {name}: needs {', '.join(known[:-1])} or {known[-1]}")
+
+
+def check_picture(path: Path | None) -> None:
+    """Refuse a picture that cannot be drawn, before anything is planned.
+
+    Raises:
+        SpecError: another ending than .png and .html, or no folder to write to.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in PICTURES:
+        raise SpecError(f"--plot {path}: needs a name that ends in {' or '.join(PICTURES)}")
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise SpecError(f"--plot {path}: {what}; give a file in a folder that exists")
+
+
+def priced(cluster: str | None, price: float | None) -> str | ClusterSpec | None:
+    """The cluster as given, or resolved and with its price.
+
+    Raises:
+        SpecError: the price is not a number above 0, or the cluster is unknown.
+    """
+    if price is None:
+        return cluster
+    if not 0 < price < math.inf:
+        raise SpecError(f"--price {price:g}: needs US dollars per GPU-hour above 0, as in --price 2.5")
+    known = ClusterSpec.detect() if cluster is None else ClusterSpec.resolve(cluster)
+    return known.model_copy(update={"price_per_gpu_hour": price})

@@ -1,0 +1,181 @@
+"""`toolkit plan` and `toolkit estimate`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli import options
+from toolkit.cli.recipe_values import recipe_values
+from toolkit.emitters import emit
+from toolkit.planner import api
+from toolkit.planner.plan import Plan
+from toolkit.report.plan_table import plan_report
+from toolkit.report.readings import plan_json
+from toolkit.specs.recipe import Recipe
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    model: options.Model = None,
+    cluster: options.Cluster = None,
+    seq_len: options.SeqLen = None,
+    global_batch: options.GlobalBatch = None,
+    method: options.Method = None,
+    lora_rank: options.LoraRank = None,
+    precision: options.Precision = None,
+    objective: Annotated[
+        str, typer.Option(help="What the choice is best at: fastest, least-memory, cheapest or fewest-gpus.")
+    ] = "fastest",
+    price: options.Price = None,
+    engine: options.Engine = None,
+    tp: options.Tp = None,
+    pp: options.Pp = None,
+    vpp: options.Vpp = None,
+    sp: options.Sp = None,
+    cp: options.Cp = None,
+    zero: options.Zero = None,
+    micro_batch: options.MicroBatch = None,
+    offload: options.Offload = None,
+    offload_to: options.OffloadTo = None,
+    checkpointing: options.Checkpointing = None,
+    gradient_clipping: options.GradientClipping = 1.0,
+    recipe: Annotated[Path | None, typer.Option(help="Start from this recipe.yaml; options given here win.")] = None,
+    data: Annotated[str | None, typer.Option(help="Training samples: a file, folder or hub id.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the samples.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of epochs.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any recipe value, as schedule.kind=linear; may be repeated.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder to write; default: only show.")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    explain: options.Explain = False,
+    as_json: options.Json = False,
+    plot: options.Plot = None,
+) -> None:
+    """Choose how to train a model on a cluster, say why, and write the run folder."""
+    options.check_picture(plot)
+    best_at = options.check_objective(objective)
+    values = {
+        "model": model,
+        "workload.seq_len": seq_len,
+        "workload.global_batch": global_batch,
+        "workload.method": method,
+        "workload.lora_rank": lora_rank,
+        "workload.precision": precision,
+        "data.train": data,
+        "optimizer.learning_rate": learning_rate,
+        "epochs": epochs,
+        "max_steps": max_steps,
+    }
+    wanted = recipe_values(recipe, options=values, assignments=set_ or [])
+    fixed = options.given(
+        engine=engine,
+        tp=tp,
+        pp=pp,
+        vpp=vpp,
+        sp=sp,
+        cp=cp,
+        zero_stage=zero,
+        micro_batch=micro_batch,
+        offload=offload,
+        offload_to=offload_to,
+        activation_checkpointing=checkpointing,
+    )
+    chosen = api.plan_for(
+        wanted["model"],
+        options.priced(cluster, price),
+        work=wanted["workload"],
+        fixed=fixed,
+        gradient_clipping=gradient_clipping,
+        objective=best_at,
+    )
+    wanted["workload"] = chosen.workload.model_dump()
+    full_recipe = Recipe.parse(wanted, source=str(recipe) if recipe else "options")
+    if output is not None:
+        emit(chosen, output, full_recipe, overwrite=overwrite)
+    _show(chosen, explain=explain, as_json=as_json, plot=plot)
+    if output is not None and not as_json:
+        options.console.print(f"Written to {output}. Start it with: toolkit launch {output}")
+
+
+@app.command()
+def estimate(
+    model: options.Model = None,
+    cluster: options.Cluster = None,
+    seq_len: options.SeqLen = None,
+    global_batch: options.GlobalBatch = None,
+    method: options.Method = None,
+    lora_rank: options.LoraRank = None,
+    precision: options.Precision = None,
+    price: options.Price = None,
+    engine: Annotated[str | None, typer.Option(help="zero, pipeline or mcore; default: what the sizes need.")] = None,
+    tp: Annotated[int, typer.Option(help="Tensor-parallel size.")] = 1,
+    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
+    vpp: Annotated[int, typer.Option(help="Model chunks per pipeline stage.")] = 1,
+    sp: Annotated[int, typer.Option(help="Sequence-parallel size (Ulysses).")] = 1,
+    cp: Annotated[int, typer.Option(help="Context-parallel size (ring attention).")] = 1,
+    zero: Annotated[int | None, typer.Option(help="ZeRO stage, 0-3; default 1.")] = None,
+    micro_batch: Annotated[int, typer.Option(help="Samples per replica per forward pass.")] = 1,
+    offload: Annotated[str, typer.Option(help="What lives off the device: none, optimizer, all.")] = "none",
+    offload_to: Annotated[str, typer.Option(help="Where offloaded states live: cpu or nvme.")] = "cpu",
+    checkpointing: Annotated[str, typer.Option(help="none, selective (attention only) or full.")] = "none",
+    explain: options.Explain = False,
+    as_json: options.Json = False,
+    plot: options.Plot = None,
+) -> None:
+    """Predict memory and time of one layout, say whether it fits and what would make it fit."""
+    options.check_picture(plot)
+    values = {
+        "model": model,
+        "workload.seq_len": seq_len,
+        "workload.global_batch": global_batch,
+        "workload.method": method,
+        "workload.lora_rank": lora_rank,
+        "workload.precision": precision,
+    }
+    wanted = recipe_values(None, options=values, assignments=[])
+    strategy = {
+        "engine": engine or ("mcore" if max(pp, vpp, cp) > 1 else "zero"),
+        "tp": tp,
+        "pp": pp,
+        "vpp": vpp,
+        "sp": sp,
+        "cp": cp,
+        "zero_stage": 1 if zero is None else zero,
+        "micro_batch": micro_batch,
+        "offload": offload,
+        "offload_to": offload_to,
+        "activation_checkpointing": checkpointing,
+    }
+    made = api.estimate(wanted["model"], options.priced(cluster, price), work=wanted["workload"], strategy=strategy)
+    _show(made, explain=explain, as_json=as_json, plot=plot)
+
+
+def _show(made: Plan, *, explain: bool, as_json: bool, plot: Path | None) -> None:
+    """The plan as tables or JSON; the picture first, so that nothing is printed where it cannot be drawn."""
+    if plot is not None:
+        from toolkit.report.plan_page import draw_plan  # needs matplotlib, which the tables do not
+
+        draw_plan(made, plot)
+    if as_json:
+        told = plan_json(made)
+        if explain:
+            from toolkit.report.explain import arithmetic_json
+
+            told["explain"] = arithmetic_json(made)
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    options.console.print(plan_report(made))
+    if explain:
+        from toolkit.report.explain import explanation
+
+        options.console.print("", explanation(made), sep="\n")
+    if plot is not None:
+        options.console.print(f"Drawn: {plot}")

@@ -1,0 +1,78 @@
+"""The recipe that a `toolkit plan` line asks for: a file's values with those of the command line over them."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toolkit.errors import SpecError
+from toolkit.specs.base import read_mapping
+
+# What is given on the command line replaces its counterpart in the recipe, too.
+_INSTEAD = {
+    "epochs": "max_steps",
+    "max_steps": "epochs",
+    "warmup_steps": "warmup_ratio",
+    "warmup_ratio": "warmup_steps",
+}
+
+
+def recipe_values(recipe: Path | None, *, options: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """The recipe as a mapping.
+
+    Args:
+        recipe: a recipe.yaml to start from.
+        options: dotted keys and values; None means not given.
+        assignments: KEY=VALUE texts, which win over both.
+
+    Raises:
+        SpecError: a value of the wrong kind, or no model, sequence length or batch.
+    """
+    wanted = _merged(read_mapping(recipe) if recipe else {}, {**options, **_assignments(assignments)})
+    _require(wanted)
+    return wanted
+
+
+def _assignments(texts: list[str]) -> dict[str, Any]:
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not all(key.split(".")):
+            raise SpecError(f"--set {text}: needs KEY=VALUE, as in --set schedule.kind=linear")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecError(f"--set {text}: not a YAML value ({getattr(error, 'problem', error)}); quote it") from None
+    return values
+
+
+def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's mapping with the given dotted keys set; None means not given."""
+    for key, value in given.items():
+        if value is None:
+            continue
+        section = base
+        *parents, name = key.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise SpecError(f"{key}: `{parent}` is {section!r}, needs `key: value` lines")
+        section[name] = value
+        if (other := _INSTEAD.get(name)) and given.get(key.removesuffix(name) + other) is None:
+            section.pop(other, None)
+    return base
+
+
+def _require(wanted: dict[str, Any]) -> None:
+    work = wanted.setdefault("workload", {})
+    if not isinstance(work, dict):
+        raise SpecError(f"`workload` is {work!r}, needs `key: value` lines")
+    if not isinstance(wanted.get("model"), str | None):
+        raise SpecError(f"`model` is {wanted['model']!r}, needs a folder, hub id or catalog name")
+    needed = {
+        "--model": wanted.get("model"),
+        "--seq-len": work.get("seq_len"),
+        "--global-batch": work.get("global_batch"),
+    }
+    if missing := [option for option, value in needed.items() if value is None]:
+        raise SpecError(f"{', '.join(missing)} missing; give it, or a --recipe that holds it")

@@ -1,0 +1,63 @@
+"""`toolkit launch`, `toolkit report` and `toolkit demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli import options
+from toolkit.errors import SpecError
+from toolkit.report.show import show_run
+
+app = typer.Typer()
+
+RunArgument = Annotated[Path, typer.Argument(help="Run folder written by `toolkit plan -o`.")]
+
+
+@app.command()
+def launch(run: RunArgument, overwrite: options.Overwrite = False) -> None:
+    """Train a run, export the model and draw its curves."""
+    from toolkit.launcher import launch as start
+
+    start(run, overwrite=overwrite)
+    show_run(run, options.console)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders written by `toolkit plan -o`.")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Predicted against measured step time, throughput and memory.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --compare: print JSON, and nothing else.")] = False,
+) -> None:
+    """Print a run's results and draw its curves, or set predictions against what was measured."""
+    if compare:
+        from toolkit.report.compare import compare_runs, comparison_json
+        from toolkit.report.compare_table import comparison_report
+
+        found = compare_runs(runs)
+        if as_json:
+            typer.echo(comparison_json(found))
+        else:
+            options.console.print(comparison_report(found))
+        return
+    if as_json:
+        raise SpecError("--json needs --compare; a run's own results are in its summary.json and telemetry.jsonl")
+    if len(runs) > 1:
+        raise SpecError(f"{len(runs)} run folders were given, results are shown of one; several need --compare")
+    show_run(runs[0], options.console)
+
+
+@app.command()
+def demo(
+    model: Annotated[str | None, typer.Option(help="Your own model instead of the embedded one.")] = None,
+    data: Annotated[str | None, typer.Option(help="Your own samples instead of the embedded ones.")] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Run folder; an earlier demo there is replaced.")
+    ] = Path("runs/demo"),
+) -> None:
+    """Plan, train, export and compare a small LLaMA, or your own model and samples."""
+    from toolkit.demo.run import run_demo
+
+    run_demo(output, model=model, data=data, console=options.console)

@@ -1,0 +1,84 @@
+"""Collectives of data parallelism and ZeRO, and what of them computation does not hide."""
+
+from typing import NamedTuple
+
+from toolkit.planner.cost import constants
+from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, ring
+from toolkit.planner.cost.rates import Rates
+from toolkit.planner.setup import Setup
+
+
+class Owned(NamedTuple):
+    """Parameters of the fullest rank before ZeRO divides them."""
+
+    params: float
+    """All weights of its stage and tensor slice."""
+    trained: float
+    """Those that get gradients: all, or the adapters."""
+    weight_bytes: float
+    """Bytes of the weights as they are gathered."""
+
+
+class Traffic(NamedTuple):
+    """Seconds of collectives in one step."""
+
+    beside: float
+    """Those that may run beside computation."""
+    window: float
+    """Seconds of that computation."""
+    after: float
+    """Those that nothing runs beside."""
+
+
+def owned(setup: Setup, most: int, last: int) -> Owned:
+    """Parameters of the fullest stage, of one with `most` layers or the last with `last` layers and the head."""
+    shape = setup.shape
+    edge = shape.vocab * shape.hidden
+    if setup.pp == 1:
+        params = shape.num_layers * shape.layer_params + edge + shape.head_params
+    else:
+        params = max(most, last) * shape.layer_params + edge
+    own = params / setup.tp
+    if setup.method == "full":
+        return Owned(own, own, own * (4.0 if setup.precision == "fp32" else 2.0))
+    width = setup.states.frozen if setup.method == "qlora" else 2.0
+    return Owned(own, setup.adapter_params * most / setup.tp, own * width)
+
+
+def traffic(rates: Rates, setup: Setup, own: Owned, *, forward: float, backward: float) -> Traffic:
+    """Volumes by stage (ZeRO, 1910.02054, 7): a reduction of the gradients for 0 to 2, two gathers of weights for 3.
+
+    `forward` and `backward` are the seconds of one micro-batch on one stage.
+    """
+    shards = setup.shards
+    if shards == 1:
+        return Traffic(0.0, 0.0, 0.0)
+    law, stage, accum = rates.law, setup.zero_stage, setup.grad_accum
+    group = ring(rates, shards, setup.tp)
+    gradients = own.trained * (4.0 if setup.precision == "fp32" else law.grad_reduce_bytes)
+    if stage == 0:
+        return Traffic(all_reduce_seconds(rates, group, gradients), backward, 0.0)
+    scatter = gather_seconds(rates, group, gradients, kind="reduce_scatter")
+    if stage == 3:
+        # Each layer is gathered and scattered by itself.
+        latency = (setup.shape.num_layers / setup.pp - 1) * group.latency
+        gather = gather_seconds(rates, group, own.weight_bytes) + latency
+        scatter += latency
+        if setup.pp > 1:
+            # Weights stay gathered until all micro-batches are through (torchtitan, apply_fsdp).
+            return Traffic(gather + scatter, forward + backward, 0.0)
+        return Traffic(accum * (2 * gather + scatter), accum * (forward + backward), 0.0)
+    updated = gather_seconds(rates, group, own.trained * (4.0 if setup.precision == "fp32" else 2.0))
+    # Stage 2 has no full gradients to add up in: it scatters after every micro-batch.
+    times = accum if stage == 2 else 1
+    if law.gathers_overlapped:
+        return Traffic(times * scatter + updated, times * backward + forward, 0.0)
+    return Traffic(times * scatter, times * backward, updated)
+
+
+def exposed_seconds(rates: Rates, sent: Traffic) -> float:
+    """What the step waits for."""
+    if rates.on_cpu:
+        return sent.beside + sent.after
+    hidden = rates.law.dp_overlap * sent.window
+    return max(sent.beside - hidden, constants.EXPOSED * sent.beside) + sent.after

@@ -1,0 +1,108 @@
+"""One layer and micro-batch on one rank: arithmetic, what is run again, exchanges inside the replica, launches."""
+
+import functools
+import math
+from typing import NamedTuple
+
+from toolkit.planner.cost import constants
+from toolkit.planner.cost.compute import Seconds, Slice, layer_seconds
+from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, p2p_seconds, ring
+from toolkit.planner.cost.rates import WIDTH, Rates
+from toolkit.planner.setup import Setup
+from toolkit.planner.shape import Shape
+
+
+class Around(NamedTuple):
+    """What a layer's time depends on beside its arithmetic."""
+
+    checkpointing: str
+    sp: int
+    cp: int
+    staged: bool
+    """There are pipeline stages, on several nodes."""
+
+
+class Layer(NamedTuple):
+    """Seconds of one layer and micro-batch on one rank."""
+
+    forward: float
+    backward: float
+    again: float
+    """Forward passes run again."""
+    tp: float
+    """Collectives of tensor parallelism, forward, backward and run again."""
+    cp: float
+    """Exchanges of sequence or context parallelism, forward and backward."""
+    waits: float
+    """What the host's launches take longer than all of these."""
+
+    @property
+    def total(self) -> float:
+        """Sum of all causes."""
+        return self.forward + self.backward + self.again + self.tp + self.cp + self.waits
+
+
+def layer_of(rates: Rates, setup: Setup, part: Slice) -> Layer:
+    """A layer of a set-up."""
+    staged = setup.pp > 1 and setup.world_size > rates.per_node
+    return _layer(rates, setup.shape, part, Around(setup.checkpointing, setup.sp, setup.cp, staged))
+
+
+@functools.lru_cache(maxsize=8192)
+def _layer(rates: Rates, shape: Shape, part: Slice, around: Around) -> Layer:
+    law = rates.law
+    seconds = layer_seconds(rates, shape, part)
+    again = _again(rates, seconds, around.checkpointing)
+    tp = _tensor_parallel(rates, shape, part, again=around.checkpointing == "full")
+    cp = _exchange(rates, shape, part, sp=around.sp, cp=around.cp, attention=seconds.attention)
+    ops = law.layer_ops + (0.0 if part.method == "full" else constants.ADAPTER_OPS * part.lora_targets)
+    if around.checkpointing == "full":
+        ops *= 4 / 3
+    launches = ops * rates.op_seconds + (law.stage_tp_seconds * part.tp if around.staged else 0.0)
+    busy = seconds.forward + seconds.backward + again + tp + cp
+    # Device and host work side by side; on a CPU they are the same cores, and measured products hold their launch.
+    waits = launches if rates.on_cpu else _longer(busy, launches) - busy
+    return Layer(seconds.forward, seconds.backward, again, tp, cp, waits)
+
+
+def _longer(busy: float, launches: float) -> float:
+    """The longer of two times of things that run side by side, a little more where they are alike: a cubic mean."""
+    return math.pow(busy**3 + launches**3, 1 / 3)
+
+
+def _again(rates: Rates, seconds: Seconds, checkpointing: str) -> float:
+    if checkpointing == "full":
+        return seconds.forward - (seconds.last if rates.law.stops_early else 0.0)
+    return seconds.selective if checkpointing == "selective" else 0.0
+
+
+def _tensor_parallel(rates: Rates, shape: Shape, part: Slice, *, again: bool) -> float:
+    """All-gathers and reduce-scatters of the residual stream; without sequence parallelism all-reduces."""
+    if part.tp == 1:
+        return 0.0
+    group = ring(rates, part.tp, 1)
+    num_bytes = _bytes(part) * part.tokens * shape.hidden
+    reduced = all_reduce_seconds(rates, group, num_bytes)
+    one = gather_seconds(rates, group, num_bytes) if part.sequence else reduced / 2
+    seen = 1.0 if rates.on_cpu else 1.0 - rates.law.tp_overlap
+    return (8 if again else 4) * one * seen + rates.law.tp_gathers * one * seen
+
+
+def _exchange(rates: Rates, shape: Shape, part: Slice, *, sp: int, cp: int, attention: float) -> float:
+    """Ulysses: 4 all-to-alls forward (query, key, value, output) and 4 backward (2309.14509, 3.2). Ring attention: keys
+    and values go around behind the attention of the part before, twice as much backward (2310.01889)."""
+    if sp > 1:
+        group = ring(rates, sp, part.tp)
+        channels = (2 * shape.query + 2 * shape.key_value) / part.tp / 4
+        return 8 * gather_seconds(rates, group, _bytes(part) * part.tokens * channels, kind="all_to_all")
+    if cp > 1:
+        block = _bytes(part) * part.tokens * 2 * shape.key_value / part.tp
+        exchange = 3 * (cp - 1) * p2p_seconds(rates, block, stride=part.tp * cp)
+        hidden = 0.0 if rates.on_cpu else attention
+        return max(exchange - hidden, constants.EXPOSED * exchange)
+    return 0.0
+
+
+def _bytes(part: Slice) -> float:
+    """Bytes of an activation."""
+    return max(WIDTH[part.precision], 2.0)

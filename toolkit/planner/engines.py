@@ -1,0 +1,249 @@
+"""What each engine can run: a table, and the rules that no table holds.
+
+Sources: deepspeed 0.19.8 (runtime/zero/config.py, runtime/pipe, module_inject/auto_tp.py), megatron-core 0.16
+(core/transformer/transformer_config.py, core/pipeline_parallel/schedules.py).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from toolkit.planner.setup import Checkpointing, Method, Offload, Setup
+from toolkit.planner.strategy import EngineName, Strategy
+
+Kind = Literal["not of the engine", "engine rule", "heads", "layers", "sequence", "batch"]
+"""What is at fault: the engine lacks it altogether, combines it in other ways only, or it does not divide."""
+Degree = Literal["tp", "pp", "vpp", "sp", "cp"]
+Stage = Literal[0, 1, 2, 3]
+
+DEGREES: dict[Degree, str] = {
+    "tp": "tensor parallelism",
+    "pp": "pipeline parallelism",
+    "vpp": "interleaved pipelines",
+    "sp": "sequence parallelism",
+    "cp": "context parallelism",
+}
+"""Ways to divide one replica over ranks (vpp: over time), in words."""
+
+
+class Fault(NamedTuple):
+    """Why an engine cannot run a set-up."""
+
+    kind: Kind
+    words: str
+    """What was given, what is needed, and values that work."""
+
+
+class Rules(NamedTuple):
+    """What one engine can run."""
+
+    degrees: tuple[Degree, ...]
+    """What may be above 1."""
+    zero: dict[Stage, tuple[Offload, ...]]
+    """ZeRO stages, and what each can move to the host."""
+    nvme: tuple[Stage, ...]
+    """Stages that can offload to a local disk instead."""
+    checkpointing: tuple[Checkpointing, ...]
+    methods: tuple[Method, ...]
+    tp_zero: Stage = 3
+    """Highest ZeRO stage together with tensor parallelism."""
+    tp_methods: tuple[Method, ...] = ("full",)
+    """Methods together with tensor parallelism: DeepSpeed's AutoTP replaces peft's layers and the adapters are gone."""
+    shared_kv_heads: bool = False
+    """Tensor-parallel ranks may share a key/value head: tp may be a multiple of their number."""
+
+
+ENGINES: dict[EngineName, Rules] = {
+    "zero": Rules(
+        degrees=("tp", "sp"),
+        # offload_param is valid with stage 3 only (zero/config.py).
+        zero={0: ("none",), 1: ("none", "optimizer"), 2: ("none", "optimizer"), 3: ("none", "optimizer", "all")},
+        nvme=(3,),
+        checkpointing=("none", "full"),
+        methods=("full", "lora", "qlora"),
+        tp_zero=2,
+    ),
+    "pipeline": Rules(
+        degrees=("tp", "pp"),
+        # Stage 0 clips each pipeline stage by its own norm; 2 and 3 are refused (runtime/pipe/engine.py).
+        zero={1: ("none", "optimizer")},
+        nvme=(),
+        checkpointing=("none", "full"),
+        methods=("full", "lora", "qlora"),
+    ),
+    "mcore": Rules(
+        degrees=("tp", "pp", "vpp", "cp"),
+        # The distributed optimizer, with one data-parallel rank too: one code path.
+        zero={1: ("none",)},
+        nvme=(),
+        checkpointing=("none", "selective", "full"),
+        methods=("full", "lora"),
+        tp_methods=("full", "lora"),
+        shared_kv_heads=True,
+    ),
+}
+
+RELEASED: EngineName = "zero"
+"""The engine of this release; it runs data parallelism and ZeRO."""
+
+
+def fault(engine: EngineName, setup: Setup) -> Fault | None:
+    """The first reason why the engine cannot run the set-up; None where it can."""
+    return next(faults(engine, setup), None)
+
+
+def faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
+    """Every reason why the engine cannot run the set-up."""
+    yield from layout_faults(engine, setup)
+    yield from interleaving_faults(engine, setup)
+    yield from state_faults(engine, setup)
+
+
+def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
+    """Faults in tp, pp, sp and cp: what the engine divides, and what the model can be divided into."""
+    rules = ENGINES[engine]
+    for name in ("tp", "pp", "sp", "cp"):
+        if getattr(setup, name) > 1 and name not in rules.degrees:
+            yield _lacks(f"{name}={getattr(setup, name)}: engine {engine} has no {DEGREES[name]}; use {name}=1")
+    if engine == "pipeline" and setup.pp == 1:
+        yield _lacks("pp=1: engine pipeline needs two stages or more; use pp=2 or engine=zero")
+    if setup.sp > 1 and setup.dp * setup.tp > 1:
+        # DeepSpeed's batch assertion and its broadcast from rank 0 both take the one group for the world.
+        yield _rule(
+            f"sp={setup.sp}: sequence parallelism runs on all {setup.world_size} ranks or none; "
+            f"use sp={setup.world_size} or sp=1"
+        )
+    if setup.tp > 1:
+        yield from _tensor_faults(engine, rules, setup)
+    if setup.sp > 1:
+        yield from _heads_faults("sp", setup.sp, setup, shared=False)
+        if setup.seq_len % setup.sp:
+            yield Fault(
+                "sequence", f"sp={setup.sp} does not divide seq_len={setup.seq_len}; {_lengths(setup, setup.sp)}"
+            )
+    if setup.pp > setup.shape.num_layers:
+        layers = setup.shape.num_layers
+        yield Fault("layers", f"pp={setup.pp} exceeds the model's {layers} layers; use 1 to {layers}")
+    if setup.cp > 1 and setup.seq_len % (2 * setup.cp):
+        # Each rank holds one block from the front and one from the back, so that causal masks cost all the same.
+        needs = f"cp={setup.cp} needs a seq_len that 2 x cp = {2 * setup.cp} divides, not {setup.seq_len}"
+        yield Fault("sequence", f"{needs}; {_lengths(setup, 2 * setup.cp)}")
+
+
+def _tensor_faults(engine: EngineName, rules: Rules, setup: Setup) -> Iterator[Fault]:
+    yield from _heads_faults("tp", setup.tp, setup, shared=rules.shared_kv_heads)
+    if setup.method not in rules.tp_methods:
+        words = "loses the adapters where it divides layers" if engine == "zero" else "divides full layers only"
+        yield _rule(f"tp={setup.tp}: engine {engine} {words}; use tp=1 with method={setup.method}")
+    if setup.tp_sequence and setup.seq_len // setup.cp % setup.tp:
+        needs = f"tp={setup.tp} divides the tokens too (seq_len={setup.seq_len})"
+        yield Fault("sequence", f"{needs}; {_lengths(setup, setup.tp * setup.cp)}")
+
+
+def _heads_faults(name: str, value: int, setup: Setup, *, shared: bool) -> Iterator[Fault]:
+    heads, kv_heads = setup.shape.num_heads, setup.shape.num_kv_heads
+    works = [n for n in divisors(heads) if kv_heads % n == 0 or (shared and n % kv_heads == 0)]
+    works = [n for n in works if n <= setup.cluster.world_size]
+    if heads % value:
+        yield Fault("heads", f"{name}={value} does not divide {heads} attention heads; use {choice(works)}")
+    elif kv_heads % value and not (shared and value % kv_heads == 0):
+        yield Fault("heads", f"{name}={value} does not divide {kv_heads} key/value heads; use {choice(works)}")
+
+
+def interleaving_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
+    """Faults in vpp: interleaved schedules run pp micro-batches at a time through chunks of equal size."""
+    vpp, pp, layers = setup.vpp, setup.pp, setup.shape.num_layers
+    if vpp == 1:
+        return
+    if "vpp" not in ENGINES[engine].degrees:
+        yield _lacks(f"vpp={vpp}: engine {engine} has no {DEGREES['vpp']}; use vpp=1 or engine=mcore")
+    elif pp == 1:
+        yield _rule(f"vpp={vpp} interleaves the chunks of several stages, pp is 1; use vpp=1 or pp=2 and more")
+    elif layers % (pp * vpp):
+        works = choice(divisors(layers // pp)) if layers % pp == 0 else "1"
+        yield Fault("layers", f"pp={pp} x vpp={vpp} does not divide {layers} layers; use vpp={works}")
+    elif setup.grad_accum % pp:
+        needs = f"vpp={vpp} needs micro-batches in groups of pp={pp}, there are {setup.grad_accum} per step"
+        yield Fault("batch", f"{needs}; use vpp=1 or a grad_accum of {nearest(setup.grad_accum, pp)}")
+
+
+def state_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
+    """Faults in ZeRO stage, offload, checkpointing and method."""
+    rules, stage, offload = ENGINES[engine], setup.zero_stage, setup.offload
+    if setup.method not in rules.methods:
+        yield _lacks(f"method={setup.method}: engine {engine} has {choice(rules.methods)}; use engine=zero")
+    if setup.checkpointing not in rules.checkpointing:
+        known = choice(rules.checkpointing)
+        yield _lacks(f"activation_checkpointing={setup.checkpointing}: engine {engine} has {known}; use one of them")
+    if stage not in rules.zero:
+        able = choice(list(rules.zero))
+        yield _rule(f"zero_stage={stage}: engine {engine} runs zero_stage={able} only; use zero_stage={able}")
+        return
+    if setup.tp > 1 and stage > rules.tp_zero:
+        yield _rule(f"zero_stage={stage} with tp={setup.tp}: use zero_stage={rules.tp_zero} or less, or tp=1")
+    if offload not in rules.zero[stage]:
+        yield _rule(_offload_words(engine, offload, stage))
+    if offload != "none" and setup.offload_to == "nvme" and stage not in rules.nvme:
+        works = f"zero_stage={choice(rules.nvme)} or offload_to=cpu" if rules.nvme else "offload_to=cpu"
+        yield _rule(f"offload_to=nvme: engine {engine} cannot with zero_stage={stage}; use {works}")
+
+
+def _offload_words(engine: EngineName, offload: Offload, stage: int) -> str:
+    able = [known for known, offloads in ENGINES[engine].zero.items() if offload in offloads]
+    if not able:
+        return f"offload={offload}: engine {engine} keeps all of it on the device; use offload=none or engine=zero"
+    if offload == "all":
+        return f"offload=all needs ZeRO-3, the stage that shards weights, not zero_stage={stage}; use zero_stage=3"
+    works = choice(able)
+    return f"offload=optimizer needs sharded optimizer states, not zero_stage={stage}; use zero_stage={works}"
+
+
+def runs_today(strategy: Strategy, method: Method = "full") -> str | None:
+    """Why this release cannot run a strategy, with what it can; None where it can."""
+    layout = strategy.layout
+    degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": strategy.vpp, "sp": layout.sp, "cp": layout.cp}
+    to = "cpu" if strategy.offload == "none" else strategy.offload_to
+    return not_released(strategy.engine, degrees, offload_to=to, method=method)
+
+
+def not_released(engine: EngineName, degrees: dict[str, int], *, offload_to: str, method: str) -> str | None:
+    """`runs_today` from single values."""
+    above = [f"{name}={value}" for name, value in degrees.items() if value > 1]
+    if engine != RELEASED or above:
+        words = ", ".join(([] if engine == RELEASED else [f"engine={engine}"]) + above)
+        return f"{words}: this release runs engine={RELEASED} only, with every one of {', '.join(DEGREES)} at 1"
+    if offload_to == "nvme":
+        return "offload_to=nvme: this release offloads to host memory only; use offload_to=cpu"
+    if method == "qlora":
+        return "method=qlora: this release trains adapters on 16-bit weights only; use method=lora"
+    return None
+
+
+def divisors(number: int) -> list[int]:
+    """Divisors in ascending order."""
+    small = [i for i in range(1, math.isqrt(number) + 1) if number % i == 0]
+    return sorted({*small, *(number // i for i in small)})
+
+
+def nearest(number: int, step: int) -> str:
+    """The multiples of `step` on both sides of `number`, in words."""
+    below = number // step * step
+    return choice([n for n in (below, below + step) if n > 0])
+
+
+def choice(values: Sequence[object]) -> str:
+    """'1, 2, 4 or 8'."""
+    words = [str(value) for value in values]
+    return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
+
+
+def _lengths(setup: Setup, step: int) -> str:
+    return f"use seq_len={nearest(setup.seq_len, step)}"
+
+
+def _rule(words: str) -> Fault:
+    return Fault("engine rule", words)
+
+
+def _lacks(words: str) -> Fault:
+    return Fault("not of the engine", words)

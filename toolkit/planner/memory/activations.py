@@ -1,0 +1,114 @@
+"""Tensors kept for the backward pass, logits, and what a layer at work adds."""
+
+from typing import NamedTuple
+
+from toolkit.planner.memory.stages import held_layers, stage_layers
+from toolkit.planner.memory_law import LayerLaw
+from toolkit.planner.setup import Setup
+
+FUSED_MLP = 6.0
+"""Bytes per element of the MLP with a fused SwiGLU, which keeps gate, up and its output and works in place (Liger)."""
+
+
+def layer_bytes(setup: Setup) -> float:
+    """What one decoder layer keeps of one micro-batch on one rank."""
+    law = _law(setup)
+    shape, tp = setup.shape, setup.tp
+    inside = law.query * shape.query + law.key_value * shape.key_value
+    if not setup.tiled_mlp:
+        ffn = min(law.ffn, FUSED_MLP) if setup.fused_mlp else law.ffn
+        inside += ffn * shape.ffn * (1.0 if shape.gated else 2 / 3)
+    if setup.method != "full":
+        inside += setup.profile.memory.adapter_input * _adapter_inputs(setup)
+    outside = law.hidden * shape.hidden / (tp if setup.tp_sequence else 1) + law.gathered_hidden * shape.hidden
+    total = setup.tokens * (inside / tp + outside) * element_factor(setup)
+    if not setup.flash_attention:
+        total += setup.profile.memory.scores * setup.micro_batch * shape.num_heads * setup.seq_len**2 / tp / setup.cp
+    return total
+
+
+class MicroBatch(NamedTuple):
+    """Bytes that one micro-batch takes on one rank, whatever the stage."""
+
+    kept: float
+    """By each decoder layer until its backward pass, outside of the layer at work."""
+    outside: float
+    """Kept outside of the layers."""
+    working: float
+    """Added by the layer at work."""
+    logits: float
+    """Head and loss, where the stage has them."""
+
+
+def micro_batch_bytes(setup: Setup) -> MicroBatch:
+    """What follows from the tokens of a micro-batch; the search asks once for all stages and ZeRO stages."""
+    shape, factor, law = setup.shape, element_factor(setup), setup.profile.memory
+    tp, here = setup.tp if setup.tp_sequence else 1, 1.0 - setup.offloaded_activations
+    if setup.checkpointing == "full":
+        kept = here * 2.0 * shape.hidden * setup.tokens / tp * factor
+    else:
+        part = law.selective if setup.checkpointing == "selective" else 1.0
+        kept = here * part * layer_bytes(setup)
+    return MicroBatch(
+        kept=kept,
+        outside=law.outside_hidden * shape.hidden * setup.tokens / tp * factor,
+        working=working_bytes(setup),
+        logits=logits_bytes(setup, setup.pp - 1),
+    )
+
+
+def kept_bytes(setup: Setup, stage: int) -> float:
+    """What all layers of a stage keep of all micro-batches in flight, outside of the layer at work."""
+    return kept_in_flight(setup, micro_batch_bytes(setup), stage=stage, layers=stage_layers(setup)[stage])
+
+
+def kept_in_flight(setup: Setup, one: MicroBatch, *, stage: int, layers: int) -> float:
+    """`kept_bytes` from what one micro-batch takes and the number of layers of the stage."""
+    held = held_layers(setup, stage, layers=layers)
+    if setup.checkpointing == "full":
+        return one.kept * max(1.0, held) + one.outside
+    return one.kept * held + one.outside * in_flight(setup, stage)
+
+
+def in_flight(setup: Setup, stage: int) -> int:
+    """Micro-batches that a stage has begun and not finished, at its fullest."""
+    return min(setup.pp - stage, setup.grad_accum)
+
+
+def working_bytes(setup: Setup) -> float:
+    """What the layer at work adds in the backward pass: gradients inside it, and all of it where it is recomputed."""
+    law, shape = setup.profile.memory, setup.shape
+    ffn = 0.0 if setup.tiled_mlp or setup.fused_mlp else law.working_ffn * shape.ffn / setup.tp
+    added = setup.tokens * (ffn + law.working_hidden * shape.hidden) * element_factor(setup)
+    if setup.checkpointing == "full":
+        return added + layer_bytes(setup)
+    if setup.checkpointing == "selective":
+        return added + (1 - law.selective) * layer_bytes(setup)
+    return added
+
+
+def logits_bytes(setup: Setup, stage: int) -> float:
+    """Logits of one micro-batch with their copies and gradient, on the last stage; divided by tensor parallelism."""
+    if stage != setup.pp - 1:
+        return 0.0
+    law, shape = setup.profile.memory, setup.shape
+    if setup.fused_loss:
+        return law.fused_loss_hidden * shape.hidden * setup.tokens
+    return law.logits_bytes * shape.vocab * setup.tokens / setup.tp
+
+
+def element_factor(setup: Setup) -> float:
+    """Bytes of an activation over the 16 bits that the laws are written for."""
+    return 2.0 if setup.precision == "fp32" else 1.0
+
+
+def _law(setup: Setup) -> LayerLaw:
+    law = setup.profile.memory
+    return law.full if setup.method == "full" or law.frozen is None else law.frozen
+
+
+def _adapter_inputs(setup: Setup) -> int:
+    """Input elements of the adapted linear layers, in the order of Shape.adapter_params."""
+    shape, repeated = setup.shape, 0 if setup.profile.memory.adapter_inputs_shared else setup.shape.hidden
+    inputs = [shape.hidden, repeated, repeated, shape.query, shape.hidden, repeated, shape.ffn]
+    return sum(inputs[: setup.lora_targets])

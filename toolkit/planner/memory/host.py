@@ -1,0 +1,29 @@
+"""Host memory and local disk taken by offloaded states, per node."""
+
+from toolkit.planner.setup import Setup
+
+HOST_FACTOR = 1.5
+"""Pinned allocations are rounded up and copied while they are built: `additional_buffer_factor` of DeepSpeed's
+estimate_zero2_model_states_mem_needs and estimate_zero3_model_states_mem_needs."""
+
+NVME_STAGING = 0.1
+"""Part of the states on disk that passes through pinned host buffers at a time (aio buffer_count x largest tensors)."""
+
+
+def offloaded_bytes(setup: Setup) -> tuple[int, int]:
+    """(host bytes, disk bytes) per node.
+
+    Master weights, two moments and gradients in fp32 are 16 bytes per trained parameter over the nodes; with `all` also
+    every weight: DeepSpeed's estimate_zero3_model_states_mem_needs.
+    """
+    if setup.offload == "none":
+        return 0, 0
+    shape = setup.shape
+    trainable = shape.num_params if setup.method == "full" else shape.num_layers * setup.adapter_params
+    num_bytes = 16.0 * trainable
+    if setup.offload == "all":
+        num_bytes += setup.states.weight * shape.num_params
+    per_node = HOST_FACTOR * num_bytes / setup.cluster.num_nodes
+    if setup.offload_to == "nvme":
+        return int(NVME_STAGING * per_node), int(per_node / HOST_FACTOR)
+    return int(per_node), 0

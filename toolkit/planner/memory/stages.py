@@ -1,0 +1,69 @@
+"""What a pipeline stage holds: layers, micro-batches in flight, parameters."""
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+from toolkit.planner.setup import Setup
+
+
+@functools.lru_cache(maxsize=4096)
+def split_layers(
+    num_layers: int, pp: int, *, rule: Literal["even", "by_cost"], head_cost: float = 0.0
+) -> Sequence[int]:
+    """Decoder layers of each stage.
+
+    Args:
+        num_layers: layers of the model.
+        pp: stages.
+        rule: `even` gives the first stages one layer more where the number does not divide. `by_cost` walks through
+            layers and head and starts the next stage after the block with which the running cost passes the
+            stage's share, as nanotron does (nanotron/models/base.py, build_model).
+        head_cost: cost of the head in layers, for `by_cost`.
+    """
+    if rule == "even":
+        each, extra = divmod(num_layers, pp)
+        return tuple(each + (stage < extra) for stage in range(pp))
+    total, counts, stage = num_layers + head_cost, [0] * pp, 0
+    for layer in range(1, num_layers + 1):
+        counts[stage] += 1
+        if layer > total * (stage + 1) / pp and stage < pp - 1:
+            stage += 1
+    return tuple(counts)
+
+
+def stage_layers(setup: Setup) -> Sequence[int]:
+    """Decoder layers of each stage of a set-up."""
+    shape = setup.shape
+    head_cost = shape.embedding_params / shape.layer_matmul
+    return split_layers(shape.num_layers, setup.pp, rule=setup.profile.memory.split, head_cost=head_cost)
+
+
+def layers_in_flight(setup: Setup, stage: int) -> float:
+    """Decoder layers times micro-batches whose activations a stage holds at its fullest.
+
+    1F1B: pp - stage micro-batches of all its layers (2006.09503). Interleaved: 2 (pp - stage - 1) + (vpp - 1) pp + 1
+    chunks of layers / vpp each (megatron/core/pipeline_parallel/schedules.py). Never more than there are.
+    """
+    return held_layers(setup, stage, layers=stage_layers(setup)[stage])
+
+
+def held_layers(setup: Setup, stage: int, *, layers: int) -> float:
+    """`layers_in_flight` of a stage of so many layers."""
+    pp, vpp = setup.pp, setup.vpp
+    if vpp == 1:
+        return layers * min(pp - stage, setup.grad_accum)
+    chunks = 2 * (pp - stage - 1) + (vpp - 1) * pp + 1
+    return layers / vpp * min(chunks, setup.grad_accum * vpp)
+
+
+def stage_params(setup: Setup, stage: int) -> tuple[int, int]:
+    """(parameters of decoder layers, parameters of embedding, head and last norm) on one rank of a stage.
+
+    A tied head on another stage than the embedding is a copy of its own.
+    """
+    shape, last = setup.shape, setup.pp - 1
+    ends = shape.embedding_params if stage == 0 else 0
+    if stage == last:
+        ends += shape.hidden + (shape.embedding_params if last > 0 else shape.head_params)
+    return stage_layers(setup)[stage] * shape.layer_params // setup.tp, ends // setup.tp

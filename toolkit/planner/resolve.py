@@ -1,0 +1,70 @@
+"""A candidate of the search as a Setup: which framework's laws hold, and what its engine makes of precision."""
+
+from toolkit.planner.buckets import zero_buckets
+from toolkit.planner.profile import profiles
+from toolkit.planner.setup import NF4_BYTES, Setup, StateBytes
+from toolkit.planner.shape import Shape
+from toolkit.planner.strategy import EngineName, Strategy
+from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.model import ModelSpec
+from toolkit.specs.workload import PRECISION_BYTES, Workload
+
+PROFILES: dict[EngineName, str] = {"zero": "hf-deepspeed", "pipeline": "deepspeed-pipeline", "mcore": "megatron"}
+"""Engine -> the framework profile that describes it."""
+
+
+def base_setup(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, engine: EngineName) -> Setup:
+    """What all candidates of one engine share; `with_strategy` adds the rest."""
+    return Setup(
+        shape=Shape.of(model),
+        cluster=cluster,
+        profile=profiles()[PROFILES[engine]],
+        seq_len=workload.seq_len,
+        micro_batch=1,
+        method=workload.method,
+        lora_rank=workload.lora_rank,
+        precision=workload.precision,
+        # DeepSpeed's tensor parallelism replicates norms and residual stream (module_inject/auto_tp.py).
+        tp_sequence=engine == "mcore",
+        buckets=zero_buckets(model, workload),
+    )
+
+
+def with_strategy(base: Setup, strategy: Strategy) -> Setup:
+    """The set-up of one candidate."""
+    layout = strategy.layout
+    return base._replace(
+        micro_batch=strategy.micro_batch,
+        grad_accum=strategy.grad_accum,
+        dp=layout.dp,
+        tp=layout.tp,
+        pp=layout.pp,
+        vpp=strategy.vpp,
+        sp=layout.sp,
+        cp=layout.cp,
+        zero_stage=strategy.zero_stage,
+        offload=strategy.offload,
+        offload_to=strategy.offload_to,
+        checkpointing=strategy.activation_checkpointing,
+        states=state_bytes(base, strategy.zero_stage),
+    )
+
+
+def state_bytes(base: Setup, zero_stage: int) -> StateBytes:
+    """Bytes per parameter by precision.
+
+    16 bits: weight 2, gradient as the framework accumulates it, fp32 master weight and two moments 12. fp32: stages 1
+    and 2 of DeepSpeed have a second copy of the weights all the same (stage_1_and_2.py clones every partition);
+    stages 0 and 3 and Megatron update them in place.
+    """
+    num_bytes = float(PRECISION_BYTES["fp32" if base.precision == "fp32" else "bf16"])
+    frozen = NF4_BYTES if base.method == "qlora" else num_bytes
+    if base.precision == "fp32":
+        clones = zero_stage in (1, 2) and base.profile.memory.gathers == "deepspeed"
+        return StateBytes(weight=4.0, frozen=frozen, grad=4.0, optimizer=12.0 if clones else 8.0)
+    return StateBytes(weight=2.0, frozen=frozen, grad=base.profile.memory.grad_bytes, optimizer=12.0)
+
+
+def setup_of(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, strategy: Strategy) -> Setup:
+    """The set-up of one strategy."""
+    return with_strategy(base_setup(model, cluster, workload=workload, engine=strategy.engine), strategy)

@@ -1,0 +1,103 @@
+"""One training set-up, resolved to plain numbers: what memory and time are computed from.
+
+The search makes setups of its candidates, `toolkit validate` makes them of published runs: both go the same way from
+here on, so that what is scored is what plans.
+"""
+
+from typing import Literal, NamedTuple
+
+from toolkit.planner.buckets import DEEPSPEED_DEFAULTS, Buckets
+from toolkit.planner.profile import Profile
+from toolkit.planner.shape import Shape
+from toolkit.specs.cluster import ClusterSpec
+
+Checkpointing = Literal["none", "selective", "full"]
+Offload = Literal["none", "optimizer", "all"]
+Method = Literal["full", "lora", "qlora"]
+
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256
+"""NF4 with double quantisation: 4 bits, an 8-bit scale per 64 weights, an fp32 scale per 256 of those (2305.14314)."""
+
+
+class StateBytes(NamedTuple):
+    """Bytes per parameter of what a rank keeps from step to step."""
+
+    weight: float = 2.0
+    """A weight in compute precision."""
+    frozen: float = 2.0
+    """A weight that is not trained: 2, or what NF4 takes with its scales."""
+    grad: float = 2.0
+    """An accumulated gradient."""
+    optimizer: float = 12.0
+    """Master weight and moments."""
+
+
+class Setup(NamedTuple):
+    """Everything that decides the bytes and seconds of one optimizer step; sizes per rank unless said otherwise."""
+
+    shape: Shape
+    cluster: ClusterSpec
+    profile: Profile
+    seq_len: int
+    """Tokens per sequence, before any split over ranks."""
+    micro_batch: int
+    """Sequences per model replica and forward pass."""
+    grad_accum: int = 1
+    """Forward passes per optimizer step."""
+    dp: int = 1
+    tp: int = 1
+    pp: int = 1
+    vpp: int = 1
+    """Model chunks per pipeline stage (interleaved 1F1B)."""
+    sp: int = 1
+    """Ulysses sequence parallelism: attention by heads, the rest by tokens."""
+    cp: int = 1
+    """Context parallelism: ring attention over tokens."""
+    zero_stage: int = 0
+    offload: Offload = "none"
+    offload_to: Literal["cpu", "nvme"] = "cpu"
+    checkpointing: Checkpointing = "none"
+    method: Method = "full"
+    lora_rank: int = 16
+    lora_targets: int = 7
+    """How many of the linear layers of a decoder layer have adapters (Shape.adapter_params)."""
+    precision: Literal["fp32", "bf16", "fp16", "fp8", "fp4"] = "bf16"
+    """Of the matrix products."""
+    states: StateBytes = StateBytes()
+    tp_sequence: bool = True
+    """Norms and residual stream divided over the tensor-parallel ranks too (Megatron's sequence parallelism)."""
+    flash_attention: bool = True
+    """Attention without the seq_len x seq_len scores in memory."""
+    fused_loss: bool = False
+    """Head and cross entropy in chunks: the logits of all tokens never exist at once."""
+    fused_mlp: bool = False
+    """SwiGLU in one kernel that overwrites its inputs with their gradients (Liger)."""
+    tiled_mlp: bool = False
+    """The MLP runs in chunks of tokens (ALST, 2506.13996)."""
+    offloaded_activations: float = 0.0
+    """Part of what layers keep for the backward pass that waits in host memory."""
+    frozen_grads: bool = False
+    """Gradients of frozen weights take memory too: FSDP units that mix frozen and trained weights (use_orig_params)."""
+    buckets: Buckets = DEEPSPEED_DEFAULTS
+    """Sizes of DeepSpeed's ZeRO buffers."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.dp * self.tp * self.pp * self.sp * self.cp
+
+    @property
+    def shards(self) -> int:
+        """Ranks that ZeRO or a distributed optimizer divides the states over: all that hold the same weights."""
+        return self.dp * self.sp * self.cp
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one rank's activations hold per micro-batch, before tensor parallelism."""
+        return self.micro_batch * self.seq_len // (self.sp * self.cp)
+
+    @property
+    def adapter_params(self) -> int:
+        """Parameters of the adapters of one decoder layer; 0 in full fine-tuning."""
+        return 0 if self.method == "full" else self.shape.adapter_params(self.lora_rank, self.lora_targets)

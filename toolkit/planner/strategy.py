@@ -1,0 +1,66 @@
+"""A strategy: how the ranks are divided and what each keeps."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from toolkit.planner.setup import Checkpointing
+from toolkit.specs.base import Spec
+
+EngineName = Literal["zero", "pipeline", "mcore"]
+
+
+class Layout(Spec):
+    """How the ranks are divided: dp x tp x pp x sp x cp = world_size."""
+
+    dp: int = Field(gt=0)
+    """Data-parallel replicas."""
+    tp: int = Field(default=1, gt=0)
+    """Tensor-parallel ranks per replica."""
+    pp: int = Field(default=1, gt=0)
+    """Pipeline stages per replica."""
+    sp: int = Field(default=1, gt=0)
+    """Sequence-parallel ranks per replica (Ulysses: attention by heads, the rest by tokens)."""
+    cp: int = Field(default=1, gt=0)
+    """Context-parallel ranks per replica (ring attention)."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.dp * self.tp * self.pp * self.sp * self.cp
+
+
+class Strategy(Spec):
+    """One point of the search space; with the model, cluster and workload it determines every emitted number."""
+
+    engine: EngineName = "zero"
+    """What runs the step: `zero` accelerate + DeepSpeed ZeRO, `pipeline` DeepSpeed's own, `mcore` Megatron-core."""
+    layout: Layout
+    """How the ranks are divided."""
+    zero_stage: Literal[0, 1, 2, 3]
+    """0 shards nothing, 1 optimizer states, 2 also gradients, 3 also weights."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lives in host memory: nothing, the optimizer states, or optimizer states and weights."""
+    offload_to: Literal["cpu", "nvme"] = "cpu"
+    """Where offloaded states live: host memory, or a local disk."""
+    activation_checkpointing: Checkpointing = "none"
+    """`full` keeps only each layer's input and recomputes the rest, `selective` recomputes the attention core only."""
+    vpp: int = Field(default=1, gt=0)
+    """Model chunks per pipeline stage; above 1 the schedule is interleaved."""
+    micro_batch: int = Field(gt=0)
+    """Samples per rank per forward pass."""
+    grad_accum: int = Field(gt=0)
+    """Forward/backward passes per optimizer step."""
+
+    @property
+    def words(self) -> str:
+        """For people: 'ZeRO-2, checkpointing, micro-batch 4' or 'mcore, tp 8, pp 16, micro-batch 1'."""
+        layout = self.layout
+        degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": self.vpp, "sp": layout.sp, "cp": layout.cp}
+        # The other engines shard the optimizer's states and nothing else: there is no stage to tell.
+        words = [f"ZeRO-{self.zero_stage}" if self.engine == "zero" else str(self.engine)]
+        words += [f"{name} {size}" for name, size in degrees.items() if size > 1]
+        if self.offload != "none":
+            words.append(f"offload {self.offload}" + (" to disk" if self.offload_to == "nvme" else ""))
+        recompute = {"none": [], "selective": ["selective checkpointing"], "full": ["checkpointing"]}
+        return ", ".join([*words, *recompute[self.activation_checkpointing], f"micro-batch {self.micro_batch}"])

@@ -1,0 +1,86 @@
+"""Buffers on the device and offloaded states on the host, worked out on paper."""
+
+from collections.abc import Iterator
+
+from toolkit.planner.estimates import MemoryEstimate
+from toolkit.planner.memory.host import HOST_FACTOR, NVME_STAGING
+from toolkit.planner.memory.states import states_of
+from toolkit.planner.setup import Setup
+from toolkit.report.explain_lines import Line
+from toolkit.units import human_count
+
+ENGINE = "deepspeed 0.19.8: runtime/engine.py, runtime/zero/stage_1_and_2.py, stage3.py; sizes in ds_config.json"
+HOST = "DeepSpeed's estimate_zero2_model_states_mem_needs and estimate_zero3_model_states_mem_needs"
+
+FLATTENED = 500_000_000
+"""Gradients that engine.allreduce_gradients copies at a time (MEMORY_OPT_ALLREDUCE_SIZE)."""
+
+
+def explain_buffers(setup: Setup, stage: int) -> Iterator[Line]:
+    """Dequantised copies, communication buckets, gathered weights."""
+    lines = [*_dequantised(setup), *_extra(setup, stage), *_deepspeed(setup, stage)]
+    yield from lines
+    if len(lines) > 1:
+        yield Line("buffers", sum(line.value for line in lines), "bytes", "sum", is_sum=True)
+
+
+def explain_host(setup: Setup, memory: MemoryEstimate) -> Iterator[Line]:
+    """Master weights, moments and gradients in fp32; with `all` also weights."""
+    shape, nodes = setup.shape, setup.cluster.num_nodes
+    full = setup.method == "full"
+    trained = shape.num_params if full else shape.num_layers * setup.adapter_params
+    how = f"16 B x {human_count(trained)}"
+    if setup.offload == "all":
+        how = f"({how} + {setup.states.weight:g} B x {human_count(shape.num_params)})"
+    how += f" / {nodes} nodes" if nodes > 1 else ""
+    if setup.offload_to == "nvme":
+        yield Line("disk", memory.disk_bytes, "bytes", how, HOST)
+        staging = f"{NVME_STAGING:.0%} of it x {HOST_FACTOR:g} in pinned buffers on the way"
+        yield Line("host memory", memory.host_bytes, "bytes", staging, HOST)
+    else:
+        yield Line("host memory", memory.host_bytes, "bytes", f"{HOST_FACTOR:g} x {how}", HOST)
+
+
+def _dequantised(setup: Setup) -> Iterator[Line]:
+    if setup.states.frozen < 2:
+        size = 2.0 * setup.shape.largest_linear / setup.tp
+        how = f"2 B x {human_count(setup.shape.largest_linear / setup.tp)}, the largest linear layer"
+        yield Line("dequantised copy", size, "bytes", how, "QLoRA: arXiv 2305.14314, section 3")
+
+
+def _extra(setup: Setup, stage: int) -> Iterator[Line]:
+    law, states = setup.profile.memory, states_of(setup, stage)
+    source = f"{setup.profile.name} in toolkit/specs/catalog/frameworks.yaml"
+    trained = human_count(states.trainable)
+    if size := law.extra_state_bytes * states.trainable:
+        yield Line("copies of states", size, "bytes", f"{law.extra_state_bytes:g} B x {trained}", source)
+    if setup.zero_stage == 0 and setup.dp > 1 and (size := law.extra_dp_bytes * states.trainable):
+        yield Line("whole gradients", size, "bytes", f"{law.extra_dp_bytes:g} B x {trained}", source)
+
+
+def _deepspeed(setup: Setup, stage: int) -> Iterator[Line]:
+    """DeepSpeed's buffers by ZeRO stage; of the engines only Megatron has none."""
+    if setup.profile.memory.gathers != "deepspeed":
+        return
+    sizes, trained = setup.buckets, states_of(setup, stage).trainable
+    num_bytes = 4 if setup.precision == "fp32" else 2
+    reduce = min(sizes.reduce, trained)
+    live = setup.shape.num_params / setup.tp / setup.pp
+    match setup.zero_stage:
+        case 0:
+            elements = min(FLATTENED, trained) if setup.dp > 1 else 0.0
+            how = f"{human_count(elements)} gradients flattened for the all-reduce"
+        case 1 | 2:
+            elements = 2 * reduce
+            how = f"(2 reduce buckets of {human_count(reduce)})"
+            if setup.offload != "none":
+                largest = min(setup.shape.embedding_params, trained)
+                elements += largest
+                how = f"{how[:-1]} + {human_count(largest)} of the largest gradient on its way to the host)"
+        case _:
+            fetched, gathered = min(sizes.prefetch, live), min(sizes.max_live, live)
+            elements = reduce + fetched + gathered
+            how = f"(reduce bucket {human_count(reduce)} + prefetch {human_count(fetched)} + gathered weights "
+            how += f"{human_count(gathered)})"
+    if elements:
+        yield Line("communication", num_bytes * elements, "bytes", f"{num_bytes} B x {how}", ENGINE)

@@ -1,0 +1,119 @@
+"""Time of one optimizer step as a person would work it out on paper; the sum equals the planner's estimate."""
+
+from collections.abc import Iterator
+
+from toolkit.planner.cost.compute import Seconds, head_seconds
+from toolkit.planner.cost.estimate import slice_of
+from toolkit.planner.cost.layer import Layer, layer_of
+from toolkit.planner.cost.rates import Rates, rates_of
+from toolkit.planner.memory.stages import stage_layers
+from toolkit.planner.setup import Setup
+from toolkit.report.explain_lines import Line, Section, over, short_seconds
+from toolkit.report.explain_traffic import explain_optimizer, explain_traffic
+from toolkit.units import human_bytes, human_count
+
+DATASHEET = "toolkit/specs/catalog/devices.yaml and nodes.yaml, each number with its source"
+MEASURED = "measured by toolkit calibrate"
+FLASH = "FlashAttention-2: arXiv 2307.08691, section 3.1"
+ROOFLINE = "products, attention and elementwise kernels by roofline: toolkit/planner/cost/compute.py"
+KORTHIKANTI = "Korthikanti et al., arXiv 2205.05198"
+BUBBLE = "1F1B: arXiv 2006.09503; interleaved: arXiv 2104.04473, section 2.2"
+
+
+def explain_time(setup: Setup) -> tuple[Section, ...]:
+    """Rates, one layer, and the causes of a step that are not zero."""
+    rates = rates_of(setup.cluster, setup.profile.time)
+    part = slice_of(rates, setup)
+    layer, head = layer_of(rates, setup, part), head_seconds(rates, setup.shape, part)
+    causes = [line for line in _causes(setup, rates, layer=layer, head=head) if line.value]
+    seconds = sum(line.value for line in causes)
+    return (
+        Section("Rates", tuple(_rates(setup, rates))),
+        Section("One layer and micro-batch on one rank", tuple(_layer(setup, layer, head))),
+        Section("One optimizer step", (*causes, *_step(setup, seconds))),
+    )
+
+
+def _rates(setup: Setup, rates: Rates) -> Iterator[Line]:
+    source, device = MEASURED if setup.cluster.measured else DATASHEET, setup.cluster.device
+    if setup.precision in ("fp32", "bf16", "fp16"):
+        yield Line("peak", device.peak_flops(setup.precision), "FLOP/s", f"{device.name}, {setup.precision}", DATASHEET)
+    if not rates.matmuls:
+        how = "what large matrix products reach of it"
+        yield Line("matrix products", 1 / rates.flop_seconds[setup.precision], "FLOP/s", how, ROOFLINE)
+    yield Line("device memory", rates.bandwidth, "B/s", "what elementwise kernels read and write", source)
+    if setup.world_size > 1:
+        yield Line("inside a node", rates.link, "B/s", "one device, one direction", source)
+    if setup.world_size > rates.fast_domain:
+        yield Line("network", rates.network, "B/s", "one device's share of its node's adapters", source)
+
+
+def _layer(setup: Setup, layer: Layer, head: Seconds) -> Iterator[Line]:
+    shape, tokens = setup.shape, setup.tokens
+    flops = 2.0 * tokens * shape.layer_matmul / setup.tp
+    how = f"2 x {tokens:,} tokens x {human_count(shape.layer_matmul)}{over(setup.tp, 'tp')}"
+    yield Line("products, FLOPs", flops, "count", how)
+    attention = 2.0 * setup.seq_len * tokens * shape.query / setup.tp
+    how = f"4 x {setup.seq_len:,} x {tokens:,} x {shape.query:,}{over(setup.tp, 'tp')}, half of it masked"
+    yield Line("attention, FLOPs", attention, "count", how, FLASH)
+    reached = (flops + attention) / layer.forward / 1e12
+    how = f"the two at {reached:,.4g} TFLOP/s, norms and activation included"
+    yield Line("forward", layer.forward, "seconds", how, ROOFLINE)
+    trained = "inputs' and weights' gradients" if setup.method == "full" else "inputs' gradients, weights are frozen"
+    how = f"{layer.backward / layer.forward:.2f} forward passes: {trained}"
+    yield Line("backward", layer.backward, "seconds", how)
+    if layer.again:
+        part = layer.again / layer.forward
+        yield Line("forward again", layer.again, "seconds", f"{part:.0%} of a forward pass, recomputed", KORTHIKANTI)
+    if layer.tp:
+        size = human_bytes((4 if setup.precision == "fp32" else 2) * tokens * shape.hidden)
+        forward, backward = (8 if setup.checkpointing == "full" else 4), setup.profile.time.tp_gathers
+        how = f"{forward} + {backward} gathers or scatters of {size} over {setup.tp} ranks, forward and backward"
+        yield Line("tensor parallel", layer.tp, "seconds", how, KORTHIKANTI)
+    if layer.cp:
+        what = "8 all-to-alls" if setup.sp > 1 else f"3 x ({setup.cp} - 1) exchanges of keys and values, less attention"
+        source = "Ulysses: arXiv 2309.14509" if setup.sp > 1 else "ring attention: arXiv 2310.01889"
+        yield Line("sequence, context", layer.cp, "seconds", what, source)
+    if layer.waits:
+        yield Line("launches", layer.waits, "seconds", "what the host takes longer than the device", ROOFLINE)
+    how = f"{shape.vocab:,} x {shape.hidden:,} on the last stage, with the cross entropy, forward and backward"
+    yield Line("head", head.forward + head.backward, "seconds", how)
+
+
+def _causes(setup: Setup, rates: Rates, *, layer: Layer, head: Seconds) -> Iterator[Line]:
+    accum, layers = setup.grad_accum, setup.shape.num_layers / setup.pp
+    loss, both = head.forward + head.backward, layer.forward + layer.backward
+    turns = f"{accum:,} micro-batch{'es' if accum > 1 else ''} x {layers:.4g} layers"
+    heads = f"{accum:,} head{'s' if accum > 1 else ''}{over(setup.pp, 'pp')}"
+    compute = accum * (layers * both + loss / setup.pp)
+    yield Line("compute", compute, "seconds", f"{turns} x {short_seconds(both)} + {heads} x {short_seconds(loss)}")
+    each = {"recompute": layer.again, "tensor parallel": layer.tp, "sequence, context parallel": layer.cp}
+    for name, seconds in each.items():
+        yield Line(name, accum * layers * seconds, "seconds", f"{turns} x {short_seconds(seconds)}")
+    if setup.pp > 1:
+        yield _bubble(setup, layer.total, loss)
+    yield from explain_traffic(setup, rates, layer)
+    yield from explain_optimizer(setup, rates)
+    fixed = rates.law.step_seconds
+    how = f"{turns} x {short_seconds(layer.waits)} of launches{f' + {short_seconds(fixed)} per step' if fixed else ''}"
+    yield Line("overhead", accum * layers * layer.waits + fixed, "seconds", how)
+
+
+def _bubble(setup: Setup, layer: float, loss: float) -> Line:
+    stages = stage_layers(setup)
+    slowest = max(max(stages) * layer, stages[-1] * layer + loss)
+    whole = setup.shape.num_layers * layer + loss
+    mean = whole / setup.pp
+    lead = max(slowest - mean, 0.0)
+    how = f"({short_seconds(whole)} through all stages - {short_seconds(slowest)} of the slowest)"
+    how += f"{over(setup.vpp, 'vpp')} + {setup.grad_accum:,} x {short_seconds(lead)} longer than the mean"
+    seconds = (whole - slowest) / setup.vpp + setup.grad_accum * lead
+    return Line("pipeline bubble", seconds, "seconds", how, BUBBLE)
+
+
+def _step(setup: Setup, seconds: float) -> Iterator[Line]:
+    yield Line("step", seconds, "seconds", "sum", is_sum=True)
+    sequences = setup.micro_batch * setup.grad_accum * setup.dp
+    rate = sequences * setup.seq_len / seconds / setup.world_size
+    how = f"{sequences:,} sequences x {setup.seq_len:,} / {short_seconds(seconds)}{over(setup.world_size, 'ranks')}"
+    yield Line("per GPU", rate, "tokens/s", how, is_sum=True)
