@@ -3,6 +3,7 @@
 from typing import Any
 
 from toolkit.engines.base import Engine
+from toolkit.errors import EngineError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
@@ -25,3 +26,5 @@ def engine_for(plan: Plan, recipe: Recipe, *, model: Any, folder: RunFolder) -> 
             from toolkit.engines.zero.engine import ZeroEngine  # the only engine imported: each needs its own library
 
             return ZeroEngine(plan, recipe, model=model, folder=folder)
+        case later:
+            raise EngineError(f"engine={later}: this release runs engine=zero only; plan again without it")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from toolkit.errors import SpecError
 from toolkit.models.lora import add_lora
 from toolkit.models.pretrained import checkpoint_activations, load_pretrained
 from toolkit.planner.plan import Plan
@@ -13,10 +14,12 @@ def build_model(plan: Plan, recipe: Recipe) -> Any:
 
     Raises:
         CheckpointError: the weights are missing, damaged or not of the planned model.
-        SpecError: the recipe adapts layers that the model does not have.
+        SpecError: the recipe adapts layers that the model does not have, or wants 4-bit weights.
     """
+    if plan.workload.method == "qlora":
+        raise SpecError("method=qlora: this release trains adapters on 16-bit weights only; use method=lora")
     model = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
-    adapters, checkpointed = plan.workload.method != "full", plan.strategy.activation_checkpointing != "none"
+    adapters, checkpointed = plan.workload.method == "lora", plan.strategy.activation_checkpointing != "none"
     if checkpointed:
         checkpoint_activations(model, adapters=adapters)
     if adapters:

@@ -93,7 +93,7 @@ def estimate(
         SpecError: something given is wrong, or no engine can run the layout.
     """
     spec, machines, workload = _resolved(model, cluster, work)
-    return judge_layout(spec, machines, workload, GivenLayout.parse(strategy, source="layout"))
+    return judge_layout(spec, machines, workload, given=GivenLayout.parse(strategy, source="layout"))
 
 
 def default_precision(cluster: ClusterSpec) -> Precision:

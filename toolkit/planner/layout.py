@@ -37,7 +37,7 @@ class GivenLayout(Fixed):
         return "pipeline" if (self.pp or 1) > 1 else "zero"
 
 
-def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, given: GivenLayout) -> Plan:
+def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, given: GivenLayout) -> Plan:
     """A plan of the layout, also where it does not fit; the first of its reasons is the verdict.
 
     Raises:

@@ -71,7 +71,7 @@ def _later(choice: Choice) -> Iterator[Rejection]:
         yield Rejection(
             strategy=one.judged.strategy.words,
             reason=f"not in this release; would take {takes}",
-            knob=f"{pin} plans it",
+            knob=f"{pin}, to plan it",
         )
 
 

@@ -106,9 +106,12 @@ def residents_of(setup: Setup) -> tuple[Resident, ...]:
     The first stage holds the most micro-batches in flight, the last one the logits; the second is looked at where the
     embedding's stage has fewer layers than the others.
     """
-    return tuple(
-        _resident(setup, stage, states_of(setup, stage)) for stage in sorted({0, min(1, setup.pp - 1), setup.pp - 1})
-    )
+    layers, last = stage_layers(setup), setup.pp - 1
+    # With as many layers the first stage holds no less, but for gradients: with pp micro-batches it has none of earlier
+    # ones when all are in flight, and the second has.
+    less = last < 2 or (layers[1] <= layers[0] and setup.profile.memory.persistent_grads)
+    stages = {0, last} if less else {0, 1, last}
+    return tuple(_resident(setup, stage, states_of(setup, stage)) for stage in sorted(stages))
 
 
 def _resident(setup: Setup, stage: int, states: States) -> Resident:

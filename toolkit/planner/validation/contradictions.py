@@ -10,7 +10,7 @@ from toolkit.errors import SpecError
 from toolkit.planner.validation.runs import MeasuredRun
 
 SLOWER = 3.0
-"""Times as slow as its twin before a row counts as contradicted; ZeRO stages 0 and 1 differ by a factor of two at most."""
+"""Times as slow as its twin before a row counts as contradicted; ZeRO stages 0 and 1 differ by two at most."""
 
 SAME = (
     *("source", "model", "gpu", "n_gpus", "framework", "precision", "method", "seq_len", "global_batch"),
