@@ -124,5 +124,5 @@ def test_what_this_release_cannot_run_is_not_written(tmp_path: Path, given: dict
 def test_qlora_is_not_written_either(tmp_path: Path) -> None:
     work = Workload(seq_len=512, global_batch=8, method="qlora")
     later = make_plan(ModelSpec.resolve("smollm-135m"), ClusterSpec.resolve("2xA100-80GB"), work, fixed=Fixed())
-    with pytest.raises(ConfigError, match="^method=qlora: this release .* use method=lora"):
+    with pytest.raises(ConfigError, match=r"^method=qlora: this release .* use method=lora"):
         emit(later, tmp_path / "run", Recipe(model="smollm-135m", workload=work))

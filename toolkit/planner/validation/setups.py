@@ -23,6 +23,7 @@ PROFILE_WORDS = (
     (r"nanotron", "nanotron"),
     (r"torchtitan", "torchtitan"),
     (r"megatron.?deepspeed|vtrain", "megatron-deepspeed"),
+    (r"automodel", "hf-fsdp"),
     (r"kwai", "megatron-unfused"),
     (r"megatron|nemo|mcore|simumax|transformer.?engine", "megatron"),
     (r"internevo|internlm", "internevo"),
