@@ -11,6 +11,7 @@ the predicted order. Layouts whose measured times are within the noise of each o
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,8 @@ def main() -> None:
         outcomes = measure(args, folder)
     faults = list(faults_of(outcomes))
     if args.json:
-        rows = [{**one._asdict(), "seconds_ratio": one.seconds_ratio} for one in outcomes]
+        ratios = ({"seconds_ratio": one.seconds_ratio, "growth_ratio": one.growth_ratio} for one in outcomes)
+        rows = [{**one._asdict(), **both} for one, both in zip(outcomes, ratios, strict=True)]
         print(json.dumps({"layouts": rows, "faults": faults}, indent=2))
     else:
         print(table(outcomes), *faults or ["all within the bounds"], sep="\n")
@@ -75,7 +77,8 @@ def parse_args() -> argparse.Namespace:
     for name, value in {**sizes, **step}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--only", help="layouts whose name holds this")
+    parser.add_argument("--only", nargs="+", choices=LAYOUTS, metavar="LAYOUT", help=f"of {', '.join(LAYOUTS)}")
+    parser.add_argument("--budget", type=float, default=75.0, help="seconds of calibration")
     parser.add_argument("--machine", type=Path, help="file of an earlier `toolkit calibrate`")
     parser.add_argument("--keep", type=Path, help="folder for model, calibration and runs; else they are removed")
     parser.add_argument("--json", action="store_true")
@@ -84,19 +87,20 @@ def parse_args() -> argparse.Namespace:
 
 def measure(args: argparse.Namespace, folder: Path) -> list[Outcome]:
     """Every layout, trained as often as asked, in turns."""
-    from toolkit.calibration.calibrate import calibrate
-
     write_inputs(args, folder)
     machine = args.machine or folder / "machine.yaml"
     if args.machine is None:
-        calibrate(machine, num_ranks=args.ranks, precision=args.precision, overwrite=True)
-    chosen = {name: given for name, given in LAYOUTS.items() if not args.only or args.only in name}
+        words = ["--ranks", args.ranks, "--precision", args.precision, "--budget", args.budget, "--overwrite"]
+        run_toolkit("calibrate", "-o", machine, *words)
+    chosen = {name: given for name, given in LAYOUTS.items() if not args.only or name in args.only}
     taken: dict[str, list[Outcome]] = {name: [] for name in chosen}
     for turn in range(args.turns):
         for name, given in chosen.items():
             run = folder / f"{name.replace(', ', '-').lower()}-{turn}"
             taken[name].append(train(args, run, machine, name=name, given=given))
-            print(taken[name][-1], file=sys.stderr, flush=True)
+            last = taken[name][-1]
+            told = f"{last.seconds:.3f} s ({last.seconds_ratio:.2f}), growth ratio {last.growth_ratio:.2f}"
+            print(f"{name}: {told}", file=sys.stderr, flush=True)
     return [
         min(turns, key=lambda one: one.seconds)._replace(growth=max(one.growth for one in turns))
         for turns in taken.values()
@@ -122,7 +126,8 @@ def train(args: argparse.Namespace, run: Path, machine: Path, *, name: str, give
         },
         source="benchmark",
     )
-    toolkit.launch(toolkit.emit(plan, run, recipe, overwrite=True), overwrite=True)
+    toolkit.emit(plan, run, recipe, overwrite=True)
+    run_toolkit("launch", run, "--overwrite")
     found = {one.name: one for one in compare_runs([run])[0].quantities}
     step, growth = found["step_seconds"], found["resident_growth_bytes"]
     return Outcome(
@@ -133,6 +138,14 @@ def train(args: argparse.Namespace, run: Path, machine: Path, *, name: str, give
         predicted_growth=growth.predicted.predicted,
         tokens_per_second=found["tokens_per_second_per_gpu"].measured * args.ranks,
     )
+
+
+def run_toolkit(*words: object) -> None:
+    """A command of the toolkit, shown only where it fails."""
+    command = [sys.executable, "-m", "toolkit", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def write_inputs(args: argparse.Namespace, folder: Path) -> None:

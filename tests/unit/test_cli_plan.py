@@ -113,6 +113,10 @@ def test_estimate_says_what_would_make_it_fit(tmp_path: Path) -> None:
         (["--engine", "fsdp"], ["engine", "zero", "pipeline", "mcore"]),
         (["--checkpointing", "yes"], ["checkpointing", "selective"]),
         (["--offload-to", "tape"], ["offload_to", "nvme"]),
+        (["--zero", 7], ["--zero is 7"]),
+        (["--zero", 3, "--tp", 2], ["--zero 3 with tp=2: use --zero 2 or less"]),
+        (["--engine", "zero", "--checkpointing", "selective"], ["--checkpointing selective: engine zero has none"]),
+        (["--offload", "none", "--offload-to", "nvme"], ["offload_to=nvme with offload=none"]),
     ],
 )
 def test_bad_options_before_anything_is_written(more: list[object], parts: list[str], tmp_path: Path) -> None:
@@ -127,13 +131,36 @@ def test_bad_options_before_anything_is_written(more: list[object], parts: list[
         (["--price", 0], ["--price 0"]),
         (["--engine", "fsdp"], ["engine"]),
         (["--tp", 3], ["tp=3"]),
-        (["--zero", 7], ["zero_stage"]),
+        (["--zero", 7], ["--zero is 7"]),
+        (["--offload-to", "nvme"], ["offload_to=nvme", "offload=none"]),
         (["--micro-batch", 48], ["micro_batch=48"]),
     ],
 )
 def test_bad_layouts_are_refused(more: list[object], parts: list[str], tmp_path: Path) -> None:
     refused(toolkit("estimate", *PLAN, *more, cwd=tmp_path), *parts)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "engine"),
+    [
+        ([], "zero"),
+        (["--pp", 8], "pipeline"),
+        (["--pp", 8, "--vpp", 2], "mcore"),
+        (["--checkpointing", "selective"], "mcore"),
+        (["--pp", 2, "--method", "lora"], "mcore"),
+    ],
+)
+def test_the_engine_that_the_sizes_need(more: list[object], engine: str, tmp_path: Path) -> None:
+    told = json.loads(toolkit("estimate", *PLAN, *more, "--json", cwd=tmp_path).stdout)
+    assert told["plan"]["strategy"]["engine"] == engine
+
+
+def test_the_board_is_told_with_and_without_a_price(tmp_path: Path) -> None:
+    for more in ([], ["--price", 2]):
+        words = [*PLAN[:3], "8xA100", *PLAN[4:], *more, "--json"]
+        reasons = json.loads(toolkit("plan", *words, cwd=tmp_path).stdout)["plan"]["reasons"]
+        assert sum("A100 was taken for A100-80GB" in reason for reason in reasons) == 1
 
 
 def test_report_options_go_together(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What one rank computes while all ranks compute: matrix products, elementwise traffic, small operations, Adam."""
 
-from collections.abc import Callable
+import collections
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.functional import linear
@@ -22,6 +24,7 @@ _ELEMENTWISE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 """Size of each of the three tensors, that of an activation. On a CPU the rate falls with size: measured 107 GB/s in a
 core's own cache, 28 GB/s at 2 to 8 MiB, 16 at 16 MiB, and 6 from 32 MiB on, where glibc maps every new tensor afresh.
 """
+_BEYOND_CACHES, _MOST_COPIES = 32 * 2**20, 128
 _CHAIN = 200
 _ADAM_TENSORS, _ADAM_NUMEL = 8, 2**20
 ADAM_BYTES = 28
@@ -73,10 +76,27 @@ def peak_flops(ranks: Ranks, precision: Precision) -> float:
 
 def _matmul_seconds(ranks: Ranks, shape: tuple[int, int, int], dtype: torch.dtype, *, allowed: float) -> float:
     m, n, k = shape
-    tokens = torch.randn(m, k, device=ranks.device).to(dtype)
-    weight = torch.randn(n, k, device=ranks.device).to(dtype)
+    sizes = ((m, k), (n, k))
+    copies = num_copies(ranks, dtype.itemsize * (m * k + n * k + m * n))
+    factors = [tuple(torch.randn(size, device=ranks.device).to(dtype) for size in sizes) for _ in range(copies)]
     with torch.no_grad():
-        return ranks.seconds_of(lambda: linear(tokens, weight), allowed=allowed)
+        return ranks.seconds_of(taking_turns(linear, factors), allowed=allowed)
+
+
+def num_copies(ranks: Ranks, num_bytes: int) -> int:
+    """How many sets of tensors operations must go through so that a processor's own cache holds none of the next set:
+    between two uses of an activation a step computes everything else. GPUs have caches too small to matter."""
+    return min(_MOST_COPIES, _BEYOND_CACHES // num_bytes + 1) if ranks.device.type == "cpu" else 1
+
+
+def taking_turns(operation: Callable[..., object], inputs: Sequence[tuple[torch.Tensor, ...]]) -> Callable[[], None]:
+    """The operation on the next inputs with every call; as many outputs are kept as there are inputs."""
+    turns, kept = itertools.cycle(inputs), collections.deque[object](maxlen=len(inputs) - 1)
+
+    def call() -> None:
+        kept.append(operation(*next(turns)))
+
+    return call
 
 
 def memory_bandwidth(ranks: Ranks, precision: Precision, *, seconds: float) -> float:

@@ -14,6 +14,7 @@ from rich.console import Console
 from toolkit.calibration import compute, transfers
 from toolkit.calibration.collectives import CollectiveTimer
 from toolkit.calibration.compute import Say
+from toolkit.calibration.kernels import Kernels, kernel_rates
 from toolkit.calibration.ranks import Ranks
 from toolkit.calibration.request import Request, Result
 from toolkit.errors import ToolkitError
@@ -23,7 +24,7 @@ from toolkit.specs.measurements import CollectiveTime, Measurements
 from toolkit.specs.workload import Precision
 
 # Share of the budget; the disk and whatever is done once take the rest.
-_SHARES = {"matmuls": 0.4, "memory": 0.02, "ops": 0.02, "adam": 0.06, "collectives": 0.35, "host": 0.04}
+_SHARES = {"matmuls": 0.3, "kernels": 0.2, "memory": 0.02, "ops": 0.02, "adam": 0.06, "collectives": 0.28, "host": 0.04}
 
 
 class Progress:
@@ -56,6 +57,11 @@ def measure(request: Request, ranks: Ranks, folder: Path) -> Result:
     with progress.section("memory and Adam on the host"):
         small.append(_small_rates(ranks, precision, seconds))
         adam, adam_name = compute.adam_bandwidth(ranks, seconds=seconds["adam"])
+    # A GPU's own follow from its datasheet (toolkit/planner/cost/compute.py).
+    kernels = Kernels((), (), ())
+    if ranks.device.type == "cpu":
+        with progress.section("elementwise operations, attention, cross entropy") as say:
+            kernels = kernel_rates(ranks, precision, seconds=seconds["kernels"], say=say)
     collectives: list[CollectiveTime] = []
     if ranks.world_size > 1:
         with progress.section(f"collectives over {dist.get_backend()}") as say:
@@ -73,6 +79,9 @@ def measure(request: Request, ranks: Ranks, folder: Path) -> Result:
     rates = Measurements(
         matmuls=tuple(matmuls),
         collectives=tuple(collectives),
+        elementwise=kernels.elementwise,
+        attention=kernels.attention,
+        loss=kernels.loss,
         memory_bandwidth=max(memory for memory, _ in small),
         op_seconds=min(op for _, op in small),
         adam_bandwidth=adam,

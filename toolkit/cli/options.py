@@ -1,14 +1,17 @@
 """Options that several commands take, and what of them can be refused before any work."""
 
+import contextlib
 import math
+import re
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from toolkit.errors import SpecError
+from toolkit.errors import NoFeasiblePlan, SpecError
 from toolkit.planner.plan import Objective
 from toolkit.specs.cluster import ClusterSpec
 
@@ -51,6 +54,23 @@ Plot = Annotated[Path | None, typer.Option(help="Draw memory, time and the choic
 def given(**options: Any) -> dict[str, Any]:
     """The options that have a value."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+OPTIONS = {"zero_stage": "zero", "activation_checkpointing": "checkpointing"}
+"""Choices whose option has another name."""
+
+
+@contextlib.contextmanager
+def faults_as_options() -> Iterator[None]:
+    """Messages about a choice say its option, as in '--zero' for 'zero_stage', where the two names differ."""
+    try:
+        yield
+    except (SpecError, NoFeasiblePlan) as error:
+        told = str(error)
+        for name, option in OPTIONS.items():
+            told = re.sub(rf"(?:choices|layout): `{name}`", f"--{option}", told)
+            told = re.sub(rf"\b{name}=", f"--{option} ", told)
+        raise type(error)(told) from None
 
 
 def check_objective(name: str) -> Objective:

@@ -88,14 +88,16 @@ def plan(
         offload_to=offload_to,
         activation_checkpointing=checkpointing,
     )
-    chosen = api.plan_for(
-        wanted["model"],
-        options.priced(cluster, price),
-        work=wanted["workload"],
-        fixed=fixed,
-        gradient_clipping=gradient_clipping,
-        objective=best_at,
-    )
+    with options.faults_as_options():
+        chosen = api.plan_for(
+            wanted["model"],
+            options.priced(cluster, price),
+            work=wanted["workload"],
+            fixed=fixed,
+            gradient_clipping=gradient_clipping,
+            objective=best_at,
+        )
+    chosen = api.with_board(chosen, cluster)
     wanted["workload"] = chosen.workload.model_dump()
     full_recipe = Recipe.parse(wanted, source=str(recipe) if recipe else "options")
     if output is not None:
@@ -116,16 +118,20 @@ def estimate(
     precision: options.Precision = None,
     price: options.Price = None,
     engine: Annotated[str | None, typer.Option(help="zero, pipeline or mcore; default: what the sizes need.")] = None,
-    tp: Annotated[int, typer.Option(help="Tensor-parallel size.")] = 1,
-    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
-    vpp: Annotated[int, typer.Option(help="Model chunks per pipeline stage.")] = 1,
-    sp: Annotated[int, typer.Option(help="Sequence-parallel size (Ulysses).")] = 1,
-    cp: Annotated[int, typer.Option(help="Context-parallel size (ring attention).")] = 1,
+    tp: Annotated[int | None, typer.Option(help="Tensor-parallel size; default 1.")] = None,
+    pp: Annotated[int | None, typer.Option(help="Pipeline stages; default 1.")] = None,
+    vpp: Annotated[int | None, typer.Option(help="Model chunks per pipeline stage; default 1.")] = None,
+    sp: Annotated[int | None, typer.Option(help="Sequence-parallel size (Ulysses); default 1.")] = None,
+    cp: Annotated[int | None, typer.Option(help="Context-parallel size (ring attention); default 1.")] = None,
     zero: Annotated[int | None, typer.Option(help="ZeRO stage, 0-3; default 1.")] = None,
-    micro_batch: Annotated[int, typer.Option(help="Samples per replica per forward pass.")] = 1,
-    offload: Annotated[str, typer.Option(help="What lives off the device: none, optimizer, all.")] = "none",
-    offload_to: Annotated[str, typer.Option(help="Where offloaded states live: cpu or nvme.")] = "cpu",
-    checkpointing: Annotated[str, typer.Option(help="none, selective (attention only) or full.")] = "none",
+    micro_batch: Annotated[int | None, typer.Option(help="Samples per replica per forward pass; default 1.")] = None,
+    offload: Annotated[
+        str | None, typer.Option(help="What lives off the device: none (default), optimizer, all.")
+    ] = None,
+    offload_to: Annotated[str | None, typer.Option(help="Where offloaded states live: cpu (default) or nvme.")] = None,
+    checkpointing: Annotated[
+        str | None, typer.Option(help="none (default), selective (attention only) or full.")
+    ] = None,
     explain: options.Explain = False,
     as_json: options.Json = False,
     plot: options.Plot = None,
@@ -141,20 +147,23 @@ def estimate(
         "workload.precision": precision,
     }
     wanted = recipe_values(None, options=values, assignments=[])
-    strategy = {
-        "engine": engine or ("mcore" if max(pp, vpp, cp) > 1 else "zero"),
-        "tp": tp,
-        "pp": pp,
-        "vpp": vpp,
-        "sp": sp,
-        "cp": cp,
-        "zero_stage": 1 if zero is None else zero,
-        "micro_batch": micro_batch,
-        "offload": offload,
-        "offload_to": offload_to,
-        "activation_checkpointing": checkpointing,
-    }
-    made = api.estimate(wanted["model"], options.priced(cluster, price), work=wanted["workload"], strategy=strategy)
+    strategy = options.given(
+        engine=engine,
+        tp=tp,
+        pp=pp,
+        vpp=vpp,
+        sp=sp,
+        cp=cp,
+        zero_stage=zero,
+        micro_batch=micro_batch,
+        offload=offload,
+        offload_to=offload_to,
+        activation_checkpointing=checkpointing,
+    )
+    with options.faults_as_options():
+        machines = options.priced(cluster, price)
+        made = api.estimate(wanted["model"], machines, work=wanted["workload"], strategy=strategy)
+    made = api.with_board(made, cluster)
     _show(made, explain=explain, as_json=as_json, plot=plot)
 
 

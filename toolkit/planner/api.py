@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import SpecError
-from toolkit.planner.engines import choice
 from toolkit.planner.layout import GivenLayout, judge_layout
+from toolkit.planner.multiples import choice
 from toolkit.planner.plan import OBJECTIVES, Objective, Plan
 from toolkit.planner.search import Fixed, make_plan
+from toolkit.specs.catalog_lookup import board_words
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Precision, Workload
@@ -66,7 +67,8 @@ def plan_for(
         raise SpecError(f"objective is {objective!r}, needs {choice(OBJECTIVES)}")
     spec, machines, workload = _resolved(model, cluster, work)
     choices = Fixed.parse(fixed, source="choices")
-    return make_plan(spec, machines, workload, fixed=choices, gradient_clipping=gradient_clipping, objective=objective)
+    made = make_plan(spec, machines, workload, fixed=choices, gradient_clipping=gradient_clipping, objective=objective)
+    return with_board(made, cluster)
 
 
 def estimate(
@@ -93,7 +95,14 @@ def estimate(
         SpecError: something given is wrong, or no engine can run the layout.
     """
     spec, machines, workload = _resolved(model, cluster, work)
-    return judge_layout(spec, machines, workload, given=GivenLayout.parse(strategy, source="layout"))
+    made = judge_layout(spec, machines, workload, given=GivenLayout.parse(strategy, source="layout"))
+    return with_board(made, cluster)
+
+
+def with_board(made: Plan, cluster: str | Path | ClusterSpec | None) -> Plan:
+    """The plan, its reasons with the board that was taken where the cluster names a family of several, as 8xV100."""
+    told = board_words(cluster) if isinstance(cluster, str) else None
+    return made if told is None or told in made.reasons else made.model_copy(update={"reasons": (*made.reasons, told)})
 
 
 def default_precision(cluster: ClusterSpec) -> Precision:

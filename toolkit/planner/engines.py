@@ -5,9 +5,10 @@ Sources: deepspeed 0.19.8 (runtime/zero/config.py, runtime/pipe, module_inject/a
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from toolkit.planner.multiples import choice, divisors, nearest
 from toolkit.planner.setup import Checkpointing, Method, Offload, Setup
 from toolkit.planner.strategy import EngineName, Strategy
 
@@ -51,10 +52,16 @@ class Rules(NamedTuple):
     """Methods together with tensor parallelism: DeepSpeed's AutoTP replaces peft's layers and the adapters are gone."""
     shared_kv_heads: bool = False
     """Tensor-parallel ranks may share a key/value head: tp may be a multiple of their number."""
+    even_stages: bool = False
+    """Stages hold equal numbers of layers, but that embedding and head may each take the place of one."""
+    devices: tuple[str, ...] = ("cuda", "rocm", "cpu")
+    """Kinds of devices it is for; on others it is planned only if asked for."""
 
 
 ENGINES: dict[EngineName, Rules] = {
     "zero": Rules(
+        # sp with dp: DeepSpeed divides batches by sp and broadcasts per group (runtime/config.py, engine.py); by the
+        # plain route through accelerate 1.15.0 sp 2 x dp 2 did not start when it was tried on four gloo ranks.
         degrees=("tp", "sp"),
         # offload_param is valid with stage 3 only (zero/config.py).
         zero={0: ("none",), 1: ("none", "optimizer"), 2: ("none", "optimizer"), 3: ("none", "optimizer", "all")},
@@ -69,7 +76,8 @@ ENGINES: dict[EngineName, Rules] = {
         zero={1: ("none", "optimizer")},
         nvme=(),
         checkpointing=("none", "full"),
-        methods=("full", "lora", "qlora"),
+        # Inside a stage layers are cut by hand (module_inject/layers.py), which no adapter has been put through.
+        methods=("full",),
     ),
     "mcore": Rules(
         degrees=("tp", "pp", "vpp", "cp"),
@@ -80,6 +88,9 @@ ENGINES: dict[EngineName, Rules] = {
         methods=("full", "lora"),
         tp_methods=("full", "lora"),
         shared_kv_heads=True,
+        even_stages=True,
+        # Its kernels (Transformer Engine) are for GPUs; a CPU can rehearse a layout, nobody trains so.
+        devices=("cuda", "rocm"),
     ),
 }
 
@@ -99,6 +110,11 @@ def faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     yield from state_faults(engine, setup)
 
 
+def is_lack(found: Fault) -> bool:
+    """True where the engine has no such thing at all, whatever the value."""
+    return found.kind == "not of the engine"
+
+
 def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     """Faults in tp, pp, sp and cp: what the engine divides, and what the model can be divided into."""
     rules = ENGINES[engine]
@@ -107,47 +123,77 @@ def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
             yield _lacks(f"{name}={getattr(setup, name)}: engine {engine} has no {DEGREES[name]}; use {name}=1")
     if engine == "pipeline" and setup.pp == 1:
         yield _lacks("pp=1: engine pipeline needs two stages or more; use pp=2 or engine=zero")
-    if setup.sp > 1 and setup.dp * setup.tp > 1:
-        # DeepSpeed's batch assertion and its broadcast from rank 0 both take the one group for the world.
-        yield _rule(
-            f"sp={setup.sp}: sequence parallelism runs on all {setup.world_size} ranks or none; "
-            f"use sp={setup.world_size} or sp=1"
-        )
+    if setup.sp > 1 and setup.tp > 1 and "sp" in rules.degrees:
+        yield _rule(f"sp={setup.sp} with tp={setup.tp}: engine {engine} was never run with both; use tp=1 or sp=1")
     if setup.tp > 1:
         yield from _tensor_faults(engine, rules, setup)
-    if setup.sp > 1:
-        yield from _heads_faults("sp", setup.sp, setup, shared=False)
-        if setup.seq_len % setup.sp:
-            yield Fault(
-                "sequence", f"sp={setup.sp} does not divide seq_len={setup.seq_len}; {_lengths(setup, setup.sp)}"
-            )
-    if setup.pp > setup.shape.num_layers:
-        layers = setup.shape.num_layers
-        yield Fault("layers", f"pp={setup.pp} exceeds the model's {layers} layers; use 1 to {layers}")
+    if setup.sp > 1 and "sp" in rules.degrees:
+        needs = f"sp={setup.sp} does not divide seq_len={setup.seq_len}"
+        length = [Fault("sequence", f"{needs}; {_lengths(setup, setup.sp)}")] if setup.seq_len % setup.sp else []
+        yield from list(_heads_faults("sp", setup.sp, setup, shared=False)) or length
+    if setup.pp > 1 and "pp" in rules.degrees:
+        yield from _stage_faults(rules, setup)
     if setup.cp > 1 and setup.seq_len % (2 * setup.cp):
         # Each rank holds one block from the front and one from the back, so that causal masks cost all the same.
         needs = f"cp={setup.cp} needs a seq_len that 2 x cp = {2 * setup.cp} divides, not {setup.seq_len}"
         yield Fault("sequence", f"{needs}; {_lengths(setup, 2 * setup.cp)}")
 
 
+def _stage_faults(rules: Rules, setup: Setup) -> Iterator[Fault]:
+    layers = setup.shape.num_layers
+    if setup.pp > layers:
+        yield Fault("layers", f"pp={setup.pp} exceeds the model's {layers} layers; use 1 to {layers}")
+    elif rules.even_stages and _slots(layers, setup.pp) is None:
+        works = _that_divide(setup, "pp", [pp for pp in range(1, layers + 1) if _slots(layers, pp)])
+        yield Fault("layers", f"pp={setup.pp} does not divide {layers} layers into equal stages; use {choice(works)}")
+
+
+def _slots(layers: int, pp: int) -> int | None:
+    """Layers that equal stages have place for; None where no stages are equal.
+
+    Megatron counts embedding and head as a layer each where asked to (account_for_embedding_in_pipeline_split and
+    account_for_loss_in_pipeline_split, core/transformer/transformer_block.py): the 126 layers of Llama-3.1-405B are 7,
+    14 times 8, and 7 on 16 stages.
+    """
+    return next((layers + ends for ends in (0, 1, 2) if (layers + ends) % pp == 0), None)
+
+
+def chunk_counts(layers: int, pp: int) -> list[int]:
+    """Numbers of equal chunks per stage that an interleaved schedule can have."""
+    slots = _slots(layers, pp)
+    return [1] if slots is None else divisors(slots // pp)
+
+
 def _tensor_faults(engine: EngineName, rules: Rules, setup: Setup) -> Iterator[Fault]:
-    yield from _heads_faults("tp", setup.tp, setup, shared=rules.shared_kv_heads)
+    heads = list(_heads_faults("tp", setup.tp, setup, shared=rules.shared_kv_heads))
+    yield from heads
     if setup.method not in rules.tp_methods:
         words = "loses the adapters where it divides layers" if engine == "zero" else "divides full layers only"
         yield _rule(f"tp={setup.tp}: engine {engine} {words}; use tp=1 with method={setup.method}")
-    if setup.tp_sequence and setup.seq_len // setup.cp % setup.tp:
+    if setup.tp_sequence and setup.seq_len // setup.cp % setup.tp and not heads:
         needs = f"tp={setup.tp} divides the tokens too (seq_len={setup.seq_len})"
         yield Fault("sequence", f"{needs}; {_lengths(setup, setup.tp * setup.cp)}")
 
 
+def _that_divide(setup: Setup, name: str, sizes: list[int]) -> list[int]:
+    """Those of the sizes of one degree that divide the ranks which the other degrees leave."""
+    degrees = {"tp": setup.tp, "pp": setup.pp, "sp": setup.sp, "cp": setup.cp}
+    world, others = setup.cluster.world_size, math.prod(size for other, size in degrees.items() if other != name)
+    # Where the other degrees are at fault too, nothing goes with them.
+    return [size for size in sizes if world % (size * others) == 0] or [size for size in sizes if world % size == 0]
+
+
 def _heads_faults(name: str, value: int, setup: Setup, *, shared: bool) -> Iterator[Fault]:
     heads, kv_heads = setup.shape.num_heads, setup.shape.num_kv_heads
-    works = [n for n in divisors(heads) if kv_heads % n == 0 or (shared and n % kv_heads == 0)]
-    works = [n for n in works if n <= setup.cluster.world_size]
     if heads % value:
-        yield Fault("heads", f"{name}={value} does not divide {heads} attention heads; use {choice(works)}")
+        kind = f"{heads} attention heads"
     elif kv_heads % value and not (shared and value % kv_heads == 0):
-        yield Fault("heads", f"{name}={value} does not divide {kv_heads} key/value heads; use {choice(works)}")
+        kind = f"{kv_heads} key/value heads"
+    else:
+        return
+    works = [n for n in divisors(heads) if kv_heads % n == 0 or (shared and n % kv_heads == 0)]
+    works = [n for n in works if name != "sp" or setup.seq_len % n == 0]
+    yield Fault("heads", f"{name}={value} does not divide {kind}; use {choice(_that_divide(setup, name, works))}")
 
 
 def interleaving_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
@@ -159,9 +205,8 @@ def interleaving_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
         yield _lacks(f"vpp={vpp}: engine {engine} has no {DEGREES['vpp']}; use vpp=1 or engine=mcore")
     elif pp == 1:
         yield _rule(f"vpp={vpp} interleaves the chunks of several stages, pp is 1; use vpp=1 or pp=2 and more")
-    elif layers % (pp * vpp):
-        works = choice(divisors(layers // pp)) if layers % pp == 0 else "1"
-        yield Fault("layers", f"pp={pp} x vpp={vpp} does not divide {layers} layers; use vpp={works}")
+    elif vpp not in (works := chunk_counts(layers, pp)):
+        yield Fault("layers", f"pp={pp} x vpp={vpp} does not divide {layers} layers; use vpp={choice(works)}")
     elif setup.grad_accum % pp:
         needs = f"vpp={vpp} needs micro-batches in groups of pp={pp}, there are {setup.grad_accum} per step"
         yield Fault("batch", f"{needs}; use vpp=1 or a grad_accum of {nearest(setup.grad_accum, pp)}")
@@ -217,24 +262,6 @@ def not_released(engine: EngineName, degrees: dict[str, int], *, offload_to: str
     if method == "qlora":
         return "method=qlora: this release trains adapters on 16-bit weights only; use method=lora"
     return None
-
-
-def divisors(number: int) -> list[int]:
-    """Divisors in ascending order."""
-    small = [i for i in range(1, math.isqrt(number) + 1) if number % i == 0]
-    return sorted({*small, *(number // i for i in small)})
-
-
-def nearest(number: int, step: int) -> str:
-    """The multiples of `step` on both sides of `number`, in words."""
-    below = number // step * step
-    return choice([n for n in (below, below + step) if n > 0])
-
-
-def choice(values: Sequence[object]) -> str:
-    """'1, 2, 4 or 8'."""
-    words = [str(value) for value in values]
-    return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
 
 
 def _lengths(setup: Setup, step: int) -> str:

@@ -7,6 +7,7 @@ from toolkit.planner.engines import runs_today
 from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.judge import Timed, released
 from toolkit.planner.memory import HEADROOM
+from toolkit.planner.multiples import choice as choice_of
 from toolkit.planner.plan import Objective
 from toolkit.planner.rank import TIGHT, is_tight, score
 from toolkit.planner.request import Request
@@ -101,6 +102,8 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
     told += _size_words(request, choice, objective)
     if later := runs_today(chosen.judged.strategy, request.workload.method):
         told.append(f"Planned, not written: {later}.")
+    if request.spans_replicas:
+        told.append(_batch_words(request))
     faster = [one for one in choice.later if one.step_seconds < chosen.step_seconds]
     if faster and released(chosen.judged):
         told.append(_later_words(chosen, faster[0]))
@@ -109,12 +112,26 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
     if chosen.judged.setup.zero_stage == 0 and precision != "fp32":
         told.append(f"ZeRO-0 was given with {precision}, where {SILENT_ZERO_0}: the engine sets its counter back.")
     if is_tight(chosen.judged):
-        risk = chosen.judged.memory.oom_probability(cluster.device.memory_bytes)
-        told.append(
-            f"Memory is tight: {risk:.0%} of such runs end with out of memory (roomy is {TIGHT:.0%} and less); if this "
-            "one does, give a smaller micro_batch or a higher stage."
-        )
+        told.append(_tight_words(chosen, choice.others, request))
     return tuple(told)
+
+
+def _batch_words(request: Request) -> str:
+    ranks, batch = request.cluster.world_size, request.workload.global_batch
+    samples = f"global_batch={batch} has less than one sample for each of {ranks} ranks"
+    return f"{samples}, so replicas span several; this release needs a multiple of {ranks}, or fewer devices."
+
+
+def _tight_words(chosen: Timed, others: Sequence[Timed], request: Request) -> str:
+    """The risk, and what there really is to turn to: the fastest roomy strategy that fits under the same decisions."""
+    risk = chosen.judged.memory.oom_probability(chosen.judged.setup.cluster.device.memory_bytes)
+    told = f"Memory is tight: {risk:.0%} of such runs end with out of memory (roomy is {TIGHT:.0%} and less)"
+    roomy = min((one for one in others if not is_tight(one.judged)), key=lambda one: one.step_seconds, default=None)
+    if roomy is not None:
+        words = f"{roomy.judged.strategy.words} takes {human_bytes(roomy.judged.peak.total)}"
+        return f"{told}; if this one does, {words} and is {compared_words(roomy, chosen)}."
+    left = ["shorten seq_len", "take more devices", *(["take back what was given"] if request.fixed.given() else [])]
+    return f"{told}; nothing that fits is roomier: {choice_of(left)}."
 
 
 def _merit(chosen: Timed, others: Sequence[Timed], objective: Objective) -> str:
@@ -130,6 +147,8 @@ def _merit(chosen: Timed, others: Sequence[Timed], objective: Objective) -> str:
     roomier = is_tight(best.judged) and not is_tight(chosen.judged)
     reason = "more memory to spare" if roomier else "fewer moving parts"
     words = best.judged.strategy.words
+    if slower < 0.0005:
+        return f"As {'small' if least else 'fast'} as {words}, but {reason}: {step}."
     if least:
         return f"{slower:.1%} more memory than {words}, but {reason}: {step}."
     return f"{step}, {slower:.1%} more than {words}, but {reason}."

@@ -12,13 +12,13 @@ from toolkit.planner.engines import (
     Fault,
     Kind,
     Stage,
-    divisors,
+    chunk_counts,
     fault,
     interleaving_faults,
     layout_faults,
-    nearest,
     state_faults,
 )
+from toolkit.planner.multiples import batch_words, divisors
 from toolkit.planner.request import Request
 from toolkit.planner.resolve import base_setup, state_bytes
 from toolkit.planner.setup import Checkpointing, Offload, Setup
@@ -27,7 +27,7 @@ from toolkit.planner.strategy import EngineName
 MIN_TOKENS = 128
 """Fewest tokens of a sequence that a rank gets unless asked for: one block of a flash-attention kernel (2307.08691)."""
 
-MAX_TP = 64
+MAX_TP = 32
 """Largest tensor-parallel size unless asked for, where no fast link joins more devices: over slower links than a node's
 it loses to pipeline parallelism (2104.04473, takeaway 1)."""
 
@@ -67,9 +67,7 @@ class Tally:
 
 def generate(request: Request, tally: Tally) -> Iterator[Group]:
     """The search space less what the user has decided and what rules exclude."""
-    for engine in ENGINES:
-        if request.fixed.engine not in (None, engine):
-            continue
+    for engine in request.engines:
         base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
         for layout in _layouts(request, engine, base, tally):
             for states in _states(request, engine, layout, tally):
@@ -153,14 +151,17 @@ def _groups(request: Request, engine: EngineName, setup: Setup, tally: Tally) ->
     fixed, rules, batch = request.fixed, ENGINES[engine], request.workload.global_batch
     micro = fixed.micro_batch
     if batch % (setup.dp * (micro or 1)):
-        by = f"{setup.dp} replicas" + (f" x micro_batch={micro}" if micro else "")
-        use = nearest(batch, setup.dp * (micro or 1))
-        tally.add(engine, Fault("batch", f"global_batch={batch} is not a multiple of {by}; use {use}"))
+        if (engine, "batch") in tally.examples:
+            tally.counts["batch"] += 1
+        else:
+            tally.add(engine, Fault("batch", batch_words(batch, setup.dp, micro, unit="replica")))
         return
     replica_batch = batch // setup.dp
     micros = [micro] if micro else divisors(replica_batch)
     pinned = fixed.activation_checkpointing
-    modes = rules.checkpointing if pinned is None else (pinned,)
+    # Without scores in memory selective checkpointing keeps as much as none and computes more: only if asked for.
+    free = [mode for mode in rules.checkpointing if mode != "selective" or not setup.flash_attention]
+    modes = free if pinned is None else [pinned]
     if pinned is not None and pinned not in rules.checkpointing:
         found = fault(engine, setup._replace(checkpointing=pinned))
         if found is not None:
@@ -182,7 +183,6 @@ def _groups(request: Request, engine: EngineName, setup: Setup, tally: Tally) ->
 def _chunks(request: Request, engine: EngineName, setup: Setup) -> list[int]:
     if request.fixed.vpp is not None:
         return [request.fixed.vpp]
-    layers = setup.shape.num_layers
-    if "vpp" not in ENGINES[engine].degrees or setup.pp == 1 or layers % setup.pp:
+    if "vpp" not in ENGINES[engine].degrees or setup.pp == 1:
         return [1]
-    return divisors(layers // setup.pp)
+    return chunk_counts(setup.shape.num_layers, setup.pp)

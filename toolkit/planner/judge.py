@@ -118,18 +118,28 @@ def judge(request: Request) -> Verdict:
     return verdict
 
 
+def judge_eligible(request: Request) -> Verdict:
+    """Of the search space what this release runs, or all of it where more was asked for."""
+    return judge(_eligible(request))
+
+
 def anything_fits(request: Request) -> bool:
-    """True where the search space holds a candidate that fits and that this release runs, or that was asked for."""
-    if not request.beyond_release:
-        today = {"engine": RELEASED, "tp": 1, "sp": 1, "offload_to": "cpu"}
-        request = request._replace(fixed=request.fixed.model_copy(update=today))
+    """True where something that may be chosen fits; ends with the first."""
     verdict = Verdict([], {}, Tally())
-    judge_group = _Judge(request, verdict).judge_group
-    for group in generate(request, verdict.tally):
+    question = _eligible(request)
+    judge_group = _Judge(question, verdict).judge_group
+    for group in generate(question, verdict.tally):
         judge_group(group)
         if verdict.fits:
             return True
     return False
+
+
+def _eligible(request: Request) -> Request:
+    if request.beyond_release:
+        return request
+    today = {"engine": RELEASED, "tp": 1, "sp": 1, "offload_to": "cpu"}
+    return request._replace(fixed=request.fixed.model_copy(update=today))
 
 
 def timed(judged: Judged) -> Timed:

@@ -52,6 +52,13 @@ def best_of_engines(fits: Sequence[Timed]) -> list[Timed]:
     return sorted(best.values(), key=lambda one: one.step_seconds)
 
 
+def pin_of(judged: Judged) -> str:
+    """What to fix so that a strategy which this release cannot run is planned."""
+    setup = judged.setup
+    pins = {"sp": setup.sp, "tp": setup.tp} if judged.engine == "zero" else {"engine": judged.engine}
+    return next((f"{name}={value}" for name, value in pins.items() if value != 1), "offload_to=nvme")
+
+
 def _unsafe(request: Request) -> Iterator[Rejection]:
     fixed, precision = request.fixed, request.workload.precision
     if precision != "fp32" and fixed.zero_stage is None and fixed.engine in (None, "zero"):
@@ -65,13 +72,10 @@ def _later(choice: Choice) -> Iterator[Rejection]:
     for one in choice.later:
         total = human_bytes(one.judged.peak.total)
         takes = f"{human_seconds(one.step_seconds)} per step ({compared_words(one, choice.chosen)}) in {total}"
-        setup = one.judged.setup
-        pins = {"sp": setup.sp, "tp": setup.tp} if one.judged.engine == "zero" else {"engine": one.judged.engine}
-        pin = next((f"{name}={value}" for name, value in pins.items() if value != 1), "offload_to=nvme")
         yield Rejection(
             strategy=one.judged.strategy.words,
             reason=f"not in this release; would take {takes}",
-            knob=f"{pin}, to plan it",
+            knob=f"{pin_of(one.judged)}, to plan it",
         )
 
 

@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from toolkit.errors import SpecError
-from toolkit.planner.engines import ENGINES, RELEASED, Fault, choice, divisors, fault, nearest
+from toolkit.planner.engines import ENGINES, RELEASED, faults, is_lack
+from toolkit.planner.multiples import batch_words, close_choice, divisors
 from toolkit.planner.resolve import base_setup
-from toolkit.planner.setup import Checkpointing
+from toolkit.planner.setup import Checkpointing, Setup
 from toolkit.planner.strategy import EngineName
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
@@ -73,13 +74,48 @@ class Request(NamedTuple):
         asked = fixed.engine not in (None, RELEASED) or any((degree or 1) > 1 for degree in degrees)
         asked = asked or fixed.offload_to == "nvme"
         asked = asked or (recompute is not None and recompute not in ENGINES[RELEASED].checkpointing)
-        return asked or _replicas_of_nodes(self)
+        return asked or self.spans_replicas
+
+    @property
+    def spans_replicas(self) -> bool:
+        """True where the global batch has less than a sample for each rank: replicas must span several ranks."""
+        ranks, batch = self.cluster.world_size, self.workload.global_batch
+        return batch < ranks and ranks % batch == 0
+
+    @property
+    def named(self) -> list[EngineName]:
+        """The engines that may be chosen."""
+        return list(ENGINES) if self.fixed.engine is None else [self.fixed.engine]
+
+    @property
+    def able(self) -> list[EngineName]:
+        """Those of them that lack nothing of what is given, simplest first."""
+        return [engine for engine in self.named if not any(map(is_lack, faults(engine, given_setup(self, engine))))]
+
+    @property
+    def engines(self) -> list[EngineName]:
+        """The engines that are searched: those for such devices, and all where no others have what is given."""
+        suited = [engine for engine in self.named if self.cluster.device.kind in ENGINES[engine].devices]
+        return suited if not set(suited).isdisjoint(self.able) else self.named
 
 
-def _replicas_of_nodes(request: Request) -> bool:
-    """A global batch smaller than a cluster of several nodes: replicas must span ranks, as only other engines do."""
-    ranks, batch = request.cluster.world_size, request.workload.global_batch
-    return request.cluster.num_nodes > 1 and batch < ranks and ranks % batch == 0
+def given_setup(request: Request, engine: EngineName) -> Setup:
+    """What is given as a set-up of an engine; what is not given is as legal as it can be."""
+    fixed, world = request.fixed, request.cluster.world_size
+    base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
+    base = base._replace(tp=fixed.tp or 1, sp=fixed.sp or 1, cp=fixed.cp or 1, vpp=fixed.vpp or 1)
+    base = base._replace(offload=fixed.offload or "none", offload_to=fixed.offload_to or "cpu")
+    base = base._replace(checkpointing=fixed.activation_checkpointing or "none")
+    stages = [3, 2, 1, 0] if fixed.zero_stage is None else [fixed.zero_stage]
+    staged = engine == "pipeline" or base.vpp > 1
+    depths = [fixed.pp] if fixed.pp is not None else (divisors(world)[1:] or [2]) if staged else [1]
+    tried = []
+    for pp in depths:
+        # Accumulation is chosen later: a number of micro-batches that any interleaved schedule can take.
+        divided = base._replace(pp=pp, grad_accum=pp)
+        divided = divided._replace(dp=max(1, world // (divided.tp * pp * divided.sp * divided.cp)))
+        tried += [divided._replace(zero_stage=stage) for stage in stages]
+    return min(tried, key=lambda one: sum(1 for _ in faults(engine, one)))
 
 
 def check_request(request: Request) -> None:
@@ -88,9 +124,9 @@ def check_request(request: Request) -> None:
     Raises:
         SpecError: all faults, one per line, each with values that work.
     """
-    faults = [*workload_faults(request), *_choice_faults(request), *_batch_faults(request)]
-    if faults:
-        raise SpecError("\n".join(faults))
+    found = [*workload_faults(request), *choice_faults(request), *_batch_faults(request)]
+    if found:
+        raise SpecError("\n".join(found))
 
 
 def workload_faults(request: Request) -> Iterator[str]:
@@ -101,56 +137,57 @@ def workload_faults(request: Request) -> Iterator[str]:
         yield f"seq_len={workload.seq_len} exceeds {model.name}'s max_position_embeddings {limit}; use {limit} or less"
     if workload.precision == "bf16" and not device.supports_bf16:
         yield f"precision=bf16: {device.name} has no bf16; use fp16"
+    width = model.hidden_size
+    if workload.method != "full" and workload.lora_rank > width:
+        needs = f"lora_rank={workload.lora_rank} exceeds the width {width} of {model.name}'s layers"
+        yield f"{needs}: such adapters are larger than what they adapt; use {width} or less, 8 to 64 are customary"
 
 
-def _choice_faults(request: Request) -> Iterator[str]:
-    """What is given, one after the other: what every engine that may be chosen refuses."""
+def choice_faults(request: Request) -> Iterator[str]:
+    """What is given, as the engine that comes closest to it refuses it, and degrees that do not divide the ranks."""
+    fixed = request.fixed
+    able = request.able
+    candidates = [list(faults(engine, given_setup(request, engine))) for engine in able or request.named]
+    found = [one.words for one in min(candidates, key=len)]
+    if not able and len(candidates) > 1:
+        found[0] = f"no engine has all that is given; the closest: {found[0]}"
+    yield from found
+    if fixed.offload_to == "nvme" and fixed.offload == "none":
+        yield "offload_to=nvme with offload=none: nothing is offloaded; use offload=optimizer or all, or no offload_to"
+    yield from _rank_faults(request, found)
+
+
+def _rank_faults(request: Request, found: list[str]) -> Iterator[str]:
+    """Degrees without faults of their own whose product does not divide the ranks."""
     fixed, world = request.fixed, request.cluster.world_size
-    options: list[list[dict[str, object]]] = [[{}]]
-    for name in ("tp", "pp", "sp", "cp"):
-        options.append([{name: getattr(fixed, name)}])
-    # Any number of stages that the planner could choose will do.
-    stages = divisors(world) if fixed.pp is None else [fixed.pp]
-    options.append([{"vpp": fixed.vpp, "pp": pp} for pp in stages])
-    offload: dict[str, object] = {"offload": fixed.offload, "offload_to": fixed.offload_to}
-    able = [3, 2, 1, 0] if fixed.zero_stage is None else [fixed.zero_stage]
-    options.append([{"zero_stage": stage, **offload} for stage in able])
-    options.append([{"checkpointing": fixed.activation_checkpointing}])
-    found = [words for option in options for words in _common_fault(request, option)]
-    degrees = {name: value for name in ("tp", "pp", "sp", "cp") if (value := getattr(fixed, name) or 1) > 1}
-    if not found and world % math.prod(degrees.values()):
-        given = " x ".join(f"{name}={value}" for name, value in degrees.items())
-        found = [f"{given} does not divide {world} ranks; use {choice(divisors(world))}"]
-    yield from dict.fromkeys(found)
+    degrees = {name: getattr(fixed, name) or 1 for name in ("tp", "pp", "sp", "cp")}
+    degrees = {name: size for name, size in degrees.items() if size > 1}
+    if world % math.prod(degrees.values()) == 0 or any(
+        words.startswith(f"{name}=") for words in found for name in degrees
+    ):
+        return
+    given = " x ".join(f"{name}={size}" for name, size in degrees.items())
+    works = {name: _sizes_that_work(request, name, degrees) for name in degrees}
+    words = [f"{name}={close_choice(sizes, degrees[name])}" for name, sizes in works.items() if sizes]
+    use = ", or ".join(words) or "smaller ones"
+    yield f"{given} does not divide {world} ranks; use {use if len(degrees) > 1 else use.partition('=')[2]}"
 
 
-def _common_fault(request: Request, options: list[dict[str, object]]) -> Iterator[str]:
-    """The most telling fault where every engine that may be chosen refuses all of the options."""
-    found: list[Fault] = []
-    for engine in ENGINES if request.fixed.engine is None else [request.fixed.engine]:
-        base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
-        # Legal but for what is given: two stages where an engine needs them, a ZeRO stage that all have.
-        base = base._replace(pp=2 if engine == "pipeline" else 1, zero_stage=1)
-        for option in options:
-            setup = base._replace(**{name: value for name, value in option.items() if value is not None})  # type: ignore[arg-type]
-            # Accumulation is chosen later: a number of micro-batches that any interleaved schedule can take.
-            one = fault(engine, setup._replace(grad_accum=setup.pp))
-            if one is None:
-                return
-            found.append(one)
-    yield min(found, key=lambda one: _TELLING.get(one.kind, 0)).words
-
-
-_TELLING = {"engine rule": 1, "not of the engine": 2}
-"""A number that does not divide says more than a rule, a rule more than that an engine has no such thing."""
+def _sizes_that_work(request: Request, name: str, degrees: dict[str, int]) -> list[int]:
+    """Sizes of one degree with which, the others kept, some engine has no faults."""
+    world = request.cluster.world_size
+    others = math.prod(degrees.values()) // degrees[name]
+    works = []
+    for size in divisors(world // others) if world % others == 0 else []:
+        one = request._replace(fixed=request.fixed.model_copy(update={name: size}))
+        if any(not list(faults(engine, given_setup(one, engine))) for engine in one.able):
+            works.append(size)
+    return works
 
 
 def _batch_faults(request: Request) -> Iterator[str]:
     ranks, micro, batch = request.cluster.world_size, request.fixed.micro_batch, request.workload.global_batch
-    if request.beyond_release:
-        return
-    if micro is not None and batch % (ranks * micro):
-        unit = f"{ranks} ranks x micro_batch={micro}"
-        yield f"global_batch={batch} is not a multiple of {unit}; use {nearest(batch, ranks * micro)}"
-    elif batch % ranks:
-        yield f"global_batch={batch} is not a multiple of {ranks} ranks; use {nearest(batch, ranks)}"
+    # Replicas of several ranks are fewer; how many the search finds out.
+    replicas, unit = (1, "replica") if request.beyond_release else (ranks, "rank")
+    if batch % (replicas * (micro or 1)):
+        yield batch_words(batch, replicas, micro, unit=unit)

@@ -24,8 +24,13 @@ def base_setup(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, en
         method=workload.method,
         lora_rank=workload.lora_rank,
         precision=workload.precision,
+        # toolkit/data/loader.py pads the rows of a micro-batch to the longest.
+        pads=engine != "mcore",
         # DeepSpeed's tensor parallelism replicates norms and residual stream (module_inject/auto_tp.py).
         tp_sequence=engine == "mcore",
+        # Transformer Engine's fused attention needs compute capability 8.0, as bf16 does; torch's own
+        # (scaled_dot_product_attention) has a kernel without scores for older GPUs and for CPUs.
+        flash_attention=engine != "mcore" or (cluster.device.kind != "cpu" and cluster.device.supports_bf16),
         buckets=zero_buckets(model, workload),
     )
 
@@ -62,7 +67,8 @@ def state_bytes(base: Setup, zero_stage: int) -> StateBytes:
     if base.precision == "fp32":
         clones = zero_stage in (1, 2) and base.profile.memory.gathers == "deepspeed"
         return StateBytes(weight=4.0, frozen=frozen, grad=4.0, optimizer=12.0 if clones else 8.0)
-    return StateBytes(weight=2.0, frozen=frozen, grad=base.profile.memory.grad_bytes, optimizer=12.0)
+    law = base.profile.memory
+    return StateBytes(weight=law.weight_bytes, frozen=frozen, grad=law.grad_bytes, optimizer=law.optimizer_bytes)
 
 
 def setup_of(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, strategy: Strategy) -> Setup:

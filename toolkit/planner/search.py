@@ -13,7 +13,7 @@ from toolkit.planner.knobs import helpful_changes
 from toolkit.planner.memory import estimate_memory
 from toolkit.planner.plan import Objective, Plan
 from toolkit.planner.rank import best_of_families, front, ranked
-from toolkit.planner.rejections import best_of_engines, rejections
+from toolkit.planner.rejections import best_of_engines, pin_of, rejections
 from toolkit.planner.request import Fixed, Request, check_request
 from toolkit.planner.sizes import fewest_gpus, halvings
 from toolkit.specs.cluster import ClusterSpec
@@ -158,10 +158,10 @@ def _nothing_fits(request: Request, misses: Sequence[Judged], fits: Sequence[Tim
     where = f"{request.model.name} on {cluster.world_size} x {cluster.device.name} with {usable_words(cluster)}"
     reason = binding_constraint(nearest.memory, cluster)
     lines = [f"no plan fits {where}; the nearest, {nearest.strategy.words}, {reason}"]
-    lines += helpful_changes(request, nearest.memory)
+    lines += helpful_changes(request, [one.memory for one in (nearest, *others)])
     for later in best_of_engines(fits)[:1]:
         words = later.judged.strategy.words
-        lines.append(f"fits, but not in this release: {words} (engine={later.judged.engine} plans it)")
+        lines.append(f"fits, but not in this release: {words} ({pin_of(later.judged)} plans it)")
     for one in others[: MAX_MISSES - 1]:
         lines.append(f"next nearest: {one.strategy.words}, {binding_constraint(one.memory, cluster)}")
     return "\n".join(lines)

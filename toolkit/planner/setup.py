@@ -62,9 +62,13 @@ class Setup(NamedTuple):
     lora_rank: int = 16
     lora_targets: int = 7
     """How many of the linear layers of a decoder layer have adapters (Shape.adapter_params)."""
+    trained_ends: bool = False
+    """Embedding and head are trained beside the adapters (peft's modules_to_save, which copies them)."""
     precision: Literal["fp32", "bf16", "fp16", "fp8", "fp4"] = "bf16"
     """Of the matrix products."""
     states: StateBytes = StateBytes()
+    pads: bool = False
+    """Rows of one micro-batch differ in length, so that attention gets a mask; a micro-batch of one has none."""
     tp_sequence: bool = True
     """Norms and residual stream divided over the tensor-parallel ranks too (Megatron's sequence parallelism)."""
     flash_attention: bool = True

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from toolkit.planner.engines import divisors
 from toolkit.planner.judge import anything_fits
 from toolkit.planner.memory.host import HOST_FACTOR
+from toolkit.planner.multiples import divisors
 from toolkit.planner.request import Request
 from toolkit.planner.resolve import base_setup, state_bytes
 from toolkit.specs.cluster import ClusterSpec

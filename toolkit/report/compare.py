@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
+from toolkit.report.compare_inputs import STEP_NUMBERS, memory_by_rank, need_above_0
 from toolkit.report.readings import Reading, readings
-from toolkit.report.runs import Run, Step, load_run
+from toolkit.report.runs import Run, load_run
 
 MAX_WARM_UP = 5
 """Steps at the start that are left out: kernels are chosen, caches and allocator fill; of a short run a third."""
@@ -68,7 +69,7 @@ def compare_runs(folders: Sequence[Path]) -> tuple[Compared, ...]:
     """Every run with its places, the fastest measured first.
 
     Raises:
-        ConfigError: not a run folder, nothing has trained there, or a folder is given twice.
+        ConfigError: not a run folder, nothing has trained there, its records are damaged, or a folder is given twice.
     """
     if twice := [str(one) for one in folders if folders.count(one) > 1]:
         raise ConfigError(f"{twice[0]} is given twice; give each run once")
@@ -124,17 +125,17 @@ def _json(one: Compared) -> dict[str, Any]:
 
 
 def _compare(run: Run) -> Compared:
-    plan, every = run.plan, run.steps
+    plan, every, telemetry = run.plan, run.steps, run.folder.telemetry
     if not every:
-        raise ConfigError(
-            f"{run.folder.telemetry}: holds no steps; train the run first: toolkit launch {run.folder.path}"
-        )
+        raise ConfigError(f"{telemetry}: holds no steps; train the run first: toolkit launch {run.folder.path}")
+    for number, step in enumerate(every, start=1):
+        need_above_0(step, STEP_NUMBERS, f"{telemetry}: step {number}")
     warm_up = min(MAX_WARM_UP, len(every) // 3)
     steps, found = every[warm_up:], readings(plan)
     seconds = statistics.median(step["step_seconds"] for step in steps)
     rate = statistics.median(step["tokens_per_second"] for step in steps) / plan.world_size
     fill = statistics.mean(step["tokens"] for step in steps) / plan.tokens_per_step
-    ranks = _memory_by_rank(run, every)
+    ranks = memory_by_rank(run, every)
     memory, worst = _memory(plan, ranks)
     predicted = _throughput(found.step_seconds, tokens=fill * plan.tokens_per_step / plan.world_size)
     return Compared(
@@ -156,15 +157,6 @@ def _compare(run: Run) -> Compared:
 def _throughput(step: Reading, *, tokens: float) -> Reading:
     """Tokens per second of a rank that has so many real ones in a step."""
     return Reading(tokens / step.predicted, tokens / step.high, tokens / step.low)
-
-
-def _memory_by_rank(run: Run, steps: Sequence[Step]) -> list[dict[str, int]]:
-    """What summary.json says of every rank; else of rank 0, from its last step."""
-    if run.folder.summary.is_file():
-        recorded: list[dict[str, int]] = run.summary.get("memory_by_rank", [])
-        if recorded:
-            return recorded
-    return [{"rank": 0, **{name: value for name, value in steps[-1].items() if name.startswith("peak_")}}]
 
 
 def _memory(plan: Plan, ranks: Sequence[dict[str, int]]) -> tuple[list[Quantity], int]:

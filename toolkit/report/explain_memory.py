@@ -8,13 +8,17 @@ from toolkit.planner.memory.activations import (
     element_factor,
     in_flight,
     kept_bytes,
+    key_value_width,
     layer_bytes,
     logits_bytes,
+    recomputed_bytes,
+    score_bytes,
     working_bytes,
 )
 from toolkit.planner.memory.estimate import CPU_PROCESS_BYTES, instants
+from toolkit.planner.memory.process import in_process
 from toolkit.planner.memory.stages import layers_in_flight, stage_layers, stage_params
-from toolkit.planner.memory.states import states_of
+from toolkit.planner.memory.states import end_bytes, states_of
 from toolkit.planner.setup import Setup
 from toolkit.report.explain_lines import Line, Section, over
 from toolkit.report.explain_room import explain_buffers, explain_host
@@ -74,7 +78,7 @@ def _states(setup: Setup, stage: int) -> Iterator[Line]:
     if setup.method == "full":
         how = f"{sizes.weight:g} B x {human_count(layers + ends)}{divided}"
     else:
-        end = setup.profile.memory.qlora_end_bytes if setup.method == "qlora" else 2.0
+        end = end_bytes(setup)
         how = f"({sizes.frozen:.3g} B x {human_count(layers)} frozen + {end:g} B x {human_count(ends)} + "
         how += f"{sizes.weight:g} B x {human_count(states.trainable)} adapters){divided}"
     host = "in host memory" if setup.offload_to == "cpu" else "on disk"
@@ -98,7 +102,7 @@ def _layer(setup: Setup) -> Iterator[Line]:
         ("norms, residual stream", parts.hidden, shape.hidden, spread),
         ("inputs kept whole", parts.gathered_hidden, shape.hidden, 1),
         ("queries, attention output", parts.query, shape.query, tp),
-        ("keys, values", parts.key_value, shape.key_value, tp),
+        ("keys, values", parts.key_value, key_value_width(setup), tp),
         ("MLP", ffn, shape.ffn, tp),
     ]
     total = 0.0
@@ -119,7 +123,11 @@ def _layer(setup: Setup) -> Iterator[Line]:
     how = f"micro-batch {setup.micro_batch} x {setup.seq_len:,}{over(setup.sp, 'sp')}{over(setup.cp, 'cp')}"
     yield Line("tokens", setup.tokens, "count", how)
     how = f"{setup.tokens:,} tokens x {total:,.0f} B"
-    yield Line("one layer keeps", total * setup.tokens, "bytes", how, is_sum=True)
+    if scores := score_bytes(setup):
+        of = f"{law.scores:g} B x {setup.micro_batch} x {shape.num_heads} heads x {setup.seq_len:,}^2{over(tp, 'tp')}"
+        yield Line("attention scores", scores, "bytes", f"{of}{over(setup.cp, 'cp')}", "arXiv 2205.05198, section 4")
+        how += " + scores"
+    yield Line("one layer keeps", layer_bytes(setup), "bytes", how, is_sum=True)
 
 
 def _activations(setup: Setup, stage: int) -> Iterator[Line]:
@@ -141,20 +149,21 @@ def _activations(setup: Setup, stage: int) -> Iterator[Line]:
         case "full":
             how = f"inputs only: {2 * factor:g} B x {shape.hidden:,} x {setup.tokens:,}{over(tp, 'tp')} x {held:g}"
         case "selective":
-            how = f"{held:g} x {law.selective:.0%} of {whole}"
+            how = f"{held:g} x ({whole} - {human_bytes(recomputed_bytes(setup))} recomputed)"
         case _:
             how = f"{held:g} x {whole}"
     source = "Korthikanti et al., arXiv 2205.05198" if setup.checkpointing != "none" else ""
     yield Line("kept by layers", kept - outside, "bytes", how, source)
     yield Line("kept outside of layers", outside, "bytes", outside_how, profile_source(setup))
     yield Line("kept", kept, "bytes", "sum of the two", is_sum=True)
-    again = {"none": "", "selective": f" + {1 - law.selective:.0%} of {whole} again", "full": f" + {whole} again"}
+    again = {"none": "", "selective": f" + {human_bytes(recomputed_bytes(setup))} again", "full": f" + {whole} again"}
     how = f"{setup.tokens:,} x ({law.working_ffn * factor:g} B x {shape.ffn:,}{over(setup.tp, 'tp')} + "
     how += f"{law.working_hidden * factor:g} B x {shape.hidden:,}){again[setup.checkpointing]}"
     if working := working_bytes(setup):
         yield Line("layer at work, backward", working, "bytes", how, profile_source(setup))
+    parts = setup.tp if law.vocab_parallel else 1
     if logits := logits_bytes(setup, stage):
-        how = f"{law.logits_bytes:g} B x {shape.vocab:,} x {setup.tokens:,}{over(setup.tp, 'tp')}"
+        how = f"{law.logits_bytes:g} B x {shape.vocab:,} x {setup.tokens:,}{over(parts, 'tp')}"
         if setup.fused_loss:
             how = f"{law.fused_loss_hidden:g} B x {shape.hidden:,} x {setup.tokens:,}, in chunks"
         yield Line("logits, cross entropy", logits, "bytes", how, profile_source(setup))
@@ -186,6 +195,8 @@ def _device(setup: Setup, memory: MemoryEstimate) -> Iterator[Line]:
     more = f" + {human_bytes(law.fragmentation_bytes)}" if law.fragmentation_bytes else ""
     how = f"{law.fragmentation:.0%} of {human_bytes(comes_and_goes)}, which come and go in a step{more}"
     fragmentation = law.fragmentation * comes_and_goes + law.fragmentation_bytes
+    if in_process(setup):
+        fragmentation, how = 0.0, "holes of the heap are in the terms above"
     yield Line("fragmentation", fragmentation, "bytes", how, profile_source(setup))
     reserved = allocated + fragmentation
     yield Line("reserved", reserved, "bytes", "torch's max_memory_reserved", is_sum=True)

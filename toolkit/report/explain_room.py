@@ -3,17 +3,15 @@
 from collections.abc import Iterator
 
 from toolkit.planner.estimates import MemoryEstimate
-from toolkit.planner.memory.host import HOST_FACTOR, NVME_STAGING
+from toolkit.planner.memory.buffers import deepspeed_elements
+from toolkit.planner.memory.host import HOST_FACTOR, NVME_STAGING, weights_on_host
 from toolkit.planner.memory.states import states_of
 from toolkit.planner.setup import Setup
 from toolkit.report.explain_lines import Line
-from toolkit.units import human_count
+from toolkit.units import human_bytes, human_count
 
 ENGINE = "deepspeed 0.19.8: runtime/engine.py, runtime/zero/stage_1_and_2.py, stage3.py; sizes in ds_config.json"
 HOST = "DeepSpeed's estimate_zero2_model_states_mem_needs and estimate_zero3_model_states_mem_needs"
-
-FLATTENED = 500_000_000
-"""Gradients that engine.allreduce_gradients copies at a time (MEMORY_OPT_ALLREDUCE_SIZE)."""
 
 
 def explain_buffers(setup: Setup, stage: int) -> Iterator[Line]:
@@ -31,7 +29,7 @@ def explain_host(setup: Setup, memory: MemoryEstimate) -> Iterator[Line]:
     trained = shape.num_params if full else shape.num_layers * setup.adapter_params
     how = f"16 B x {human_count(trained)}"
     if setup.offload == "all":
-        how = f"({how} + {setup.states.weight:g} B x {human_count(shape.num_params)})"
+        how = f"({how} + {human_bytes(weights_on_host(setup))} of weights)"
     how += f" / {nodes} nodes" if nodes > 1 else ""
     if setup.offload_to == "nvme":
         yield Line("disk", memory.disk_bytes, "bytes", how, HOST)
@@ -62,25 +60,9 @@ def _deepspeed(setup: Setup, stage: int) -> Iterator[Line]:
     """DeepSpeed's buffers by ZeRO stage; of the engines only Megatron has none."""
     if setup.profile.memory.gathers != "deepspeed":
         return
-    sizes, trained = setup.buckets, states_of(setup, stage).trainable
     num_bytes = 4 if setup.precision == "fp32" else 2
-    reduce = min(sizes.reduce, trained)
-    live = setup.shape.num_params / setup.tp / setup.pp
-    match setup.zero_stage:
-        case 0:
-            elements = min(FLATTENED, trained) if setup.dp > 1 else 0.0
-            how = f"{human_count(elements)} gradients flattened for the all-reduce"
-        case 1 | 2:
-            elements = 2 * reduce
-            how = f"(2 reduce buckets of {human_count(reduce)})"
-            if setup.offload != "none":
-                largest = min(setup.shape.embedding_params, trained)
-                elements += largest
-                how = f"{how[:-1]} + {human_count(largest)} of the largest gradient on its way to the host)"
-        case _:
-            fetched, gathered = min(sizes.prefetch, live), min(sizes.max_live, live)
-            elements = reduce + fetched + gathered
-            how = f"(reduce bucket {human_count(reduce)} + prefetch {human_count(fetched)} + gathered weights "
-            how += f"{human_count(gathered)})"
+    parts = deepspeed_elements(setup, states_of(setup, stage))
+    elements = sum(parts.values())
+    how = " + ".join(f"{human_count(size)} {what}" for what, size in parts.items())
     if elements:
-        yield Line("communication", num_bytes * elements, "bytes", f"{num_bytes} B x {how}", ENGINE)
+        yield Line("communication", num_bytes * elements, "bytes", f"{num_bytes} B x ({how})", ENGINE)

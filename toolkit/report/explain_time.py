@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from toolkit.planner.cost.compute import Seconds, head_seconds
+from toolkit.planner.cost.compute import Seconds
 from toolkit.planner.cost.estimate import slice_of
-from toolkit.planner.cost.layer import Layer, layer_of
+from toolkit.planner.cost.layer import Layer, head_of, layer_of
 from toolkit.planner.cost.rates import Rates, rates_of
 from toolkit.planner.memory.stages import stage_layers
 from toolkit.planner.setup import Setup
@@ -24,7 +24,7 @@ def explain_time(setup: Setup) -> tuple[Section, ...]:
     """Rates, one layer, and the causes of a step that are not zero."""
     rates = rates_of(setup.cluster, setup.profile.time)
     part = slice_of(rates, setup)
-    layer, head = layer_of(rates, setup, part), head_seconds(rates, setup.shape, part)
+    layer, head = layer_of(rates, setup, part), head_of(rates, setup.shape, part)
     causes = [line for line in _causes(setup, rates, layer=layer, head=head) if line.value]
     seconds = sum(line.value for line in causes)
     return (

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 from toolkit.planner.cost import constants
-from toolkit.planner.cost.data_parallel import Owned, Traffic, exposed_seconds, owned, traffic
+from toolkit.planner.cost.cpu_engine import GATHERED, copy_seconds
+from toolkit.planner.cost.data_parallel import Traffic, exposed_seconds, traffic
 from toolkit.planner.cost.layer import Layer
 from toolkit.planner.cost.network import p2p_seconds
 from toolkit.planner.cost.offload import host_seconds, optimizer_seconds
+from toolkit.planner.cost.owned import Owned, owned
 from toolkit.planner.cost.rates import Rates
 from toolkit.planner.memory.stages import stage_layers
 from toolkit.planner.setup import Setup
@@ -28,7 +30,7 @@ def explain_traffic(setup: Setup, rates: Rates, layer: Layer) -> Iterator[Line]:
     forward = layers * (layer.forward + layer.waits / 3)
     backward = layers * (layer.backward + layer.again + layer.waits * 2 / 3)
     sent = traffic(rates, setup, own, forward=forward, backward=backward)
-    how = f"{_collectives(setup, own)} over {setup.shards:,} ranks: {_exposed(rates, sent)}"
+    how = f"{_collectives(setup, own, rates)} over {setup.shards:,} ranks: {_exposed(rates, sent)}"
     yield Line("data parallel, ZeRO", exposed_seconds(rates, sent), "seconds", how, VOLUMES)
 
 
@@ -41,6 +43,8 @@ def explain_optimizer(setup: Setup, rates: Rates) -> Iterator[Line]:
         if rates.on_cpu:
             together = min(rates.per_node, setup.world_size)
             how = f"{constants.ADAM_BYTES:g} B x {trained}{divided} x {together} ranks / {_rate(rates.adam_bandwidth)}"
+            if rates.on_measured_cpu:
+                how += f" + {short_seconds(copy_seconds(rates, setup, own))} of the engine's copies"
         else:
             how = f"{rates.law.optimizer_bytes:g} B x {trained}{divided} / {_rate(rates.bandwidth)}"
         yield Line("optimizer", optimizer_seconds(rates, setup, own), "seconds", how, ADAM)
@@ -80,18 +84,20 @@ def _crossings(setup: Setup, rates: Rates) -> Line:
     return Line("stage to stage", count * one * seen, "seconds", how, ALPHA_BETA)
 
 
-def _collectives(setup: Setup, own: Owned) -> str:
+def _collectives(setup: Setup, own: Owned, rates: Rates) -> str:
     gradients, weights = human_count(own.trained), human_bytes(own.weight_bytes)
     times = f"{setup.grad_accum:,} x " if setup.grad_accum > 1 else ""
+    # What DeepSpeed really calls: toolkit/planner/cost/cpu_engine.py.
+    summed, gathers = ("all-reduce", f"{GATHERED:g}") if rates.on_measured_cpu else ("reduce-scatter", "2")
     match setup.zero_stage:
         case 0:
             return f"all-reduce of {gradients} gradients"
         case 1:
-            return f"reduce-scatter of {gradients} gradients, all-gather of the updated weights"
+            return f"{summed} of {gradients} gradients, all-gather of the updated weights"
         case 2:
-            return f"{times}reduce-scatter of {gradients} gradients, all-gather of the updated weights"
+            return f"{times}{summed} of {gradients} gradients, all-gather of the updated weights"
         case _:
-            return f"{times}(2 all-gathers of {weights} + reduce-scatter of {gradients} gradients)"
+            return f"{times}({gathers} all-gathers of {weights} + reduce-scatter of {gradients} gradients)"
 
 
 def _exposed(rates: Rates, sent: Traffic) -> str:

@@ -25,19 +25,19 @@ class Run:
         """One mapping per optimizer step: step, loss, grad_norm, lr, tokens, tokens_per_second, step_seconds, ...
 
         Raises:
-            ConfigError: nothing has trained here, or a line that is not JSON (other than a last, unfinished one).
+            ConfigError: nothing has trained here, or a line that is no JSON object (other than a last, unfinished one).
         """
         path = self.folder.telemetry
         if not path.is_file():
             raise ConfigError(f"{path}: not found; train the run first: toolkit launch {self.folder.path}")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         steps = []
         for number, line in enumerate(lines, start=1):
-            try:
-                steps.append(json.loads(line))
-            except json.JSONDecodeError:
-                if number < len(lines):
-                    raise ConfigError(f"{path}:{number}: not a JSON line; the file was changed by hand") from None
+            step = _json_object(line)
+            if step is not None:
+                steps.append(step)
+            elif number < len(lines):
+                raise ConfigError(f"{path}:{number}: not a JSON line; the file was changed by hand")
         return steps
 
     @property
@@ -45,12 +45,14 @@ class Run:
         """summary.json: loss_first, loss_last, exact_match_before, exact_match_after, tokens_per_second, ...
 
         Raises:
-            ConfigError: the run has not ended.
+            ConfigError: the run has not ended, or the file is damaged.
         """
         path = self.folder.summary
         if not path.is_file():
             raise ConfigError(f"{path}: not found; the run has not ended (its steps are in telemetry.jsonl)")
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        summary = _json_object(path.read_text(encoding="utf-8", errors="replace"))
+        if summary is None:
+            raise ConfigError(f"{path}: no JSON object; remove the damaged file to compare by telemetry.jsonl alone")
         return summary
 
     @property
@@ -68,3 +70,11 @@ def load_run(folder: Path | str) -> Run:
     run = RunFolder(Path(folder))
     run.require_inputs()
     return Run(run)
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None

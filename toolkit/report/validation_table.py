@@ -33,7 +33,7 @@ def validation_report(report: ValidationReport, by: By = "framework") -> Group:
     parts: list[RenderableType] = [
         _score_table("Peak memory", report.memory, by),
         Text(),
-        _score_table("Step time", report.time, by),
+        _time_table(report, by),
         Text(),
         _verdicts(report),
         Text(),
@@ -44,7 +44,7 @@ def validation_report(report: ValidationReport, by: By = "framework") -> Group:
         table = new_table(words, *SCORE_HEADINGS)
         table.add_row("peak memory", *_cells(half.memory.overall))
         table.add_row("step time", *_cells(half.time.overall))
-        parts += [Text(), _right(table), Text(_ranking_words(half.ranking))]
+        parts += [Text(), _right(table), Text(f"in half of the tables, taken whole: {_ranking_words(half.ranking)}")]
     parts += [Text(), _fitted(report), Text(), _skipped(report)]
     return Group(*parts)
 
@@ -60,6 +60,14 @@ def _score_table(title: str, scores: Scores, by: By) -> Table:
     return _right(table)
 
 
+def _time_table(report: ValidationReport, by: By) -> Table:
+    table, contradicted = _score_table("Step time", report.time, by), report.time_with_contradicted
+    if more := contradicted.rows - report.time.overall.rows:
+        table.add_row(f"and {more} that their own table contradicts", *_cells(contradicted), style="dim")
+        table.columns[0].no_wrap = False
+    return table
+
+
 def _cells(score: Score) -> tuple[str, ...]:
     return str(score.rows), _share(score.mape), _signed(score.bias), _share(score.p90), _share(score.within_10)
 
@@ -67,7 +75,15 @@ def _cells(score: Score) -> tuple[str, ...]:
 def _verdicts(report: ValidationReport) -> Group:
     oom, grid = report.oom, new_grid()
     grid.add_row("order of layouts", _ranking_words(report.ranking))
+    if report.ranking.worst_regret is not None:
+        grid.add_row("", f"regret {report.ranking.worst_regret:.1%} in the worst: {report.ranking.worst_table}")
     grid.add_row("out of memory", _oom_words(oom))
+    if oom.false_of_all_that_ran is not None:
+        every, beyond = oom.ran + oom.beyond_limit, oom.beyond_limit
+        words = f"{_share(oom.false_of_all_that_ran)} of all {every}, {beyond} of them above 95 % of the device themselves"
+        grid.add_row("", f"false alarm in {words}")
+    if alarms := [f"{name} {_share(share)}" for name, share in oom.false_by_framework.items() if share]:
+        grid.add_row("", f"false alarms by framework: {', '.join(alarms)}; none for others")
     if oom.noisy.rows:
         grid.add_row("", f"{_share(oom.noisy.flagged)} of {oom.noisy.rows} runs that crashed or ran out are refused")
     if oom.bounds.median_ratio is not None:
@@ -82,8 +98,8 @@ def _ranking_words(ranking: RankScore) -> str:
     if ranking.kendall_tau is None or ranking.median_regret is None:
         return "no table with three layouts of the same work"
     return (
-        f"Kendall's tau {ranking.kendall_tau:.2f}, regret {ranking.median_regret:.1%} in the median "
-        f"of {ranking.tables} tables ({ranking.layouts} layouts)"
+        f"Kendall's tau {ranking.kendall_tau:.2f}, regret {ranking.median_regret:.1%} in the median and "
+        f"{_share(ranking.mean_regret)} in the mean of {ranking.tables} tables ({ranking.layouts} layouts)"
     )
 
 

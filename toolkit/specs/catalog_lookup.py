@@ -13,7 +13,10 @@ from toolkit.units import GiB, parse_bytes
 
 EXAMPLES = "8xA100-80GB (one node), 2x8xH100-80GB (nodes x GPUs), 16xdgx-h100 (node types), 2xcpu, or a YAML file"
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)gi?b(?![a-z])")
+# 80GB, 40.5GiB; as a word of its own also 40G and 40 GB: the 10G of an A10G is no size.
+_SIZE = re.compile(
+    r"((?<![a-z0-9.])[0-9]+(?= ?g(?:i?b)?(?![a-z0-9.]))|[0-9]+(?:\.[0-9]+)?(?=gi?b(?![a-z]))) ?g(?:i?b)?"
+)
 _FORMS = ("pcie", "nvl", "sxm")
 # "RTX 4090 D" and "RTX 3090 Ti" are other products than the names they begin with.
 _OTHER_PRODUCT = {"ada", "d", "laptop", "max", "maxq", "mig", "mobile", "pro", "super", "ti", "x"}
@@ -67,6 +70,17 @@ def node_fields(name: str, where: str, *, num_nodes: int = 1) -> dict[str, Any]:
 def is_node_type(name: str) -> bool:
     """True for a name or alias of catalog/nodes.yaml."""
     return _plain(name) in _by_name("nodes")
+
+
+def board_words(cluster: str) -> str | None:
+    """Which board the name of a family was taken for, as the V100 of '8xV100'; None where the name is one board's."""
+    name = re.sub(r"^(\s*[0-9]+\s*x\s*)*", "", cluster.strip(), flags=re.IGNORECASE).lower()
+    entry = _by_name("devices").get(_plain(name))
+    if entry is None or _plain(name) == _plain(entry["name"]):
+        return None
+    boards = [one["name"] for one in _read("devices")["devices"] if one["name"].lower().startswith(f"{name}-")]
+    others = [board for board in boards if board != entry["name"]]
+    return f"{name.upper()} was taken for {entry['name']}; the catalog also has {', '.join(others)}." if others else None
 
 
 def latency(kind: str) -> float:

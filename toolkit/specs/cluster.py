@@ -16,6 +16,9 @@ from toolkit.specs.measurements import Measurements
 
 __all__ = ["ClusterSpec", "Device"]
 
+MAX_COUNT = 999_999
+"""Nodes, or devices of one node: more is a slip of the finger."""
+
 
 def _usual_latency(known: dict[str, Any]) -> float:
     return latency(known["device"].link if "device" in known else "pcie")
@@ -87,13 +90,15 @@ class ClusterSpec(Spec):
         """
         if text.lower().endswith((".yaml", ".yml", ".json")) or "/" in text:
             return cls.from_file(Path(text).expanduser())
-        count = r"(?:([0-9]{1,6})\s*x\s*)?"
+        count = r"(?:([0-9]+)\s*x\s*)?"
         match = re.fullmatch(rf"\s*{count}{count}((?![0-9]+\s*x)[a-z0-9][\w. -]*)", text, re.IGNORECASE | re.ASCII)
         if match is None:
             raise SpecError(f"{text!r} is not a cluster; write {EXAMPLES}")
         counts = [int(count) for count in match.groups()[:2] if count]
         if 0 in counts:
             raise SpecError(f"{text!r} has a count of 0; every count is at least 1, as in {EXAMPLES}")
+        if max(counts, default=1) > MAX_COUNT:
+            raise SpecError(f"{text!r} has a count of {max(counts)}; a count is {MAX_COUNT} at most, as in {EXAMPLES}")
         name = match[3].strip()
         if is_node_type(name):
             if len(counts) > 1:

@@ -40,6 +40,30 @@ class CollectiveTime(Spec):
     """Median time of one operation."""
 
 
+class AttentionRate(Spec):
+    """Causal attention on one rank, 4 x seq_len FLOPs per token and query channel, the masked half counted."""
+
+    seq_len: int = Field(gt=0)
+    """Tokens of a sequence."""
+    head_dim: int = Field(gt=0)
+    """Width of a head."""
+    precision: Precision
+    """Type of queries, keys and values."""
+    forward: float = Field(gt=0)
+    """FLOP/s of the forward pass."""
+    backward: float = Field(gt=0)
+    """FLOP/s of the backward pass, counted as 2.5 times as many."""
+
+
+class SizeRate(Spec):
+    """What a rank reaches on tensors of one size."""
+
+    num_bytes: int = Field(gt=0)
+    """Size of the tensor."""
+    bytes_per_second: float = Field(gt=0)
+    """Bytes/s; what is counted, each quantity says."""
+
+
 class Measurements(Spec):
     """Rates of one machine."""
 
@@ -49,6 +73,13 @@ class Measurements(Spec):
     """Collectives by kind, size and group."""
     memory_bandwidth: float | None = Field(default=None, gt=0)
     """Bytes/s that an elementwise operation reads and writes on one rank, every rank busy."""
+    attention: tuple[AttentionRate, ...] = ()
+    """Attention kernels by shape; processors only, where they reach neither a datasheet's peak nor the products' rate."""
+    elementwise: tuple[SizeRate, ...] = ()
+    """Bytes read and written per second by size of the tensor that is made, averaged over the operations of a decoder
+    layer; processors only. From the size on at which the allocator maps memory afresh the rate falls."""
+    loss: tuple[SizeRate, ...] = ()
+    """Bytes of logits per second that a cross entropy goes through, forward and backward; processors only."""
     op_seconds: float | None = Field(default=None, gt=0)
     """Seconds that the smallest operation of an eager framework takes, forward and backward averaged."""
     adam_bandwidth: float | None = Field(default=None, gt=0)

@@ -82,9 +82,11 @@ def test_measured_zero_3_states() -> None:
 
 
 def test_measured_lora_run() -> None:
-    # huggingface/peft method_comparison, lora--llama-3.2-3B-rank32: one device, 4 x 768 tokens, 20.76 GiB reserved.
+    # huggingface/peft method_comparison, lora--llama-3.2-3B-rank32 (q and v): one device, 4 x 768 tokens, 20.76 GiB
+    # reserved; the batch of the peak is not padded.
     model, work = ModelSpec.resolve("llama-3.2-3b"), Workload(seq_len=768, global_batch=4, method="lora", lora_rank=32)
-    memory = estimate(work, model, dp=1, zero_stage=1, micro_batch=4)
+    run = setup(work, model, dp=1, zero_stage=1, micro_batch=4)
+    memory = estimate_memory(run._replace(lora_targets=2, pads=False))
     assert memory.reserved_bytes / GiB == pytest.approx(20.76, rel=0.10)
 
 
@@ -201,7 +203,7 @@ def test_stages_of_a_pipeline_hold_what_1f1b_leaves_in_flight() -> None:
 
 
 def test_layers_are_divided_over_stages_by_rule() -> None:
-    assert split_layers(126, 16, rule="even") == (8,) * 14 + (7, 7)
+    assert split_layers(126, 16, rule="even") == (7, *(8,) * 14, 7)
     # nanotron counts the head: the last stages get fewer.
     by_cost = split_layers(24, 16, rule="by_cost", head_cost=2.0)
     assert sum(by_cost) == 24

@@ -1,12 +1,13 @@
 """Faults of a question: the whole text of each, and all of them at once."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from toolkit.errors import SpecError
-from toolkit.planner.engines import divisors
+from toolkit.planner.multiples import divisors
 from toolkit.planner.request import Fixed
 from toolkit.planner.search import make_plan
 from toolkit.specs.cluster import ClusterSpec
@@ -14,8 +15,9 @@ from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
 CP_LENGTH = "cp=2 needs a seq_len that 2 x cp = 4 divides, not 4095; use seq_len=4092 or 4096"
-ONLY_STAGE_1 = "zero_stage={}: engine {} runs zero_stage=1 only; use zero_stage=1"
 TP_ZERO_3 = "zero_stage=3 with tp=2: use zero_stage=2 or less, or tp=1"
+ZERO_PP = "pp=2: engine zero has no pipeline parallelism; use pp=1"
+PP_7 = "pp=7 does not divide 32 layers into equal stages; use 1 or 2"
 PIPELINE_ZERO = "zero_stage=0: engine pipeline runs zero_stage=1 only; use zero_stage=1"
 
 
@@ -34,23 +36,23 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
         ({"tp": 6}, "tp=6 does not divide 32 attention heads; use 1, 2, 4 or 8"),
         ({"tp": 16}, "tp=16 does not divide 8 ranks; use 1, 2, 4 or 8"),
         ({"tp": 16, "engine": "zero"}, "tp=16 does not divide 8 key/value heads; use 1, 2, 4 or 8"),
-        ({"tp": 4, "pp": 4}, "tp=4 x pp=4 does not divide 8 ranks; use 1, 2, 4 or 8"),
+        ({"tp": 4, "pp": 4}, "tp=4 x pp=4 does not divide 8 ranks; use tp=1 or 2, or pp=1 or 2"),
         ({"pp": 64}, "pp=64 exceeds the model's 32 layers; use 1 to 32"),
         ({"pp": 2, "engine": "zero"}, "pp=2: engine zero has no pipeline parallelism; use pp=1"),
         ({"pp": 1, "engine": "pipeline"}, "pp=1: engine pipeline needs two stages or more; use pp=2 or engine=zero"),
         ({"sp": 3}, "sp=3 does not divide 32 attention heads; use 1, 2, 4 or 8"),
-        ({"sp": 2}, "sp=2: sequence parallelism runs on all 8 ranks or none; use sp=8 or sp=1"),
+        ({"sp": 2, "tp": 2}, "sp=2 with tp=2: engine zero was never run with both; use tp=1 or sp=1"),
+        ({"sp": 2, "pp": 2}, f"no engine has all that is given; the closest: {ZERO_PP}"),
+        ({"pp": 7, "engine": "mcore", "cluster": "14xA100-80GB", "work": {"global_batch": 56}}, PP_7),
         ({"cp": 2, "work": {"seq_len": 4095}}, CP_LENGTH),
         ({"vpp": 2, "pp": 1}, "vpp=2 interleaves the chunks of several stages, pp is 1; use vpp=1 or pp=2 and more"),
         ({"vpp": 3, "pp": 2}, "pp=2 x vpp=3 does not divide 32 layers; use vpp=1, 2, 4, 8 or 16"),
         ({"engine": "mcore", "zero_stage": 3}, "zero_stage=3: engine mcore runs zero_stage=1 only; use zero_stage=1"),
         ({"engine": "pipeline", "zero_stage": 0}, PIPELINE_ZERO),
-        ({"pp": 2, "zero_stage": 2}, "\n".join(ONLY_STAGE_1.format(2, engine) for engine in ("pipeline", "mcore"))),
+        ({"pp": 2, "zero_stage": 2}, "zero_stage=2: engine pipeline runs zero_stage=1 only; use zero_stage=1"),
         ({"tp": 2, "zero_stage": 3, "engine": "zero"}, TP_ZERO_3),
-        (
-            {"tp": 2, "zero_stage": 3},
-            "\n".join([TP_ZERO_3, *(ONLY_STAGE_1.format(3, engine) for engine in ("pipeline", "mcore"))]),
-        ),
+        ({"tp": 2, "zero_stage": 3}, TP_ZERO_3),
+        ({"engine": "pipeline", "work": {"method": "lora"}}, "method=lora: engine pipeline has full; use engine=zero"),
         (
             {"tp": 2, "work": {"method": "qlora"}},
             "tp=2: engine zero loses the adapters where it divides layers; use tp=1 with method=qlora",
@@ -77,10 +79,24 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
         ),
         ({"work": {"global_batch": 30}}, "global_batch=30 is not a multiple of 8 ranks; use 24 or 32"),
         ({"work": {"global_batch": 5}}, "global_batch=5 is not a multiple of 8 ranks; use 8"),
-        ({"micro_batch": 3}, "global_batch=64 is not a multiple of 8 ranks x micro_batch=3; use 48 or 72"),
+        (
+            {"micro_batch": 64},
+            "global_batch=64 is not a multiple of 8 ranks x micro_batch=64; "
+            "use micro_batch=1, 2, 4 or 8, or global_batch=512",
+        ),
         (
             {"micro_batch": 3, "pp": 2, "tp": 4},
-            "global_batch=64 is not a multiple of 1 replicas x micro_batch=3; use 63 or 66",
+            "global_batch=64 is not a multiple of 1 replica x micro_batch=3; "
+            "use micro_batch=1, 2, 4 or 8, or global_batch=63 or 66",
+        ),
+        (
+            {"offload": "none", "offload_to": "nvme"},
+            "offload_to=nvme with offload=none: nothing is offloaded; use offload=optimizer or all, or no offload_to",
+        ),
+        (
+            {"work": {"method": "lora", "lora_rank": 4097}},
+            "lora_rank=4097 exceeds the width 4096 of llama-3.1-8b's layers: such adapters are larger than what they "
+            "adapt; use 4096 or less, 8 to 64 are customary",
         ),
         (
             {"work": {"seq_len": 200_000}},
@@ -95,7 +111,34 @@ def test_each_fault_says_what_to_do(given: dict[str, Any], message: str) -> None
 
 def test_all_faults_come_at_once() -> None:
     message = refusal(cluster="8xV100-32GB", tp=6, pp=99, micro_batch=3, offload="all", zero_stage=1)
-    assert [line.split("=")[0].split(":")[0] for line in message.splitlines()] == ["precision", "tp", "pp", "offload"]
+    assert [line.split("=")[0].split(":")[0] for line in message.splitlines()] == [
+        "precision",
+        "tp",
+        "pp",
+        "offload",
+        "global_batch",
+    ]
+    both = refusal(tp=16, sp=3, micro_batch=3)
+    assert [line.split("=")[0] for line in both.splitlines()] == ["sp", "tp", "sp", "global_batch"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"tp": 6}, {"tp": 16}, {"sp": 3}, {"sp": 16}, {"pp": 3}, {"cp": 16}, {"tp": 16, "pp": 2}]
+)
+def test_values_that_are_said_to_work_do(given: dict[str, int]) -> None:
+    use = refusal(**given).partition("; use ")[2]
+    name = use.partition("=")[0] if "=" in use else next(iter(given))
+    values = [int(value) for value in re.findall(r"[0-9]+", use.partition(", or ")[0])]
+    assert values
+    for value in values:
+        fixed = Fixed(**{**given, name: value})
+        plan = make_plan(
+            ModelSpec.resolve("llama-3.1-8b"),
+            ClusterSpec.resolve("8xA100-80GB"),
+            Workload(seq_len=4096, global_batch=64),
+            fixed=fixed,
+        )
+        assert getattr(plan.strategy.layout, name) == value
 
 
 def test_one_is_no_parallelism() -> None:

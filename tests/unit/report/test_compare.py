@@ -170,3 +170,63 @@ def test_what_cannot_be_compared(tmp_path: Path, small: Plan) -> None:
         compare_runs([run])
     with pytest.raises(ConfigError, match="missing"):
         compare_runs([tmp_path])
+
+
+def broken_step(run: Path, **changes: object) -> None:
+    """The last step of a run with other cells; None removes one."""
+    lines = (run / "telemetry.jsonl").read_text().splitlines()
+    step = {key: value for key, value in {**json.loads(lines[-1]), **changes}.items() if value is not None}
+    (run / "telemetry.jsonl").write_text("\n".join([*lines[:-1], json.dumps(step)]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"step_seconds": None}, "step 3 has no step_seconds"),
+        ({"step_seconds": 0.0}, "step 3 step_seconds is 0.0"),
+        ({"tokens_per_second": "fast"}, "tokens_per_second is 'fast'"),
+        ({"tokens": None}, "has no tokens"),
+        ({"peak_reserved_bytes": None}, "has no peak_reserved_bytes"),
+    ],
+)
+def test_a_damaged_step_names_file_and_key(
+    tmp_path: Path, small: Plan, changes: dict[str, object], words: str
+) -> None:
+    run = write_run(tmp_path / "run", small, [1.0] * 3, peaks=GPU)
+    broken_step(run, **changes)
+    with pytest.raises(ConfigError) as caught:
+        compare_runs([run])
+    assert "telemetry.jsonl" in str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [
+        ('{"memory_by_rank": [', "no JSON object"),
+        ("[1]", "no JSON object"),
+        ('{"memory_by_rank": 3}', "memory_by_rank needs one object per rank"),
+        ('{"memory_by_rank": [{"rank": 0, "peak_allocated_bytes": 5}]}', "memory_by_rank[0] has no peak_reserved_bytes"),
+        (
+            '{"memory_by_rank": [{"rank": 0, "peak_allocated_bytes": 5, "peak_reserved_bytes": 6},'
+            ' {"rank": 1, "peak_allocated_bytes": 5}]}',
+            "memory_by_rank[1] has no peak_reserved_bytes",
+        ),
+        ('{"memory_by_rank": [{"peak_rss_bytes": 5}]}', "memory_by_rank[0] has no rank"),
+    ],
+)
+def test_a_damaged_summary_names_file_and_key(tmp_path: Path, small: Plan, summary: str, words: str) -> None:
+    run = write_run(tmp_path / "run", small, [1.0] * 3, peaks=GPU)
+    (run / "summary.json").write_text(summary)
+    with pytest.raises(ConfigError) as caught:
+        compare_runs([run])
+    assert "summary.json" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_a_telemetry_line_that_is_no_object_is_refused(tmp_path: Path, small: Plan) -> None:
+    run = write_run(tmp_path / "run", small, [1.0] * 3, peaks=GPU)
+    lines = (run / "telemetry.jsonl").read_text().splitlines()
+    (run / "telemetry.jsonl").write_text("\n".join([lines[0], "5", lines[2]]) + "\n")
+    with pytest.raises(ConfigError, match=r"telemetry\.jsonl:2: not a JSON line"):
+        compare_runs([run])

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from toolkit.planner.cost import constants
 from toolkit.planner.cost.rates import WIDTH, Rates
+from toolkit.planner.cost.tables import matmul_rate
 from toolkit.planner.shape import Shape
-from toolkit.specs.measurements import MatmulRate
 
 
 class Slice(NamedTuple):
@@ -45,7 +45,7 @@ def matmul_seconds(rates: Rates, shape: tuple[float, float, float], *, precision
     """One product of (m x k) by (k x n): waves of tiles at the device's rate, or the traffic of the three matrices."""
     m, n, k = shape
     if rates.matmuls:
-        return 2 * m * n * k / _measured_rate(rates.matmuls, shape, precision=precision)
+        return 2 * m * n * k / _measured_rate(rates, shape, precision=precision)
     outputs = m * n
     waves = 1 + constants.WAVE_WASTE * constants.WAVE_ELEMENTS / outputs
     arithmetic = 2 * outputs * k * rates.flop_seconds[precision] * waves
@@ -54,18 +54,13 @@ def matmul_seconds(rates: Rates, shape: tuple[float, float, float], *, precision
     return math.hypot(arithmetic, moved / rates.bandwidth)
 
 
-def _measured_rate(points: tuple[MatmulRate, ...], shape: tuple[float, float, float], *, precision: str) -> float:
-    """FLOP/s between measured shapes: logarithms of rates, weighted by the inverse fourth power of the distance in log
-    shape."""
-    m, n, k = shape
-    alike = [point for point in points if point.precision == precision] or points
-    total = weights = 0.0
-    for point in alike:
-        distance = math.log(m / point.m) ** 2 + math.log(n / point.n) ** 2 + math.log(k / point.k) ** 2
-        weight = 1.0 / (distance + 1e-3) ** 2
-        total += weight * math.log(point.flops_per_second)
-        weights += weight
-    return math.exp(total / weights)
+def _measured_rate(rates: Rates, shape: tuple[float, float, float], *, precision: str) -> float:
+    """FLOP/s between measured shapes; in a type that was not measured over shapes, by the ratio of the peaks."""
+    if (found := matmul_rate(rates.matmuls, shape, precision=precision)) is not None:
+        return found
+    other = rates.matmuls[0].precision
+    known = matmul_rate(rates.matmuls, shape, precision=other) or rates.peak[other]
+    return known * rates.peak[precision] / rates.peak[other]
 
 
 @functools.lru_cache(maxsize=8192)
@@ -79,7 +74,7 @@ def layer_seconds(rates: Rates, shape: Shape, part: Slice) -> Seconds:
     if part.method == "full":
         backward += rates.law.grad_traffic_bytes * shape.layer_params / part.tp / rates.bandwidth
     else:
-        adapters = _adapters(rates, shape, part)
+        adapters = adapter_seconds(rates, shape, part)
         forward, backward = forward + adapters, backward + 2 * adapters
     if part.method == "qlora":
         dequantised = constants.NF4_BYTES * shape.layer_matmul / part.tp / rates.bandwidth
@@ -135,7 +130,7 @@ def _elementwise(rates: Rates, shape: Shape, part: Slice) -> float:
     return rates.law.elementwise_passes * width * part.tokens * (inside + outside) / rates.bandwidth
 
 
-def _adapters(rates: Rates, shape: Shape, part: Slice) -> float:
+def adapter_seconds(rates: Rates, shape: Shape, part: Slice) -> float:
     """Forward time of the adapters: thin products are bound by reading the input and adding to the output."""
     widths = shape.adapter_params(part.lora_rank, part.lora_targets) / part.lora_rank
     return 3 * WIDTH[_wide(part.precision)] * part.tokens * widths / part.tp / rates.bandwidth

@@ -2,21 +2,11 @@
 
 from typing import NamedTuple
 
-from toolkit.planner.cost import constants
+from toolkit.planner.cost import constants, cpu_engine
 from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, ring
+from toolkit.planner.cost.owned import Owned
 from toolkit.planner.cost.rates import Rates
 from toolkit.planner.setup import Setup
-
-
-class Owned(NamedTuple):
-    """Parameters of the fullest rank before ZeRO divides them."""
-
-    params: float
-    """All weights of its stage and tensor slice."""
-    trained: float
-    """Those that get gradients: all, or the adapters."""
-    weight_bytes: float
-    """Bytes of the weights as they are gathered."""
 
 
 class Traffic(NamedTuple):
@@ -30,21 +20,6 @@ class Traffic(NamedTuple):
     """Those that nothing runs beside."""
 
 
-def owned(setup: Setup, most: int, last: int) -> Owned:
-    """Parameters of the fullest stage, of one with `most` layers or the last with `last` layers and the head."""
-    shape = setup.shape
-    edge = shape.vocab * shape.hidden
-    if setup.pp == 1:
-        params = shape.num_layers * shape.layer_params + edge + shape.head_params
-    else:
-        params = max(most, last) * shape.layer_params + edge
-    own = params / setup.tp
-    if setup.method == "full":
-        return Owned(own, own, own * (4.0 if setup.precision == "fp32" else 2.0))
-    width = setup.states.frozen if setup.method == "qlora" else 2.0
-    return Owned(own, setup.adapter_params * most / setup.tp, own * width)
-
-
 def traffic(rates: Rates, setup: Setup, own: Owned, *, forward: float, backward: float) -> Traffic:
     """Volumes by stage (ZeRO, 1910.02054, 7): a reduction of the gradients for 0 to 2, two gathers of weights for 3.
 
@@ -53,6 +28,8 @@ def traffic(rates: Rates, setup: Setup, own: Owned, *, forward: float, backward:
     shards = setup.shards
     if shards == 1:
         return Traffic(0.0, 0.0, 0.0)
+    if rates.on_measured_cpu:
+        return Traffic(0.0, 0.0, cpu_engine.collective_seconds(rates, setup, own))
     law, stage, accum = rates.law, setup.zero_stage, setup.grad_accum
     group = ring(rates, shards, setup.tp)
     gradients = own.trained * (4.0 if setup.precision == "fp32" else law.grad_reduce_bytes)

@@ -1,11 +1,12 @@
 """Seconds of one optimizer step by cause."""
 
 from toolkit.planner.cost import constants
-from toolkit.planner.cost.compute import Seconds, Slice, head_seconds
-from toolkit.planner.cost.data_parallel import exposed_seconds, owned, traffic
-from toolkit.planner.cost.layer import Layer, layer_of
+from toolkit.planner.cost.compute import Seconds, Slice
+from toolkit.planner.cost.data_parallel import exposed_seconds, traffic
+from toolkit.planner.cost.layer import Layer, head_of, layer_of
 from toolkit.planner.cost.network import p2p_seconds
 from toolkit.planner.cost.offload import HostSeconds, host_seconds, optimizer_seconds
+from toolkit.planner.cost.owned import owned
 from toolkit.planner.cost.rates import Rates, rates_of
 from toolkit.planner.estimates import TimeEstimate
 from toolkit.planner.memory.activations import layer_bytes
@@ -17,7 +18,7 @@ def estimate_time(setup: Setup) -> TimeEstimate:
     """Seconds of one optimizer step, split by cause: micro-batches through the stages, gradients, the optimizer."""
     rates = rates_of(setup.cluster, setup.profile.time)
     part = slice_of(rates, setup)
-    return _step(rates, setup, layer=layer_of(rates, setup, part), head=head_seconds(rates, setup.shape, part))
+    return _step(rates, setup, layer=layer_of(rates, setup, part), head=head_of(rates, setup.shape, part))
 
 
 def slice_of(rates: Rates, setup: Setup) -> Slice:

@@ -4,8 +4,8 @@ import functools
 import math
 from typing import NamedTuple
 
-from toolkit.planner.cost import constants
-from toolkit.planner.cost.compute import Seconds, Slice, layer_seconds
+from toolkit.planner.cost import constants, cpu_engine, processor
+from toolkit.planner.cost.compute import Seconds, Slice, head_seconds, layer_seconds
 from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, p2p_seconds, ring
 from toolkit.planner.cost.rates import WIDTH, Rates
 from toolkit.planner.setup import Setup
@@ -20,6 +20,8 @@ class Around(NamedTuple):
     cp: int
     staged: bool
     """There are pipeline stages, on several nodes."""
+    engine_ops: float
+    """Operations of the engine per layer and micro-batch, on a processor."""
 
 
 class Layer(NamedTuple):
@@ -45,19 +47,26 @@ class Layer(NamedTuple):
 def layer_of(rates: Rates, setup: Setup, part: Slice) -> Layer:
     """A layer of a set-up."""
     staged = setup.pp > 1 and setup.world_size > rates.per_node
-    return _layer(rates, setup.shape, part, Around(setup.checkpointing, setup.sp, setup.cp, staged))
+    ops = cpu_engine.layer_ops(setup) if rates.on_measured_cpu else 0.0
+    return _layer(rates, setup.shape, part, Around(setup.checkpointing, setup.sp, setup.cp, staged, ops))
+
+
+def head_of(rates: Rates, shape: Shape, part: Slice) -> Seconds:
+    """The head of a set-up with its loss."""
+    return (processor.head_seconds if rates.on_measured_cpu else head_seconds)(rates, shape, part)
 
 
 @functools.lru_cache(maxsize=8192)
 def _layer(rates: Rates, shape: Shape, part: Slice, around: Around) -> Layer:
     law = rates.law
-    seconds = layer_seconds(rates, shape, part)
+    seconds = (processor.layer_seconds if rates.on_measured_cpu else layer_seconds)(rates, shape, part)
     again = _again(rates, seconds, around.checkpointing)
     tp = _tensor_parallel(rates, shape, part, again=around.checkpointing == "full")
     cp = _exchange(rates, shape, part, sp=around.sp, cp=around.cp, attention=seconds.attention)
     ops = law.layer_ops + (0.0 if part.method == "full" else constants.ADAPTER_OPS * part.lora_targets)
     if around.checkpointing == "full":
         ops *= 4 / 3
+    ops += around.engine_ops
     launches = ops * rates.op_seconds + (law.stage_tp_seconds * part.tp if around.staged else 0.0)
     busy = seconds.forward + seconds.backward + again + tp + cp
     # Device and host work side by side; on a CPU they are the same cores, and measured products hold their launch.

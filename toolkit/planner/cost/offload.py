@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from toolkit.planner.cost import constants
-from toolkit.planner.cost.data_parallel import Owned
+from toolkit.planner.cost import constants, cpu_engine
+from toolkit.planner.cost.owned import Owned
 from toolkit.planner.cost.rates import Rates
 from toolkit.planner.setup import Setup
 
@@ -22,7 +22,8 @@ def optimizer_seconds(rates: Rates, setup: Setup, own: Owned) -> float:
     divided = setup.shards if setup.zero_stage >= 1 else 1
     if rates.on_cpu:
         ranks = min(rates.per_node, setup.world_size)
-        return constants.ADAM_BYTES * own.trained / divided * ranks / rates.adam_bandwidth
+        adam = constants.ADAM_BYTES * own.trained / divided * ranks / rates.adam_bandwidth
+        return adam + (cpu_engine.copy_seconds(rates, setup, own) if rates.on_measured_cpu else 0.0)
     return rates.law.optimizer_bytes * own.trained / divided / rates.bandwidth
 
 

@@ -6,7 +6,7 @@ from toolkit.planner.cost import constants
 from toolkit.planner.time_law import TimeLaw
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.device import Device
-from toolkit.specs.measurements import CollectiveTime, MatmulRate, Measurements
+from toolkit.specs.measurements import AttentionRate, CollectiveTime, MatmulRate, Measurements, SizeRate
 
 WIDTH = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.5}
 """Bytes of a factor of a matrix product."""
@@ -55,6 +55,17 @@ class Rates:
     """Measured products; the law holds where there are none."""
     collectives: tuple[CollectiveTime, ...]
     """Measured collectives."""
+    elementwise: tuple[SizeRate, ...]
+    """Measured elementwise operations of a processor."""
+    attention: tuple[AttentionRate, ...]
+    """Measured attention of a processor."""
+    loss: tuple[SizeRate, ...]
+    """Measured cross entropies of a processor."""
+
+    @property
+    def on_measured_cpu(self) -> bool:
+        """There are tables for processor.py."""
+        return self.on_cpu and bool(self.matmuls and self.elementwise and self.attention and self.loss)
 
 
 _known: dict[tuple[int, int], tuple[ClusterSpec, Rates]] = {}
@@ -102,6 +113,9 @@ def _read(cluster: ClusterSpec, law: TimeLaw) -> Rates:
         op_seconds=measured.op_seconds or constants.OP_SECONDS,
         matmuls=measured.matmuls,
         collectives=measured.collectives,
+        elementwise=measured.elementwise,
+        attention=measured.attention,
+        loss=measured.loss,
     )
 
 

@@ -14,17 +14,30 @@ def layer_bytes(setup: Setup) -> float:
     """What one decoder layer keeps of one micro-batch on one rank."""
     law = _law(setup)
     shape, tp = setup.shape, setup.tp
-    inside = law.query * shape.query + law.key_value * shape.key_value
+    inside = law.query * shape.query + law.key_value * key_value_width(setup)
     if not setup.tiled_mlp:
         ffn = min(law.ffn, FUSED_MLP) if setup.fused_mlp else law.ffn
         inside += ffn * shape.ffn * (1.0 if shape.gated else 2 / 3)
     if setup.method != "full":
         inside += setup.profile.memory.adapter_input * _adapter_inputs(setup)
     outside = law.hidden * shape.hidden / (tp if setup.tp_sequence else 1) + law.gathered_hidden * shape.hidden
-    total = setup.tokens * (inside / tp + outside) * element_factor(setup)
-    if not setup.flash_attention:
-        total += setup.profile.memory.scores * setup.micro_batch * shape.num_heads * setup.seq_len**2 / tp / setup.cp
-    return total
+    return setup.tokens * (inside / tp + outside) * element_factor(setup) + score_bytes(setup)
+
+
+def key_value_width(setup: Setup) -> int:
+    """Elements of keys per token as attention keeps them.
+
+    With a mask transformers repeats keys and values to all heads (integrations/sdpa_attention.py, use_gqa_in_sdpa).
+    """
+    return setup.shape.query if setup.pads and setup.micro_batch > 1 else setup.shape.key_value
+
+
+def score_bytes(setup: Setup) -> float:
+    """Attention scores that one decoder layer keeps; flash attention keeps none."""
+    if setup.flash_attention:
+        return 0.0
+    scores = setup.micro_batch * setup.shape.num_heads * setup.seq_len**2 / setup.tp / setup.cp
+    return setup.profile.memory.scores * scores
 
 
 class MicroBatch(NamedTuple):
@@ -47,8 +60,7 @@ def micro_batch_bytes(setup: Setup) -> MicroBatch:
     if setup.checkpointing == "full":
         kept = here * 2.0 * shape.hidden * setup.tokens / tp * factor
     else:
-        part = law.selective if setup.checkpointing == "selective" else 1.0
-        kept = here * part * layer_bytes(setup)
+        kept = here * (layer_bytes(setup) - recomputed_bytes(setup))
     return MicroBatch(
         kept=kept,
         outside=law.outside_hidden * shape.hidden * setup.tokens / tp * factor,
@@ -82,19 +94,32 @@ def working_bytes(setup: Setup) -> float:
     added = setup.tokens * (ffn + law.working_hidden * shape.hidden) * element_factor(setup)
     if setup.checkpointing == "full":
         return added + layer_bytes(setup)
-    if setup.checkpointing == "selective":
-        return added + (1 - law.selective) * layer_bytes(setup)
-    return added
+    return added + recomputed_bytes(setup)
+
+
+def recomputed_bytes(setup: Setup) -> float:
+    """What `selective` checkpointing does not keep of a layer: attention scores, and what the framework's policy drops.
+
+    Source: arXiv 2205.05198, section 5: 34 s b h of 34 s b h + 5 a s^2 b are left.
+    """
+    if setup.checkpointing != "selective":
+        return 0.0
+    scores = score_bytes(setup)
+    return scores + (1 - setup.profile.memory.selective) * (layer_bytes(setup) - scores)
 
 
 def logits_bytes(setup: Setup, stage: int) -> float:
-    """Logits of one micro-batch with their copies and gradient, on the last stage; divided by tensor parallelism."""
+    """Logits of one micro-batch with their copies and gradient, on the last stage.
+
+    DeepSpeed's tensor parallelism gathers the head's output on every rank (module_inject/auto_tp.py, gather_output);
+    Megatron's loss works on the parts.
+    """
     if stage != setup.pp - 1:
         return 0.0
     law, shape = setup.profile.memory, setup.shape
     if setup.fused_loss:
         return law.fused_loss_hidden * shape.hidden * setup.tokens
-    return law.logits_bytes * shape.vocab * setup.tokens / setup.tp
+    return law.logits_bytes * shape.vocab * setup.tokens / (setup.tp if law.vocab_parallel else 1)
 
 
 def element_factor(setup: Setup) -> float:

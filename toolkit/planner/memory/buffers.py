@@ -3,6 +3,9 @@
 from toolkit.planner.memory.states import States
 from toolkit.planner.setup import Setup
 
+FLATTENED = 500_000_000.0
+"""Gradients that DeepSpeed's ZeRO-0 flattens at a time (MEMORY_OPT_ALLREDUCE_SIZE in runtime/engine.py)."""
+
 
 def buffer_bytes(setup: Setup, stage: int, states: States) -> float:
     """Bytes beside states and activations while layers run."""
@@ -21,25 +24,39 @@ def buffer_bytes(setup: Setup, stage: int, states: States) -> float:
     return total
 
 
-def _deepspeed(setup: Setup, states: States) -> float:
-    """Where DeepSpeed 0.19.8 allocates: engine.py, runtime/zero/{stage_1_and_2,stage3}.py."""
-    sizes, num_bytes = setup.buckets, 4.0 if setup.precision == "fp32" else 2.0
-    num_params = states.trainable
-    reduce = min(sizes.reduce, num_params)
+def deepspeed_elements(setup: Setup, states: States) -> dict[str, float]:
+    """Elements in compute precision of each buffer that DeepSpeed 0.19.8 has beside states, by what it is.
+
+    Sources: engine.py, runtime/zero/{stage_1_and_2,stage3}.py.
+    """
+    sizes, trained = setup.buckets, states.trainable
+    largest, reduce = min(float(setup.shape.embedding_params), trained), min(sizes.reduce, trained)
+    found: dict[str, float] = {}
     match setup.zero_stage:
-        case 0:
+        case 0 if setup.dp > 1:
             # engine.allreduce_gradients flattens up to 5e8 elements (MEMORY_OPT_ALLREDUCE_SIZE) into a copy.
-            elements = min(500_000_000.0, num_params) if setup.dp > 1 else 0.0
+            found["flattened gradients"] = min(FLATTENED, trained)
+        case 0:
+            pass
         case 1 | 2:
-            # overlap_comm doubles the bucket (setup_buckets); offload adds a buffer of the largest parameter
-            # (temp_grad_buffer_for_gpu_offload).
-            elements = 2 * reduce
+            # overlap_comm doubles the bucket (setup_buckets); offload adds temp_grad_buffer_for_gpu_offload.
+            found["two reduce buckets"] = 2 * reduce
             if setup.offload != "none":
-                elements += min(setup.shape.embedding_params, num_params)
+                found["largest gradient on its way to the host"] = largest
         case _:
+            # A parameter is gathered whole, and its gradient is whole until it is reduced, whatever the sizes say.
             live = setup.shape.num_params / setup.tp / setup.pp
-            elements = reduce + min(sizes.prefetch, live) + min(sizes.max_live, live)
-    return num_bytes * elements
+            found["reduce bucket or largest gradient"] = max(reduce, largest)
+            found["prefetch"] = min(sizes.prefetch, live)
+            found["gathered weights"] = max(min(sizes.max_live, live), float(setup.shape.embedding_params))
+    if setup.sp > 1 and setup.zero_stage >= 1 and setup.precision != "fp32":
+        # seq_parallel_communication_data_type: sums over a sequence-parallel group are made in an fp32 copy.
+        found["fp32 copy of a bucket"] = 2 * reduce
+    return found
+
+
+def _deepspeed(setup: Setup, states: States) -> float:
+    return (4.0 if setup.precision == "fp32" else 2.0) * sum(deepspeed_elements(setup, states).values())
 
 
 def _fsdp(setup: Setup, stage: int) -> float:

@@ -8,6 +8,7 @@ from toolkit.planner.estimates import MemoryEstimate
 from toolkit.planner.memory.activations import MicroBatch, in_flight, kept_in_flight, micro_batch_bytes
 from toolkit.planner.memory.buffers import buffer_bytes
 from toolkit.planner.memory.host import offloaded_bytes
+from toolkit.planner.memory.process import high_water, in_process
 from toolkit.planner.memory.stages import stage_layers
 from toolkit.planner.memory.states import States, states_of
 from toolkit.planner.setup import Setup
@@ -136,9 +137,10 @@ def _on_stage(setup: Setup, resident: Resident, one: MicroBatch, context: int) -
     fullest = max(_instants(setup, resident, one), key=itemgetter(0))
     _, name, gradients, activations, logits, optimizer, buffers = fullest
     churn = activations + logits + buffers + (0.0 if law.persistent_grads else gradients)
+    # A process's holes are in its terms already.
+    fragmentation = 0 if in_process(setup) else int(law.fragmentation * churn + law.fragmentation_bytes)
     weights, held, kept = int(states.weights), int(states.optimizer + optimizer), int(activations)
     gradients, logits, buffers = int(gradients), int(logits), int(buffers)
-    fragmentation = int(law.fragmentation * churn + law.fragmentation_bytes)
     total = weights + gradients + held + kept + logits + buffers + fragmentation + context
     return (
         total, resident.stage, name, weights, gradients, held, kept, logits, buffers, fragmentation, context
@@ -158,24 +160,38 @@ def instants(setup: Setup, stage: int, states: States) -> tuple[Instant, ...]:
 def _instants(setup: Setup, resident: Resident, one: MicroBatch) -> tuple[InstantTerms, ...]:
     law, (stage, layers, states, buffers, last) = setup.profile.memory, resident
     kept = kept_in_flight(setup, one, stage=stage, layers=layers)
+    if in_process(setup):
+        heap = high_water(setup, states, activations=kept + one.working, logits=one.logits if last else 0.0)
+        return ((sum(heap), "after some steps", heap.gradients, heap.activations, heap.logits, 0.0, heap.buffers),)
     again = not law.persistent_grads and setup.grad_accum > in_flight(setup, stage)
     earlier = states.gradients if law.persistent_grads or again else 0.0
     logits, backward, final = one.logits if last else 0.0, kept + one.working, states.gradients
     temporary = _optimizer_temporary(setup, states)
     first = "second micro-batch, " if again and earlier else ""
+    # Behind the first backward pass of a pipeline's warm-up: whole gradients, and all other micro-batches in flight.
+    begun = in_flight(setup, stage)
+    waiting = kept * (begun - 1) / begun + one.working if begun > 1 else one.working
     return (
         (earlier + kept + logits + buffers, f"{first}last forward", earlier, kept, logits, 0.0, buffers),
         (earlier + backward + buffers, f"{first}first backward", earlier, backward, 0.0, 0.0, buffers),
-        (final + one.working + buffers, "end of backward", final, one.working, 0.0, 0.0, buffers),
+        (final + waiting + buffers, "end of backward", final, waiting, 0.0, 0.0, buffers),
         (final + temporary, "optimizer step", final, 0.0, 0.0, temporary, 0.0),
     )
 
 
 def _optimizer_temporary(setup: Setup, states: States) -> float:
-    """What the optimizer step adds: Adam's intermediate has the type of its moments."""
+    """What the optimizer step adds.
+
+    PyTorch's Adam makes an intermediate of the moments' type (torch/optim/adam.py, foreach). DeepSpeed's copies the
+    gradients to fp32: all of a partition (stage_1_and_2.py, step), of a sub-group at a time in stage 3 (stage3.py).
+    """
+    law = setup.profile.memory
     if setup.offload != "none":
         return 0.0
-    return setup.profile.memory.optimizer_temp_bytes * min(1.0, setup.states.optimizer / 8) * states.updated
+    at_a_time = states.updated
+    if law.gathers == "deepspeed" and setup.zero_stage >= 3:
+        at_a_time = min(at_a_time, setup.buckets.sub_group)
+    return law.optimizer_temp_bytes * min(1.0, setup.states.optimizer / 8) * at_a_time
 
 
 def context_bytes(setup: Setup) -> int:

@@ -1,5 +1,6 @@
 """Host memory and local disk taken by offloaded states, per node."""
 
+from toolkit.planner.memory.states import end_bytes
 from toolkit.planner.setup import Setup
 
 HOST_FACTOR = 1.5
@@ -8,6 +9,15 @@ estimate_zero2_model_states_mem_needs and estimate_zero3_model_states_mem_needs.
 
 NVME_STAGING = 0.1
 """Part of the states on disk that passes through pinned host buffers at a time (aio buffer_count x largest tensors)."""
+
+
+def weights_on_host(setup: Setup) -> float:
+    """Bytes of all weights, as `offload: all` keeps them."""
+    shape = setup.shape
+    if setup.method == "full":
+        return setup.states.weight * shape.num_params
+    layers = shape.num_layers * shape.layer_params
+    return setup.states.frozen * layers + end_bytes(setup) * (shape.num_params - layers)
 
 
 def offloaded_bytes(setup: Setup) -> tuple[int, int]:
@@ -22,7 +32,7 @@ def offloaded_bytes(setup: Setup) -> tuple[int, int]:
     trainable = shape.num_params if setup.method == "full" else shape.num_layers * setup.adapter_params
     num_bytes = 16.0 * trainable
     if setup.offload == "all":
-        num_bytes += setup.states.weight * shape.num_params
+        num_bytes += weights_on_host(setup)
     per_node = HOST_FACTOR * num_bytes / setup.cluster.num_nodes
     if setup.offload_to == "nvme":
         return int(NVME_STAGING * per_node), int(per_node / HOST_FACTOR)

@@ -16,13 +16,17 @@ def split_layers(
     Args:
         num_layers: layers of the model.
         pp: stages.
-        rule: `even` gives the first stages one layer more where the number does not divide. `by_cost` walks through
+        rule: `even` gives the first stages one layer more where the number does not divide, but both ends one less
+            where that makes all others equal (Megatron's account_for_embedding_in_pipeline_split and
+            account_for_loss_in_pipeline_split, core/transformer/transformer_block.py). `by_cost` walks through
             layers and head and starts the next stage after the block with which the running cost passes the
             stage's share, as nanotron does (nanotron/models/base.py, build_model).
         head_cost: cost of the head in layers, for `by_cost`.
     """
     if rule == "even":
         each, extra = divmod(num_layers, pp)
+        if extra == pp - 2 > 0:
+            return (each, *(each + 1,) * extra, each)
         return tuple(each + (stage < extra) for stage in range(pp))
     total, counts, stage = num_layers + head_cost, [0] * pp, 0
     for layer in range(1, num_layers + 1):

@@ -18,6 +18,13 @@ class States(NamedTuple):
     """Parameters that this rank's optimizer updates."""
 
 
+def end_bytes(setup: Setup) -> float:
+    """Bytes of a frozen weight of embedding and head: quantisation takes the linear layers of decoder layers only."""
+    if setup.method != "qlora":
+        return setup.states.frozen
+    return max(setup.profile.memory.qlora_end_bytes, setup.states.weight)
+
+
 def states_of(setup: Setup, stage: int) -> States:
     """What ZeRO leaves on a rank (Rajbhandari et al., 1910.02054, figure 1 and section 5).
 
@@ -32,9 +39,10 @@ def states_of(setup: Setup, stage: int) -> States:
         weights = sizes.weight * trainable
     else:
         trainable = stage_layers(setup)[stage] * setup.adapter_params / setup.tp
-        # Quantisation takes the linear layers only.
-        ends = setup.profile.memory.qlora_end_bytes if setup.method == "qlora" else 2.0
-        weights = sizes.frozen * layer_params + ends * end_params + sizes.weight * trainable
+        if setup.trained_ends:
+            # peft's modules_to_save trains copies and keeps the originals.
+            trainable += end_params
+        weights = sizes.frozen * layer_params + end_bytes(setup) * end_params + sizes.weight * trainable
     updated = trainable / (shards if zero >= 1 else 1)
     with_grads = layer_params + trainable if setup.frozen_grads else trainable
     gradients = sizes.grad * with_grads / (shards if zero >= 2 else 1)

@@ -12,7 +12,7 @@ from toolkit.planner.memory import estimate_memory
 from toolkit.planner.profile import profiles
 from toolkit.planner.setup import Setup
 from toolkit.planner.validation.baselines import BASELINES, Baseline
-from toolkit.planner.validation.contradictions import Twins
+from toolkit.planner.validation.contradictions import CONTRADICTED, Twins
 from toolkit.planner.validation.negatives import (
     NEEDED,
     KnownRuns,
@@ -35,7 +35,7 @@ from toolkit.planner.validation.score import (
     scores,
 )
 from toolkit.planner.validation.setups import Case, case_of
-from toolkit.planner.validation.split import in_fit_half
+from toolkit.planner.validation.split import in_fit_half, table_in_fit_half
 
 
 class _Row(NamedTuple):
@@ -55,6 +55,19 @@ class _Row(NamedTuple):
         return self.case
 
 
+class JudgedRuns(NamedTuple):
+    """Rows with their predictions."""
+
+    memory: list[Judged]
+    """In bytes."""
+    time: list[Judged]
+    """In seconds per step, without those that their own table contradicts."""
+    stated_time: list[Judged]
+    """The same with them."""
+    skipped: dict[str, Counter[str]]
+    """memory, time or oom -> why rows are not here -> how many."""
+
+
 def validate(
     runs_csv: Path | None = None, *, oom_csv: Path | None = None, all_rows: bool = False, split: bool = False
 ) -> ValidationReport:
@@ -69,20 +82,18 @@ def validate(
         split: also report the layouts that constants were fitted on apart from the others.
 
     Raises:
-        SpecError: a file cannot be read, lacks needed columns, or has words where numbers belong.
+        SpecError: a file cannot be read, or lacks needed columns. Rows that cannot be used are counted in `skipped`.
     """
     if runs_csv is None:
         runs_csv, oom_csv = CORPUS / "runs.csv", oom_csv or CORPUS / "oom_and_bounds.csv"
     fitted = _fitted_constants()
-    rows = [_Row(run, _case_or_reason(run)) for run in read_runs(runs_csv)]
-    skipped: dict[str, Counter[str]] = {"memory": Counter(), "time": Counter(), "oom": Counter()}
-    memory = list(_judged(rows, _memory_judge(all_rows), skipped["memory"]))
-    twins = Twins([*(row.run for row in rows), *_corpus_runs()])
-    time = list(_judged(rows, _time_judge(all_rows, twins), skipped["time"]))
-    evidence = _evidence(oom_csv, rows, memory, skipped["oom"])
+    runs = read_runs(runs_csv)
+    memory, time, stated, skipped = judge_runs(runs, all_rows=all_rows)
+    evidence = _evidence(oom_csv, runs, memory, skipped["oom"])
     return ValidationReport(
         memory=scores(memory),
         time=scores(time),
+        time_with_contradicted=score(one.error for one in stated),
         ranking=rank(time),
         oom=score_oom(evidence, _predicted_total),
         baselines={name: _baseline_score(one, memory, evidence) for name, one in BASELINES.items()},
@@ -90,6 +101,16 @@ def validate(
         skipped={what: dict(reasons.most_common()) for what, reasons in skipped.items()},
         halves={"fit": _half(memory, time, fit=True), "held_out": _half(memory, time, fit=False)} if split else None,
     )
+
+
+def judge_runs(runs: list[MeasuredRun], *, all_rows: bool = False) -> JudgedRuns:
+    """Every row that is scored, with its prediction; the others are counted by their reasons."""
+    rows = [_Row(run, _case_or_reason(run)) for run in runs]
+    skipped: dict[str, Counter[str]] = {"memory": Counter(), "time": Counter(), "oom": Counter()}
+    memory = list(_judged(rows, _memory_judge(all_rows), skipped["memory"]))
+    stated = list(_judged(rows, _time_judge(all_rows), skipped["time"]))
+    time = stated if all_rows else _uncontradicted(stated, runs, skipped["time"])
+    return JudgedRuns(memory, time, stated, skipped)
 
 
 def _case_or_reason(run: MeasuredRun) -> Case | str:
@@ -117,16 +138,22 @@ def _memory_judge(all_rows: bool) -> Callable[[_Row], Judged]:
     return judge
 
 
-def _time_judge(all_rows: bool, twins: Twins) -> Callable[[_Row], Judged]:
+def _time_judge(all_rows: bool) -> Callable[[_Row], Judged]:
     def judge(row: _Row) -> Judged:
         check_time_row(row.run, all_rows=all_rows)
-        if not all_rows:
-            twins.check(row.run)
         case = row.need_case()
         measured = measured_seconds(case)
         return Judged(case, estimate_time(case.setup).step_seconds, measured)
 
     return judge
+
+
+def _uncontradicted(judged: list[Judged], runs: list[MeasuredRun], skipped: Counter[str]) -> list[Judged]:
+    twins = Twins([*runs, *_corpus_runs()])
+    kept = [one for one in judged if not twins.contradict(one.case.run)]
+    if len(kept) < len(judged):
+        skipped[CONTRADICTED] += len(judged) - len(kept)
+    return kept
 
 
 def predicted_peak(case: Case) -> float:
@@ -145,11 +172,11 @@ def _predicted_total(setup: Setup) -> float:
     return float(estimate_memory(setup).total_bytes)
 
 
-def _evidence(oom_csv: Path | None, rows: list[_Row], memory: list[Judged], skipped: Counter[str]) -> Evidence:
+def _evidence(oom_csv: Path | None, runs: list[MeasuredRun], memory: list[Judged], skipped: Counter[str]) -> Evidence:
     evidence = Evidence(clean=[], noisy=[], bounds=[], ran=[(one.case, one.measured) for one in memory])
     if oom_csv is None:
         return evidence
-    known = KnownRuns([*(row.run for row in rows), *_corpus_runs()])
+    known = KnownRuns([*runs, *_corpus_runs()])
     for row in read_runs(oom_csv, NEEDED):
         try:
             case = known.case_of(row)
@@ -192,7 +219,8 @@ def _half(memory: list[Judged], time: list[Judged], *, fit: bool) -> HalfReport:
     def part(judged: list[Judged]) -> list[Judged]:
         return [one for one in judged if in_fit_half(one.case.run) == fit]
 
-    return HalfReport(memory=scores(part(memory)), time=scores(part(time)), ranking=rank(part(time)))
+    ranking = rank(time, lambda table: table_in_fit_half(table) == fit)
+    return HalfReport(memory=scores(part(memory)), time=scores(part(time)), ranking=ranking)
 
 
 def _fitted_constants() -> dict[str, int]:

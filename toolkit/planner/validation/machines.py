@@ -9,6 +9,12 @@ from toolkit.specs.catalog_lookup import find_device, latency
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.units import GiB
 
+_RATE = (
+    r"(?:\b(?P<before>\d+)\s*x\s*(?:[A-Za-z]\w*\s+)?)?(?<![\d.])(?P<rate>\d+(?:\.\d+)?)\s*"
+    r"(?P<unit>[GTgt])(?:b|[Bb]its?)(?:ps|/s)(?:\s*x\s*(?P<behind>\d+))?"
+)
+"""Bits, not bytes: 400Gbps, 8x200 Gb/s, 4x HDR 200 Gbit/s, 25Gb/s x 8."""
+
 
 def cluster_of(run: MeasuredRun) -> ClusterSpec:
     """Nodes and devices of a row.
@@ -36,10 +42,18 @@ def cluster_of(run: MeasuredRun) -> ClusterSpec:
 
 
 def _network(run: MeasuredRun, per_node: int) -> float | None:
-    """Bytes/s of one node in one direction, where the row states Gb/s: per node, or per GPU if it says so."""
-    text = run.text("interconnect")
-    match = re.search(r"(\d+)\s*Gb(?:ps|/s)", text)
-    if match is None:
-        return None
-    per_gpu = re.search(r"per GPU", text) is not None
-    return float(match[1]) * 1e9 / 8 * (per_node if per_gpu else 1)
+    """Bytes/s of one node in one direction, where the row states bits/s: per node, or per GPU if it says so.
+
+    The rate of NVLink is no network's.
+    """
+    clauses = re.split(r"[;,]", run.text("interconnect"))
+    for place, clause in enumerate(clauses):
+        match = re.search(_RATE, clause)
+        if match is None or clause.strip().lower().startswith("nvlink"):
+            continue
+        adapters = int(match["before"] or match["behind"] or 1)
+        if re.search(r"per gpu", ",".join(clauses[place:]), re.IGNORECASE) and adapters != per_node:
+            adapters *= per_node
+        scale = 1e12 if match["unit"] in "Tt" else 1e9
+        return float(match["rate"]) * scale / 8 * adapters
+    return None

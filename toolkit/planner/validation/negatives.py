@@ -12,6 +12,7 @@ from toolkit.planner.memory import estimate_memory
 from toolkit.planner.validation.oom import limit
 from toolkit.planner.validation.runs import MeasuredRun
 from toolkit.planner.validation.setups import Case, case_of
+from toolkit.planner.validation.wording import checkpointing_stated
 
 NEEDED = ("id", "model", "status", "gpu", "n_gpus")
 """Columns without which no row of such a file can be used."""
@@ -25,7 +26,7 @@ CIRCUMSTANCES = ("framework", "precision", "interconnect", "gpus_per_node", "opt
 
 def is_clean(row: MeasuredRun) -> bool:
     """The run is known to have run out of memory."""
-    return row.text("status").lower() == "oom"
+    return row.says(r"^\W*((cuda|gpu|torch)[ .]?)*(oom|out[ -]of[ -]memory)\b", "status")
 
 
 def is_noisy(row: MeasuredRun) -> bool:
@@ -90,7 +91,7 @@ def check_negative(case: Case) -> None:
     Raises:
         SpecError: why.
     """
-    if not case.run.text("act_ckpt"):
+    if not checkpointing_stated(case.run):
         with_and_without = [case.setup._replace(checkpointing=kind) for kind in ("none", "full")]
         if len({estimate_memory(setup).total_bytes > limit(setup) for setup in with_and_without}) > 1:
             raise SpecError("the verdict hangs on activation checkpointing, which is not stated")

@@ -41,6 +41,7 @@ def limit(setup: Setup) -> float:
 def score_oom(evidence: Evidence, predict: Predict, *, with_bounds: bool = True) -> OomScore:
     """Missed, false and the rest, wherever `predict` has a prediction."""
     fits = [case for case, peak in evidence.ran if peak <= limit(case.setup)]
+    every = _refused([case for case, _ in evidence.ran], predict)
     missed = _refused(evidence.clean, predict)
     false = _refused(fits, predict)
     noisy = _refused(evidence.noisy, predict)
@@ -49,6 +50,8 @@ def score_oom(evidence: Evidence, predict: Predict, *, with_bounds: bool = True)
         missed=1.0 - statistics.fmean(missed) if missed else None,
         ran=len(false),
         false=statistics.fmean(false) if false else None,
+        false_by_framework=_false_by_framework(fits, predict),
+        false_of_all_that_ran=statistics.fmean(every) if every else None,
         beyond_limit=len(evidence.ran) - len(fits),
         noisy=NoisyNegatives(rows=len(noisy), flagged=statistics.fmean(noisy) if noisy else None),
         bounds=_bounds(evidence.bounds, predict) if with_bounds else Bounds(),
@@ -73,6 +76,12 @@ def _refused(cases: Iterable[Case], predict: Predict) -> list[bool]:
     """For every case with a prediction: is it beyond the limit?"""
     pairs = [(predict(case.setup), limit(case.setup)) for case in cases]
     return [needed > most for needed, most in pairs if needed is not None]
+
+
+def _false_by_framework(fits: list[Case], predict: Predict) -> dict[str, float]:
+    names = sorted({case.setup.profile.name for case in fits})
+    refused = {name: _refused([case for case in fits if case.setup.profile.name == name], predict) for name in names}
+    return {name: statistics.fmean(verdicts) for name, verdicts in refused.items() if verdicts}
 
 
 def _bounds(cases: list[Case], predict: Predict) -> Bounds:

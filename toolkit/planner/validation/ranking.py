@@ -5,7 +5,7 @@ from one source: what is left to choose is the layout. Tables count equally, how
 """
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from toolkit.planner.validation.report import RankScore
@@ -13,6 +13,9 @@ from toolkit.planner.validation.score import Judged, tokens_per_step
 
 TABLE_COLUMNS = ("source", "model", "gpu", "n_gpus", "framework", "precision", "method", "seq_len", "global_batch")
 """Columns that are equal in all rows of one table."""
+
+Table = tuple[str, ...]
+"""The cells of those columns."""
 
 LAYOUT_FIELDS = (
     *("dp", "tp", "pp", "vpp", "sp", "cp", "zero_stage", "offload", "checkpointing", "micro_batch"),
@@ -31,24 +34,39 @@ class Timed(NamedTuple):
     measured: float
 
 
-def rank(judged: Iterable[Judged]) -> RankScore:
-    """Rank agreement over all tables of at least three layouts."""
-    found = list(tables(judged).values())
+def rank(judged: Iterable[Judged], keep: Callable[[Table], bool] = lambda _: True) -> RankScore:
+    """Rank agreement over all tables of at least three layouts that `keep` takes."""
+    found = {table: layouts for table, layouts in tables(judged).items() if keep(table)}
     if not found:
         return RankScore(tables=0)
-    regrets = [regret(table) for table in found]
+    regrets = {table: regret(layouts) for table, layouts in found.items()}
+    worst = max(regrets, key=lambda table: regrets[table])
     return RankScore(
         tables=len(found),
-        layouts=sum(len(table) for table in found),
-        kendall_tau=statistics.fmean(kendall_tau(table) for table in found),
-        median_regret=statistics.median(regrets),
-        mean_regret=statistics.fmean(regrets),
+        layouts=sum(map(len, found.values())),
+        kendall_tau=statistics.fmean(map(kendall_tau, found.values())),
+        median_regret=statistics.median(regrets.values()),
+        mean_regret=statistics.fmean(regrets.values()),
+        worst_regret=regrets[worst],
+        worst_table=_named(worst),
     )
 
 
-def tables(judged: Iterable[Judged]) -> dict[tuple[str, ...], list[Timed]]:
+def _named(table: Table) -> str:
+    cell = dict(zip(TABLE_COLUMNS, table, strict=True))
+    parts = (
+        cell["model"],
+        cell["gpu"] and f"{cell['n_gpus']} x {cell['gpu']}",
+        cell["framework"],
+        cell["seq_len"] and f"{cell['seq_len']} tokens",
+        cell["global_batch"] and f"global batch {cell['global_batch']}",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def tables(judged: Iterable[Judged]) -> dict[Table, list[Timed]]:
     """The tables with at least three layouts; rows of one layout (repeats, compiler flags) become their mean."""
-    layouts: dict[tuple[str, ...], dict[tuple[object, ...], list[Timed]]] = {}
+    layouts: dict[Table, dict[tuple[object, ...], list[Timed]]] = {}
     for one in judged:
         table = tuple(one.case.run.text(column) for column in TABLE_COLUMNS)
         layout = tuple(getattr(one.case.setup, field) for field in LAYOUT_FIELDS)

@@ -48,6 +48,10 @@ class RankScore(Spec):
     """How much slower the layout that the planner would choose is than the table's fastest, median over the tables."""
     mean_regret: float | None = None
     """The same, mean over the tables."""
+    worst_regret: float | None = None
+    """The same of the table where it is largest."""
+    worst_table: str = ""
+    """That table: model, GPUs, framework, sequence length, global batch."""
 
 
 class NoisyNegatives(Spec):
@@ -79,6 +83,10 @@ class OomScore(Spec):
     """Measured runs whose own peak is within the limit."""
     false: float | None = None
     """Share of them that is predicted not to fit."""
+    false_by_framework: dict[str, float] = Field(default_factory=dict)
+    """The same share by framework profile."""
+    false_of_all_that_ran: float | None = None
+    """Share predicted not to fit of all measured runs, those in `beyond_limit` too: they ran as well."""
     beyond_limit: int = 0
     """Measured runs whose own peak is above the limit, so that a perfect prediction would refuse them: not in `ran`."""
     noisy: NoisyNegatives = NoisyNegatives()
@@ -114,7 +122,7 @@ class HalfReport(Spec):
     time: Scores
     """Step time."""
     ranking: RankScore
-    """Order of layouts."""
+    """Order of layouts, in a half of the tables: each belongs whole to one half, whatever was fitted on its rows."""
 
 
 class ValidationReport(Spec):
@@ -124,6 +132,8 @@ class ValidationReport(Spec):
     """Peak memory, each row against the reading that its `mem_kind` names."""
     time: Scores
     """Step time."""
+    time_with_contradicted: Score
+    """The same with the rows that their own table contradicts, as it has their layout several times as fast."""
     ranking: RankScore
     """Order of layouts inside one table."""
     oom: OomScore

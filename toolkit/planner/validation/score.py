@@ -18,6 +18,7 @@ from toolkit.errors import SpecError
 from toolkit.planner.validation.report import Score, Scores
 from toolkit.planner.validation.runs import MeasuredRun
 from toolkit.planner.validation.setups import Case
+from toolkit.planner.validation.wording import checkpointing_stated
 from toolkit.units import GiB
 
 UNSTATED_WORDS = (
@@ -104,7 +105,7 @@ def check_time_row(run: MeasuredRun, *, all_rows: bool = False) -> None:
         SpecError: why.
     """
     if run.number("tokens_per_s_per_gpu") is None and run.number("step_time_s") is None:
-        flops = run.number("tflops_per_gpu") or run.number("mfu_pct")
+        flops = run.words("tflops_per_gpu") or run.words("mfu_pct")
         raise SpecError("time is stated as TFLOP/s or MFU only" if flops else "time is not stated")
     if all_rows:
         return
@@ -116,8 +117,7 @@ def check_time_row(run: MeasuredRun, *, all_rows: bool = False) -> None:
 
 def unstated(run: MeasuredRun) -> str | None:
     """What a row leaves open that decides its step time; None where it states its set-up."""
-    checkpointing = run.text("act_ckpt").lower()
-    if not checkpointing or re.search(r"not stated|not in table|unknown", checkpointing):
+    if not checkpointing_stated(run):
         return "activation checkpointing is not stated"
     if re.search(r"not stated", run.text("zero_stage"), re.IGNORECASE):
         return "the ZeRO stage is not stated"

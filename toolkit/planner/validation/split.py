@@ -16,3 +16,11 @@ def in_fit_half(run: MeasuredRun) -> bool:
     """
     layout = (run.text("model"), run.count("n_gpus") or 1, run.count("tp") or 1, run.count("pp") or 1)
     return zlib.crc32("|".join(str(part) for part in layout).encode()) % 2 == 0
+
+
+def table_in_fit_half(table: tuple[str, ...]) -> bool:
+    """The same for a whole table of layouts to rank, by the cells that its rows have in common.
+
+    A table holds layouts of both halves, and parts of a table rank nothing: so this only divides the tables.
+    """
+    return zlib.crc32("|".join(table).encode()) % 2 == 0

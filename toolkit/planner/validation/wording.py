@@ -1,23 +1,44 @@
-"""What the words of a row say: offload, checkpointing, quantisation, fused kernels, how memory was read."""
+"""What the words of a row say: layout, offload, checkpointing, adapters, fused kernels, how memory was read.
+
+A cell that is empty means the framework's default; words that nobody here knows make the row unusable, for what they
+stand for would be guessed.
+"""
 
 import re
 from typing import Literal
 
-from toolkit.planner.profile import Profile
-from toolkit.planner.setup import NF4_BYTES, Checkpointing, Method, Offload, StateBytes
-from toolkit.planner.validation.runs import MeasuredRun
+from toolkit.errors import SpecError
+from toolkit.planner.setup import Checkpointing, Method, Offload
+from toolkit.planner.validation.runs import MeasuredRun, shortened
 
 Reading = Literal["allocated", "reserved", "total"]
 
 
+CHECKPOINTING: tuple[tuple[Checkpointing, str], ...] = (
+    ("none", r"^(none|no|off|false|0(\.0)?|disabled?|without|not used)\b"),
+    ("selective", r"\bselective"),
+    ("full", r"^(full|yes|true|on|1(\.0)?|enabled?|all|block|uniform|unsloth|recompute|reentrant)\b|\bfull\b"),
+    ("full", r"^(gradient|activation)[ -]?checkpoint"),
+)
+"""What is recomputed -> the words for it; the first that match count."""
+UNSTATED_CHECKPOINTING = r"^(|(recipe |framework )?default.*|not stated.*|not in table.*|unknown.*)$"
+"""Cells that leave checkpointing open."""
+
+
 def grad_accum(run: MeasuredRun, samples: int, pp: int) -> int:
-    """Forward passes per step of `samples` each; where nothing is said, as many as fill the pipeline."""
+    """Forward passes per step of `samples` each; where nothing is said, as many as fill the pipeline.
+
+    Raises:
+        SpecError: the global batch is no multiple of the samples.
+    """
     if stated := run.count("grad_accum"):
         return stated
     if global_batch := run.count("global_batch"):
-        return max(1, global_batch // samples)
+        if global_batch % samples:
+            raise SpecError("the global batch is no multiple of dp x micro_batch")
+        return global_batch // samples
     # litgpt's fine-tuning scripts accumulate up to a global batch of 16 and more.
-    return max(pp, 2) if run.says("lit-?gpt") else pp
+    return max(pp, 2) if run.affirms("lit-?gpt") else pp
 
 
 def sp_in_name(run: MeasuredRun) -> int:
@@ -27,105 +48,120 @@ def sp_in_name(run: MeasuredRun) -> int:
 
 
 def zero_stage(run: MeasuredRun, dp: int) -> int:
-    """The stage, where it is not stated that of the framework's own recipes."""
-    stage = run.number("zero_stage")
-    if stage is not None:
-        return int(stage)
+    """The stage, where it is not stated that of the framework's own recipes.
+
+    Raises:
+        SpecError: no stage of ZeRO.
+    """
+    text = run.words("zero_stage")
+    # The 2 of FSDP2 is its version.
+    if digits := re.search(r"(zero|stage|z|^|[^\d.])[ -]?(\d+)", re.sub(r"fsdp ?[12]\b", "fsdp", text)):
+        if int(digits[2]) > 3:
+            raise SpecError(f"zero_stage is {shortened(text)}, ZeRO has stages 0 to 3")
+        return int(digits[2])
+    for stage, words in ((0, r"^(none|no|off|ddp)\b|no_shard"), (2, "shard_grad_op"), (3, "fsdp|full_shard")):
+        if re.search(words, text):
+            return stage
+    if re.search(r"dist\w*[ -]?opt", text):
+        return 1
+    if text and "not stated" not in text:
+        raise SpecError(f"zero_stage is {shortened(text)}, which names no stage")
+    return _usual_stage(run, dp)
+
+
+def _usual_stage(run: MeasuredRun, dp: int) -> int:
     if dp == 1:
         return 0
     # Megatron's and NeMo's recipes use the distributed optimizer.
-    return 3 if run.says("fsdp|zero-?3") else 1 if run.says("megatron|nemo") else 0
+    return 3 if run.affirms("fsdp|zero-?3") else 1 if run.affirms("megatron|nemo") else 0
 
 
 def offload(run: MeasuredRun) -> Offload:
-    """What lives in host memory."""
-    text = run.text("offload").lower()
-    if "param" in text:
+    """What lives in host memory.
+
+    Raises:
+        SpecError: words that name none of the states.
+    """
+    denied = r"\bno[ -](param|optim)\w*( offload\w*)?|\b(param|optim)\w*\s*[=:]\s*(no|none|false|0|off)\b"
+    text = re.sub(denied, "", run.words("offload")).strip(" ,;+()")
+    if re.search(r"(?<![a-z])param|weights|zero-?infinity|^all\b", text):
         return "all"
-    return "optimizer" if "optim" in text else "none"
+    if re.search(r"optim|adam|zero-?offload|grad|^(cpu|nvme|host|yes|true|on|1|enabled)$", text):
+        return "optimizer"
+    if text and not re.search(r"^(none|no|off|false|0|disabled)\b|\bact", text):
+        raise SpecError(f"offload is {shortened(text)}, which names neither optimizer nor parameters")
+    return "none"
 
 
 def offloaded_activations(run: MeasuredRun) -> float:
-    """The part that a row words as "alpha=0.4"; all of it where it only says that activations are offloaded."""
-    said = f"{run.text('offload')} {run.text('notes')}"
-    if match := re.search(r"\balpha\s*=\s*(\d*\.?\d+)", said):
-        return min(1.0, float(match[1]))
-    return 1.0 if run.says(r"\bact", "offload") or run.says("unsloth") else 0.0
+    """The part of the activations that waits in host memory: "alpha=0.4", "act(0.45)"; all where no part is named."""
+    text = run.words("offload")
+    # The alpha of adapters is another.
+    said = f"{text} {run.text('notes')}" if method(run) == "full" else text
+    part = re.search(r"\balpha\s*=\s*([01]?\.\d+|[01])\b", said) or re.search(r"\bact[^;,+]*?([01]?\.\d+)", text)
+    if part:
+        return min(1.0, float(part[1]))
+    return 1.0 if run.affirms(r"\bact", "offload") or run.affirms("unsloth", "framework", "act_ckpt") else 0.0
 
 
 def checkpointing(run: MeasuredRun) -> Checkpointing:
-    """What is recomputed, where it is not stated what the framework's own recipes do."""
-    text = run.text("act_ckpt").lower()
-    if text.startswith(("none", "no")) and not text.startswith("not"):
-        return "none"
-    if text.startswith("selective"):
-        return "selective"
-    if text.startswith(("full", "yes", "true")):
-        return "full"
-    if run.says("lit-?gpt|megatron|nemo"):
+    """What is recomputed, where it is not stated what the framework's own recipes do.
+
+    Raises:
+        SpecError: words of which this is not known.
+    """
+    text = run.words("act_ckpt")
+    if checkpointing_stated(run):
+        for kept, words in CHECKPOINTING:
+            if re.search(words, text):
+                return kept
+        raise SpecError(f"activation checkpointing {shortened(text)} is not known here")
+    if run.affirms("lit-?gpt|megatron|nemo"):
         return "none"
     # Recipes of adapters and of torchtune on one device checkpoint unless told otherwise.
-    return "full" if run.text("method") != "full" or run.says("torchtune") else "none"
+    return "full" if method(run) != "full" or run.affirms("torchtune") else "none"
+
+
+def checkpointing_stated(run: MeasuredRun) -> bool:
+    """False where the cell is empty or only refers to a recipe."""
+    return re.search(UNSTATED_CHECKPOINTING, run.words("act_ckpt")) is None
 
 
 def method(run: MeasuredRun) -> Method:
-    """What is trained."""
-    text = run.text("method").lower()
-    return "qlora" if "qlora" in text else "lora" if "lora" in text else "full"
+    """What is trained: all weights, or LoRA's adapters over plain or quantised weights; DoRA and rsLoRA count as LoRA.
+
+    Raises:
+        SpecError: another method, of which the memory is not known.
+    """
+    text = run.words("method")
+    if re.search(r"(?<![a-z])q[-_ ]?(lora|dora)", text):
+        return "qlora"
+    if re.search(r"(?<![a-z])(rs[-_ ]?)?(lora|dora)(?![a-z])", text):
+        return "lora"
+    if not re.search(r"^(|full\b.*|full_.*|fft|pre-?train.*)$", text):
+        raise SpecError(f"what the method {shortened(text)} keeps in memory is not known")
+    return "full"
 
 
 def lora_rank(run: MeasuredRun) -> int:
-    """The rank in the notes, else the framework's default."""
-    match = re.search(r"\b(?:rank|r)\s*=?\s*(\d+)", run.text("notes"), re.IGNORECASE)
-    if match:
-        return int(match[1])
-    return 64 if run.says("fsdp_qlora") else 8  # its train.py; peft's LoraConfig
+    """The rank in the notes or beside the method, else the framework's default; "rank 0" is a process."""
+    said = f"{run.text('method')}; {run.text('notes')}"
+    for name in (r"lora[_ ]?r(?:ank)?", r"r(?=\W*\d)", "rank"):
+        for match in re.finditer(rf"\b{name}[\s=:-]*(\d{{1,4}})\b", said, re.IGNORECASE):
+            if rank := int(match[1]):
+                return rank
+    return 64 if run.affirms("fsdp_qlora") else 8  # its train.py; peft's LoraConfig
 
 
 def lora_targets(run: MeasuredRun) -> int:
     """How many linear layers of a decoder layer are adapted: all that the notes say, else peft's q and v."""
-    return 7 if run.says(r"all.?linear|unsloth|fsdp_qlora") else 2
+    return 7 if run.affirms(r"all.?linear|unsloth|fsdp_qlora") else 2
 
 
-def precision(run: MeasuredRun) -> Literal["fp32", "bf16", "fp16", "fp8", "fp4"]:
-    """Of the matrix products."""
-    text = run.text("precision").lower()
-    if "fp4" in text:
-        return "fp4"
-    if "fp8" in text:
-        return "fp8"
-    if "bf16" in text or not text or method(run) != "full":
-        return "bf16"
-    return "fp16" if "16" in text else "fp32"
-
-
-def states(run: MeasuredRun, profile: Profile) -> StateBytes:
-    """Bytes per parameter by precision, quantisation and optimizer."""
-    law = profile.memory
-    weight, grad, optimizer = law.weight_bytes, law.grad_bytes, law.optimizer_bytes
-    words = run.text("optimizer").lower()
-    if run.says(r"pure|bf16 states|bf16 master", "precision", "optimizer"):
-        weight, grad, optimizer = 2.0, 2.0, 4.0
-    # Moments of 8 and 4 bits instead of those that the precision gives.
-    moments = 4.0 if optimizer <= 4 else 8.0
-    if "8bit" in words or "8-bit" in words:
-        optimizer -= moments - 2.0
-    if "4bit" in words:
-        optimizer -= moments - 1.0
-    if "paged" in words:
-        optimizer = 0.0
-    if re.search(r"opt\w*_in_bwd", f"{words} {run.text('notes')}"):
-        grad = 0.0
-    return StateBytes(weight=weight, frozen=_frozen_bytes(run), grad=grad, optimizer=optimizer)
-
-
-def _frozen_bytes(run: MeasuredRun) -> float:
-    """A frozen linear weight: 16 bits, or what the quantisation of QLoRA leaves."""
-    if method(run) != "qlora":
-        return 2.0
-    if run.says("int8|8.?bit", "precision"):
-        return 1.0 + 2.0 / 64
-    return 0.5 + 4.0 / 128 if run.says("gptq", "precision", "notes") else NF4_BYTES
+def trained_ends(run: MeasuredRun) -> bool:
+    """Embedding and head are trained beside the adapters."""
+    words = r"\(\W*emb|\+ ?emb|modules_to_save|embed\w*\b[^;.]{0,30}\b(is|are|also|be)? ?trained|\btrain\w* embed"
+    return method(run) != "full" and run.affirms(words, "method", "notes")
 
 
 def frozen_grads(run: MeasuredRun) -> bool:
@@ -135,20 +171,22 @@ def frozen_grads(run: MeasuredRun) -> bool:
 
 def fused_loss(run: MeasuredRun) -> bool:
     """Head and loss in chunks: Liger, ALST's tiles, Unsloth, litgpt's chunked cross entropy."""
-    return uses_liger(run) or run.says("fused.?ce|fused.?loss|chunked.?(ce|loss)|tiled|unsloth|lit-?gpt")
+    return uses_liger(run) or run.affirms("fused.?ce|fused.?loss|chunked.?(ce|loss)|tiled|unsloth|lit-?gpt")
 
 
 def uses_liger(run: MeasuredRun) -> bool:
     """Liger's kernels."""
-    return run.says("liger") and not run.says("no liger")
+    return run.affirms("liger")
 
 
 def reading(run: MeasuredRun) -> Reading:
-    """Which of the three readings the row's peak is."""
-    kind = run.text("mem_kind").lower()
-    if re.search(r"nvml|nvidia-smi|device|used", kind):
-        return "total"
-    return "allocated" if "allocated" in kind and "reserved" not in kind else "reserved"
+    """Which of the three readings the row's peak is; what a table calls used may still be named as torch's."""
+    kind = re.sub(r"reserved (is )?not \w+|not reserved", "", run.text("mem_kind").lower())
+    if re.search(r"reserved", kind):
+        return "reserved"
+    if re.search(r"allocated", kind):
+        return "allocated"
+    return "total" if re.search(r"nvml|nvidia-smi|device|used", kind) else "reserved"
 
 
 def stage(run: MeasuredRun, pp: int) -> int | None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from toolkit.errors import SpecError
 from toolkit.planner.validation import api
 from toolkit.planner.validation.api import predicted_peak, validate
+from toolkit.planner.validation.contradictions import CONTRADICTED
 from toolkit.planner.validation.report import ValidationReport
 from toolkit.planner.validation.runs import CORPUS, read_runs
 from toolkit.planner.validation.setups import case_of
@@ -110,6 +111,17 @@ def test_the_halves_are_the_whole(corpus_report: ValidationReport) -> None:
     assert halves is not None
     assert sum(half.memory.overall.rows for half in halves.values()) == corpus_report.memory.overall.rows
     assert min(half.memory.overall.rows for half in halves.values()) > 150
+    ranking = corpus_report.ranking
+    assert sum(half.ranking.tables for half in halves.values()) == ranking.tables
+    assert sum(half.ranking.layouts for half in halves.values()) == ranking.layouts
+
+
+def test_contradicted_times_are_shown_too(corpus_report: ValidationReport) -> None:
+    kept, every = corpus_report.time.overall, corpus_report.time_with_contradicted
+    assert every.rows - kept.rows == corpus_report.skipped["time"][CONTRADICTED] > 0
+    assert every.mape is not None
+    assert kept.mape is not None
+    assert every.mape > kept.mape
 
 
 def test_fitted_constants_are_counted(corpus_report: ValidationReport) -> None:
@@ -135,6 +147,9 @@ def test_tables_show_every_part(corpus_report: ValidationReport, by: str) -> Non
         "Peak memory",
         "Step time",
         "Kendall's tau",
+        "in the worst: ",
+        "that their own table",
+        "false alarms by framework",
         "megatron theoretical",
         "fitted constants",
         "not curated",

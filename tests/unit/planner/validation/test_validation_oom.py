@@ -68,6 +68,9 @@ def test_missed_and_false_by_hand() -> None:
     # The run that took 97 % itself is beyond the limit for a perfect prediction, too.
     assert (found.ran, found.beyond_limit) == (3, 1)
     assert found.false == pytest.approx(1 / 3)
+    assert found.false_by_framework == {"hf-trainer": pytest.approx(1 / 3)}
+    # It ran all the same, and is refused.
+    assert found.false_of_all_that_ran == pytest.approx(2 / 4)
     assert (found.noisy.rows, found.noisy.flagged) == (2, 0.5)
     assert found.bounds.median_ratio == pytest.approx(1.0, abs=0.01)
 
@@ -89,6 +92,8 @@ def test_longest_sequence_ends() -> None:
     ("status", "kind"),
     [
         ("oom", "clean"),
+        ("CUDA OOM", "clean"),
+        ("Out of memory", "clean"),
         ("crashed_or_oom", "noisy"),
         ("max_seq_len", "bound"),
         ("fits (max seq recipe, capacity bound)", "bound"),

@@ -24,7 +24,7 @@ from toolkit.planner.validation.score import (
     unstated,
 )
 from toolkit.planner.validation.setups import Case
-from toolkit.planner.validation.split import in_fit_half
+from toolkit.planner.validation.split import in_fit_half, table_in_fit_half
 from toolkit.specs.cluster import ClusterSpec
 
 SHAPE = Shape(
@@ -204,8 +204,20 @@ def test_a_table_needs_three_layouts_and_repeats_are_one() -> None:
     assert found.median_regret == 0.0
 
 
+def test_the_worst_table_is_named() -> None:
+    good = [_timed("a", 1.0 * step, 1.0 * step, dp=8 // step, tp=step) for step in (1, 2, 4)]
+    # The layout predicted fastest takes four times the fastest's time.
+    bad = [_timed("b", 4.0 / step**2, 1.0 * step, dp=8 // step, tp=step) for step in (1, 2, 4)]
+    found = rank([*good, *bad])
+    assert found.worst_table == "b"
+    assert found.worst_regret == pytest.approx(3.0)
+    assert found.mean_regret == pytest.approx(1.5)
+    only_good = rank([*good, *bad], lambda table: "a" in table)
+    assert (only_good.tables, only_good.worst_regret) == (1, 0.0)
+
+
 def test_no_table_no_rank() -> None:
-    assert rank([]).model_dump(exclude_none=True) == {"tables": 0, "layouts": 0}
+    assert rank([]).model_dump(exclude_none=True) == {"tables": 0, "layouts": 0, "worst_table": ""}
 
 
 def test_the_split_is_by_layout_and_stable() -> None:
@@ -215,3 +227,8 @@ def test_the_split_is_by_layout_and_stable() -> None:
     # zlib.crc32(b"llama2-7b|8|1|1") is 902725318, zlib.crc32(b"llama2-13b|8|1|1") is 1103639237.
     assert in_fit_half(MeasuredRun({"model": "llama2-7b", "n_gpus": "8"}))
     assert not in_fit_half(MeasuredRun({"model": "llama2-13b", "n_gpus": "8"}))
+
+
+def test_tables_are_divided_whole() -> None:
+    # zlib.crc32(b"a table|llama-7b") is even, that of b"a table|llama-8b" odd.
+    assert table_in_fit_half(("a table", "llama-7b")) != table_in_fit_half(("a table", "llama-8b"))
