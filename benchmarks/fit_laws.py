@@ -5,8 +5,9 @@
 Only the constants that the profile names in `fitted` move (toolkit/specs/catalog/frameworks.yaml), and only rows of the
 half that `toolkit validate --split` calls fitted on are looked at; the errors on the held-out half stand beside them.
 Coordinate descent: each constant in turn is tried a step larger and a step smaller, then each pair one against the
-other, and the steps halve once none of this helps. What is made small is the mean of |predicted / measured - 1|, which a few odd rows cannot pull as they pull
-squares. The same input gives the same numbers, from the constants of the catalog as starting point. Nothing is written.
+other, and the steps halve once none of this helps. What is made small is the mean of |predicted / measured - 1|, which
+a few odd rows cannot pull as they pull squares. The same input gives the same numbers, from the catalog's constants
+as starting point. Nothing is written. With few rows to fit on, as the first line says, the numbers mean little.
 
 The constants that hold for every framework (toolkit/planner/cost/constants.py) stay as they are.
 """
@@ -166,7 +167,9 @@ def told(law: str, found: Fit) -> str:
     lines = [f"{law}: {found.rows['fit']} rows to fit on, {found.rows['held out']} held out"]
     lines += [f"  {name:26s} {found.old[name]:.6g} -> {new:.6g}" for name, new in found.new.items()]
     for half in found.rows:
-        lines.append(f"  mean |error|, {half:12s} {_percent(found.old_errors[half])} -> {_percent(found.new_errors[half])}")
+        lines.append(
+            f"  mean |error|, {half:12s} {_percent(found.old_errors[half])} -> {_percent(found.new_errors[half])}"
+        )
     return "\n".join(lines)
 
 

@@ -44,7 +44,12 @@ def test_peak_memory(report: ValidationReport) -> None:
     for name, *cells in rows("Peak memory"):
         profile = re.search(r"\((\S+)\)$", name)
         score = report.memory.by_framework[profile[1]] if profile else named[name]
-        figures = [str(score.rows), percent(score.mape, 1), percent(score.bias, 1), percent(score.within_10)]
+        figures = [
+            str(score.rows),
+            percent(score.mape, 1),
+            f"{100 * (score.bias or 0):+.1f} %",
+            percent(score.within_10),
+        ]
         assert cells == figures, name
 
 

@@ -40,7 +40,7 @@ def need_above_0(record: Mapping[str, Any], keys: Collection[str], where: str) -
         value = record.get(key)
         if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             said = f"{key} is {value!r}" if key in record else f"has no {key}"
-            raise ConfigError(f"{where} {said}, needs a number above 0; the file was changed, or another release made it")
+            raise ConfigError(f"{where} {said}, needs a number above 0; the file was changed or is another release's")
 
 
 def _peaks(record: Mapping[str, Any], where: str) -> dict[str, int]:

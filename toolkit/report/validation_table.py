@@ -80,8 +80,8 @@ def _verdicts(report: ValidationReport) -> Group:
     grid.add_row("out of memory", _oom_words(oom))
     if oom.false_of_all_that_ran is not None:
         every, beyond = oom.ran + oom.beyond_limit, oom.beyond_limit
-        words = f"{_share(oom.false_of_all_that_ran)} of all {every}, {beyond} of them above 95 % of the device themselves"
-        grid.add_row("", f"false alarm in {words}")
+        words = f"false alarm in {_share(oom.false_of_all_that_ran)} of all {every}"
+        grid.add_row("", f"{words}, {beyond} of them above 95 % of the device themselves")
     if alarms := [f"{name} {_share(share)}" for name, share in oom.false_by_framework.items() if share]:
         grid.add_row("", f"false alarms by framework: {', '.join(alarms)}; none for others")
     if oom.noisy.rows:

@@ -80,7 +80,9 @@ def board_words(cluster: str) -> str | None:
         return None
     boards = [one["name"] for one in _read("devices")["devices"] if one["name"].lower().startswith(f"{name}-")]
     others = [board for board in boards if board != entry["name"]]
-    return f"{name.upper()} was taken for {entry['name']}; the catalog also has {', '.join(others)}." if others else None
+    return (
+        f"{name.upper()} was taken for {entry['name']}; the catalog also has {', '.join(others)}." if others else None
+    )
 
 
 def latency(kind: str) -> float:

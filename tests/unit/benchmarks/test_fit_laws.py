@@ -3,9 +3,9 @@
 import csv
 from pathlib import Path
 
+import fit_laws
 import pytest
 
-import fit_laws
 from toolkit.planner.profile import Profile, profiles
 from toolkit.planner.validation.api import judge_runs, predicted_peak
 from toolkit.planner.validation.runs import MeasuredRun

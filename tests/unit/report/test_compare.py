@@ -189,9 +189,7 @@ def broken_step(run: Path, **changes: object) -> None:
         ({"peak_reserved_bytes": None}, "has no peak_reserved_bytes"),
     ],
 )
-def test_a_damaged_step_names_file_and_key(
-    tmp_path: Path, small: Plan, changes: dict[str, object], words: str
-) -> None:
+def test_a_damaged_step_names_file_and_key(tmp_path: Path, small: Plan, changes: dict[str, object], words: str) -> None:
     run = write_run(tmp_path / "run", small, [1.0] * 3, peaks=GPU)
     broken_step(run, **changes)
     with pytest.raises(ConfigError) as caught:
@@ -206,7 +204,10 @@ def test_a_damaged_step_names_file_and_key(
         ('{"memory_by_rank": [', "no JSON object"),
         ("[1]", "no JSON object"),
         ('{"memory_by_rank": 3}', "memory_by_rank needs one object per rank"),
-        ('{"memory_by_rank": [{"rank": 0, "peak_allocated_bytes": 5}]}', "memory_by_rank[0] has no peak_reserved_bytes"),
+        (
+            '{"memory_by_rank": [{"rank": 0, "peak_allocated_bytes": 5}]}',
+            "memory_by_rank[0] has no peak_reserved_bytes",
+        ),
         (
             '{"memory_by_rank": [{"rank": 0, "peak_allocated_bytes": 5, "peak_reserved_bytes": 6},'
             ' {"rank": 1, "peak_allocated_bytes": 5}]}',

@@ -60,12 +60,14 @@ def head_of(rates: Rates, shape: Shape, part: Slice) -> Seconds:
 def _layer(rates: Rates, shape: Shape, part: Slice, around: Around) -> Layer:
     law = rates.law
     seconds = (processor.layer_seconds if rates.on_measured_cpu else layer_seconds)(rates, shape, part)
-    again = _again(rates, seconds, around.checkpointing)
+    # torch's kind without reentrance, which whole models get, stops at the last tensor that the backward pass needs.
+    early = rates.law.stops_early or (rates.on_measured_cpu and part.method == "full")
+    again = _again(seconds, around.checkpointing, early=early)
     tp = _tensor_parallel(rates, shape, part, again=around.checkpointing == "full")
     cp = _exchange(rates, shape, part, sp=around.sp, cp=around.cp, attention=seconds.attention)
     ops = law.layer_ops + (0.0 if part.method == "full" else constants.ADAPTER_OPS * part.lora_targets)
     if around.checkpointing == "full":
-        ops *= 4 / 3
+        ops *= cpu_engine.CHECKPOINTED_OPS if rates.on_measured_cpu else 4 / 3
     ops += around.engine_ops
     launches = ops * rates.op_seconds + (law.stage_tp_seconds * part.tp if around.staged else 0.0)
     busy = seconds.forward + seconds.backward + again + tp + cp
@@ -79,9 +81,9 @@ def _longer(busy: float, launches: float) -> float:
     return math.pow(busy**3 + launches**3, 1 / 3)
 
 
-def _again(rates: Rates, seconds: Seconds, checkpointing: str) -> float:
+def _again(seconds: Seconds, checkpointing: str, *, early: bool) -> float:
     if checkpointing == "full":
-        return seconds.forward - (seconds.last if rates.law.stops_early else 0.0)
+        return seconds.forward - (seconds.last if early else 0.0)
     return seconds.selective if checkpointing == "selective" else 0.0
 
 

@@ -1,6 +1,6 @@
 """Times that their own table contradicts: a stalled network or a noisy neighbour, not the layout.
 
-In the ultra-scale playbook's runs 35 of 843 (4 %) take 3 to 50 times as long as the same layout at the other ZeRO stage,
+Of the ultra-scale playbook's 843 runs 35 (4 %) take 3 to 50 times as long as the same layout at the other ZeRO stage,
 which moves as many bytes to within a factor of two. No model of the layout can be right about both; the report states
 the error with and without them.
 """

@@ -23,7 +23,7 @@ PROFILE_WORDS = (
     (r"llm-foundry|composer|\bfms|foundation.model.stack|fsdp1", "fsdp"),
     (r"", "Hugging Face"),
 )
-"""The first pattern that the framework's name matches says which profile describes the run; Hugging Face has several."""
+"""The first pattern that the framework's name matches says which profile describes a run; Hugging Face has several."""
 
 HF_PROFILES = (
     (r"deepspeed|\bzero(?!band)|arctic|xtuner|alst|easycontext", "hf-deepspeed"),

@@ -36,7 +36,7 @@ LARGEST_COUNT = 10**9
 LARGEST = dict.fromkeys(("n_layers", "pp", "vpp"), 10**4)
 """The same of what the planner goes through one by one."""
 
-UNKNOWN = {"-", "--", "–", "—", "?", "n/a", "na", "nan", "none", "not stated", "unknown"}
+UNKNOWN = {"-", "--", "?", "n/a", "na", "nan", "none", "not stated", "unknown"}
 """How tables write an empty cell of numbers."""
 
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+(\.\d+)?(?![\d,])|\d+\.?\d*([eE][-+]?\d+)?|\.\d+)(?=(.*))", re.DOTALL)
@@ -152,6 +152,6 @@ def _rows(reader: "csv.DictReader[str]", path: Path, needed: Collection[str]) ->
         words = [f"{column} (it has {near[column][0]}; rename it)" if near[column] else column for column in missing]
         raise SpecError(f"{path}: lacks the columns {', '.join(words)}; needed are {', '.join(needed)}")
     for row in reader:
-        if any(cell.strip() for cell in row.pop(None, ())):  # type: ignore[call-overload]
+        if any(cell.strip() for cell in row.pop(None, ())):
             raise SpecError(f"{path}:{reader.line_num}: has more cells than the header; quote cells that hold commas")
         yield MeasuredRun(row)
