@@ -74,7 +74,7 @@ class Measurements(Spec):
     memory_bandwidth: float | None = Field(default=None, gt=0)
     """Bytes/s that an elementwise operation reads and writes on one rank, every rank busy."""
     attention: tuple[AttentionRate, ...] = ()
-    """Attention kernels by shape; processors only, where they reach neither a datasheet's peak nor the products' rate."""
+    """Attention kernels by shape; processors only: there they reach neither the peak nor the rate of products."""
     elementwise: tuple[SizeRate, ...] = ()
     """Bytes read and written per second by size of the tensor that is made, averaged over the operations of a decoder
     layer; processors only. From the size on at which the allocator maps memory afresh the rate falls."""
