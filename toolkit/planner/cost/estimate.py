@@ -55,6 +55,7 @@ def _step(rates: Rates, setup: Setup, *, layer: Layer, head: Seconds) -> TimeEst
     offloaded = setup.offload != "none"
     host = host_seconds(rates, setup, own) if offloaded else HostSeconds(0.0, optimizer_seconds(rates, setup, own))
     return TimeEstimate(
+        spread=setup.profile.time.spread,
         compute_seconds=turns * (layer.forward + layer.backward) + heads * loss,
         recompute_seconds=turns * layer.again,
         tp_seconds=turns * layer.tp,

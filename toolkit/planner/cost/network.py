@@ -63,8 +63,14 @@ def all_reduce_seconds(rates: Rates, group: Ring, num_bytes: float) -> float:
         return 0.0
     if rates.collectives and (known := _measured(rates, group, num_bytes, kind="all_reduce")) is not None:
         return known
-    gain = constants.ALL_REDUCE_GAIN if group.num_nodes > 1 else 1.0
-    return min(2 * group.latency, group.tree_latency) + 2 * num_bytes * group.byte_seconds / gain
+    return min(2 * group.latency, group.tree_latency) + 2 * num_bytes * group.byte_seconds / _gain(group.num_nodes)
+
+
+def _gain(num_nodes: int) -> float:
+    """Bus bandwidth of an all-reduce over that of an all-gather."""
+    if num_nodes == 1:
+        return 1.0
+    return constants.ALL_REDUCE_GAIN * math.sqrt(max(1.0, num_nodes / constants.ALL_REDUCE_NODES))
 
 
 def p2p_seconds(rates: Rates, num_bytes: float, *, stride: int) -> float:
