@@ -9,7 +9,7 @@ from toolkit.planner.judge import Timed, released
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.multiples import choice as choice_of
 from toolkit.planner.plan import Objective
-from toolkit.planner.rank import TIGHT, is_tight, score
+from toolkit.planner.rank import TIGHT, is_tight, oom_risk, score
 from toolkit.planner.request import Request
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.units import human_bytes, human_seconds
@@ -138,20 +138,24 @@ def _merit(chosen: Timed, others: Sequence[Timed], objective: Objective) -> str:
     step = f"{human_seconds(chosen.step_seconds)} per optimizer step"
     if not others:
         return f"It is the only strategy that fits: {step}."
-    best = min(others, key=lambda other: score(other, objective))
-    slower = 1 - score(best, objective).value / score(chosen, objective).value
     least = objective == "least-memory"
-    if slower <= 0:
+    if least:
+        best = min(others, key=lambda other: score(other, objective))
+        more = 1 - score(best, objective).value / score(chosen, objective).value
+    else:
+        best = min(others, key=lambda other: other.step_seconds)
+        more = 1 - best.step_seconds / chosen.step_seconds
+    if more <= 0:
         merit = "takes the least memory" if least else "is the fastest"
         return f"It {merit} of {len(others) + 1} strategies that fit: {step}."
-    roomier = is_tight(best.judged) and not is_tight(chosen.judged)
-    reason = "more memory to spare" if roomier else "fewer moving parts"
-    words = best.judged.strategy.words
-    if slower < 0.0005:
+    words, reason = best.judged.strategy.words, "fewer moving parts"
+    if is_tight(best.judged) and not is_tight(chosen.judged):
+        reason = f"more memory to spare: of such runs {oom_risk(best.judged):.0%} would end with out of memory there"
+    if more < 0.0005:
         return f"As {'small' if least else 'fast'} as {words}, but {reason}: {step}."
     if least:
-        return f"{slower:.1%} more memory than {words}, but {reason}: {step}."
-    return f"{step}, {slower:.1%} more than {words}, but {reason}."
+        return f"{more:.1%} more memory than {words}, but {reason}: {step}."
+    return f"{step}, {more:.1%} more than {words}, but {reason}."
 
 
 def _size_words(request: Request, choice: Choice, objective: Objective) -> list[str]:
