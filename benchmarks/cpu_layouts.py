@@ -11,6 +11,7 @@ the predicted order. Layouts whose measured times are within the noise of each o
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,9 @@ class Outcome(NamedTuple):
 def main() -> None:
     """Prepare, train, compare."""
     args = parse_args()
+    from toolkit.emitters.command import CPU_ENVIRONMENT
+
+    os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else says on stdout that it found no GPU
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)

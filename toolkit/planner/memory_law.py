@@ -86,7 +86,7 @@ class MemoryLaw(Spec):
     """CUDA context and kernels: 0.5 to 2 GiB (stas00/ml-engineering, training/performance); the low end, as published
     runs reserved up to 78.8 of the 79.2 GiB of an A100."""
     communicator_bytes: float = Field(default=0.5 * GiB, ge=0)
-    """NCCL's buffers of a run with several ranks: 1 to 2 GiB (same source); less here, as runs on two GPUs reserved up to
+    """NCCL's buffers of a run with several ranks: 1 to 2 GiB (same source); less here: runs on two GPUs reserved up to
     23.0 of 23.6 GiB."""
     spread: float = Field(default=0.11, gt=0)
     """Spread of the logarithm of measured over predicted bytes: nine of ten held-out runs lie within 1.645 of it."""
