@@ -50,6 +50,9 @@ class TimeLaw(Spec):
     """Part of the transfers between pipeline stages that runs beside computation."""
     p2p_seconds: float = Field(default=0.0, ge=0)
     """What one transfer between stages takes beside its bytes: handshakes, blocking waits."""
+    micro_reduce_seconds: float = Field(default=0.0, ge=0)
+    """Seconds per micro-batch that replicas of a pipeline on several nodes wait for each other at ZeRO-0, where the
+    framework does not put off their reduction to the last micro-batch."""
     p2p_stall_seconds: float = Field(default=0.0, ge=0)
     """What it takes more on 64 nodes and above."""
     stage_tp_seconds: float = Field(default=0.0, ge=0)

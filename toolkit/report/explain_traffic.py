@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from toolkit.planner.cost import constants
 from toolkit.planner.cost.cpu_engine import GATHERED, copy_seconds
 from toolkit.planner.cost.data_parallel import Traffic, exposed_seconds, traffic
+from toolkit.planner.cost.estimate import passes
 from toolkit.planner.cost.layer import Layer
 from toolkit.planner.cost.network import p2p_seconds
 from toolkit.planner.cost.offload import host_seconds, optimizer_seconds
@@ -25,10 +26,8 @@ def explain_traffic(setup: Setup, rates: Rates, layer: Layer) -> Iterator[Line]:
     """Activations from stage to stage, and gradients and weights between replicas."""
     if setup.pp > 1:
         yield _crossings(setup, rates)
-    own, layers = _owned(setup), setup.shape.num_layers / setup.pp
-    # Of the launches a third belongs to the forward pass.
-    forward = layers * (layer.forward + layer.waits / 3)
-    backward = layers * (layer.backward + layer.again + layer.waits * 2 / 3)
+    own = _owned(setup)
+    forward, backward = passes(setup, layer)
     sent = traffic(rates, setup, own, forward=forward, backward=backward)
     how = f"{_collectives(setup, own, rates)} over {setup.shards:,} ranks: {_exposed(rates, sent)}"
     yield Line("data parallel, ZeRO", exposed_seconds(rates, sent), "seconds", how, VOLUMES)

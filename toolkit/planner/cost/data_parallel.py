@@ -34,7 +34,8 @@ def traffic(rates: Rates, setup: Setup, own: Owned, *, forward: float, backward:
     group = ring(rates, shards, setup.tp)
     gradients = own.trained * (4.0 if setup.precision == "fp32" else law.grad_reduce_bytes)
     if stage == 0:
-        return Traffic(all_reduce_seconds(rates, group, gradients), backward, 0.0)
+        waits = accum * law.micro_reduce_seconds if setup.pp > 1 and group.num_nodes > 1 else 0.0
+        return Traffic(all_reduce_seconds(rates, group, gradients), backward, waits)
     scatter = gather_seconds(rates, group, gradients, kind="reduce_scatter")
     if stage == 3:
         # Each layer is gathered and scattered by itself.

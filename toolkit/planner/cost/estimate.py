@@ -45,13 +45,8 @@ def _step(rates: Rates, setup: Setup, *, layer: Layer, head: Seconds) -> TimeEst
     loss = head.forward + head.backward
     # Layers and heads that a stage works through on average; what the slowest does more is bubble.
     turns, heads = accum * num_layers / pp, accum / pp
-    sent = traffic(
-        rates,
-        setup,
-        own,
-        forward=num_layers / pp * (layer.forward + layer.waits / 3),
-        backward=num_layers / pp * (layer.backward + layer.again + layer.waits * 2 / 3),
-    )
+    forward, backward = passes(setup, layer)
+    sent = traffic(rates, setup, own, forward=forward, backward=backward)
     offloaded = setup.offload != "none"
     host = host_seconds(rates, setup, own) if offloaded else HostSeconds(0.0, optimizer_seconds(rates, setup, own))
     return TimeEstimate(
@@ -67,6 +62,17 @@ def _step(rates: Rates, setup: Setup, *, layer: Layer, head: Seconds) -> TimeEst
         offload_seconds=host.transfers + turns * _kept_on_host(rates, setup, layer),
         overhead_seconds=turns * layer.waits + rates.law.step_seconds,
     )
+
+
+def passes(setup: Setup, layer: Layer) -> tuple[float, float]:
+    """Seconds of a stage's forward and of its backward pass of one micro-batch, launches included.
+
+    Twice the arithmetic, and the recomputation, are backward: fixed parts of the whole, so that where the host's
+    launches decide no machine is slower for a faster device.
+    """
+    busy = setup.shape.num_layers / setup.pp * (layer.forward + layer.backward + layer.again + layer.waits)
+    part = 3 / 4 if setup.checkpointing == "full" else 2 / 3
+    return (1 - part) * busy, part * busy
 
 
 def _kept_on_host(rates: Rates, setup: Setup, layer: Layer) -> float:
