@@ -63,6 +63,8 @@ class TimeLaw(Spec):
     arithmetic hides (Megatron's gradient_accumulation_fusion)."""
     grad_reduce_bytes: float = Field(default=2.0, gt=0)
     """Bytes per gradient in the reduction over data-parallel ranks."""
+    scatters_overlapped: bool = True
+    """Gradients of ZeRO 1 and 2 are divided beside the backward pass; False: after the last of them."""
     gathers_overlapped: bool = False
     """The optimizer's updated weights are gathered during the next forward pass."""
     optimizer_bytes: float = Field(default=30.0, gt=0)

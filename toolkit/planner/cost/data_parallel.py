@@ -49,6 +49,8 @@ def traffic(rates: Rates, setup: Setup, own: Owned, *, forward: float, backward:
     updated = gather_seconds(rates, group, own.trained * (4.0 if setup.precision == "fp32" else 2.0))
     # Stage 2 has no full gradients to add up in: it scatters after every micro-batch.
     times = accum if stage == 2 else 1
+    if not law.scatters_overlapped:
+        return Traffic(0.0, 0.0, times * scatter + updated)
     if law.gathers_overlapped:
         return Traffic(times * scatter + updated, times * backward + forward, 0.0)
     return Traffic(times * scatter, times * backward, updated)
