@@ -13,6 +13,7 @@ from rich.console import Console
 
 from toolkit.errors import NoFeasiblePlan, SpecError
 from toolkit.planner.plan import Objective
+from toolkit.planner.request import OPTION_NAMES
 from toolkit.specs.cluster import ClusterSpec
 
 PICTURES = (".png", ".html")
@@ -56,10 +57,6 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-OPTIONS = {"zero_stage": "zero", "activation_checkpointing": "checkpointing"}
-"""Choices whose option has another name."""
-
-
 @contextlib.contextmanager
 def faults_as_options() -> Iterator[None]:
     """Messages about a choice say its option, as in '--zero' for 'zero_stage', where the two names differ."""
@@ -67,7 +64,7 @@ def faults_as_options() -> Iterator[None]:
         yield
     except (SpecError, NoFeasiblePlan) as error:
         told = str(error)
-        for name, option in OPTIONS.items():
+        for name, option in OPTION_NAMES.items():
             told = re.sub(rf"(?:choices|layout): `{name}`", f"--{option}", told)
             told = re.sub(rf"\b{name}=", f"--{option} ", told)
         raise type(error)(told) from None

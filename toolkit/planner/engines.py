@@ -245,10 +245,8 @@ def _offload_words(engine: EngineName, offload: Offload, stage: int) -> str:
 
 def runs_today(strategy: Strategy, method: Method = "full") -> str | None:
     """Why this release cannot run a strategy, with what it can; None where it can."""
-    layout = strategy.layout
-    degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": strategy.vpp, "sp": layout.sp, "cp": layout.cp}
     to = "cpu" if strategy.offload == "none" else strategy.offload_to
-    return not_released(strategy.engine, degrees, offload_to=to, method=method)
+    return not_released(strategy.engine, strategy.degrees, offload_to=to, method=method)
 
 
 def not_released(engine: EngineName, degrees: dict[str, int], *, offload_to: str, method: str) -> str | None:

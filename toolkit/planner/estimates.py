@@ -69,12 +69,20 @@ class MemoryEstimate(Spec):
 
     def band(self, num_bytes: float) -> tuple[float, float]:
         """Nine of ten runs of this kind stay inside: bytes x and / exp(1.645 spread)."""
-        factor = math.exp(1.645 * self.spread)
-        return num_bytes / factor, num_bytes * factor
+        return nine_of_ten(num_bytes, spread=self.spread)
 
     def oom_probability(self, capacity: float) -> float:
         """Probability that the device total exceeds `capacity` bytes: a lognormal around the prediction."""
         return oom_probability(self.total_bytes, capacity, spread=self.spread)
+
+
+def nine_of_ten(predicted: float, *, spread: float) -> tuple[float, float]:
+    """Smallest and largest value that nine of ten measurements keep to: a lognormal around the prediction.
+
+    1.645 standard deviations of a normal distribution hold nine of ten draws.
+    """
+    factor = math.exp(1.645 * spread)
+    return predicted / factor, predicted * factor
 
 
 def oom_probability(total_bytes: float, capacity: float, *, spread: float) -> float:

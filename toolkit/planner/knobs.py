@@ -106,10 +106,9 @@ def _option_changes(request: Request, fits: Iterable[Judged]) -> Iterator[str]:
 
 def _engine_option(request: Request, strategy: Strategy) -> dict[str, str]:
     """The engine, where the sizes alone would lead to another."""
-    layout = strategy.layout
-    sizes = {"tp": layout.tp, "pp": layout.pp, "sp": layout.sp, "cp": layout.cp, "vpp": strategy.vpp}
     recompute = {"activation_checkpointing": strategy.activation_checkpointing}
-    fixed = request.fixed.model_copy(update={**sizes, **recompute, "engine": None, "zero_stage": strategy.zero_stage})
+    states = {**recompute, "engine": None, "zero_stage": strategy.zero_stage}
+    fixed = request.fixed.model_copy(update=strategy.degrees | states)
     return {} if request._replace(fixed=fixed).able[:1] == [strategy.engine] else {"engine": strategy.engine}
 
 
@@ -122,11 +121,7 @@ def _changed_options(request: Request, strategy: Strategy) -> dict[str, str]:
         "checkpointing": (fixed.activation_checkpointing, strategy.activation_checkpointing),
         "offload": (fixed.offload, strategy.offload),
         "offload-to": (fixed.offload_to or "cpu", strategy.offload_to),
-        "tp": (fixed.tp or 1, strategy.layout.tp),
-        "pp": (fixed.pp or 1, strategy.layout.pp),
-        "vpp": (fixed.vpp or 1, strategy.vpp),
-        "sp": (fixed.sp or 1, strategy.layout.sp),
-        "cp": (fixed.cp or 1, strategy.layout.cp),
+        **{name: (getattr(fixed, name) or 1, size) for name, size in strategy.degrees.items()},
     }
     return {option: str(new) for option, (was, new) in pairs.items() if was != new}
 

@@ -109,11 +109,9 @@ def _strategy(request: Request, given: GivenLayout, found: list[str]) -> Strateg
 
 def _pins(strategy: Strategy, *, all_degrees: bool = False) -> Fixed:
     """Everything of a strategy; degrees of 1 only if asked for."""
-    layout = strategy.layout
-    degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": strategy.vpp, "sp": layout.sp, "cp": layout.cp}
     return Fixed(
         engine=strategy.engine,
-        **{name: size for name, size in degrees.items() if size > 1 or all_degrees},
+        **{name: size for name, size in strategy.degrees.items() if size > 1 or all_degrees},
         zero_stage=strategy.zero_stage,
         micro_batch=strategy.micro_batch,
         offload=strategy.offload,

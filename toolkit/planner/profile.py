@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toolkit.planner.memory_law import MemoryLaw
 from toolkit.planner.time_law import TimeLaw
-from toolkit.specs.base import Spec, read_mapping
+from toolkit.specs.base import Spec, read_catalog
 
 
 class Profile(Spec):
@@ -34,5 +34,5 @@ class Profile(Spec):
 def profiles() -> dict[str, Profile]:
     """Name -> profile, from toolkit/specs/catalog/frameworks.yaml."""
     path = Path(__file__).parents[1] / "specs" / "catalog" / "frameworks.yaml"
-    found = [Profile.parse(entry, source=f"{path.name}: {entry['name']}") for entry in read_mapping(path)["frameworks"]]
+    found = [Profile.parse(entry, source=f"{path.name}: {entry['name']}") for entry in read_catalog(path)["frameworks"]]
     return {profile.name: profile for profile in found}

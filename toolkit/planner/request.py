@@ -17,6 +17,9 @@ from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
+OPTION_NAMES = {"zero_stage": "zero", "activation_checkpointing": "checkpointing"}
+"""Choices whose option has another name."""
+
 
 class Fixed(Spec):
     """Decisions made by the user; what is not given, the planner chooses."""
@@ -52,7 +55,7 @@ class Fixed(Spec):
         """The pins as words of a `toolkit plan` line."""
         words: list[str] = []
         for name, value in self.given().items():
-            option = {"zero_stage": "zero", "activation_checkpointing": "checkpointing"}.get(name, name)
+            option = OPTION_NAMES.get(name, name)
             words += [f"--{option.replace('_', '-')}", str(value)]
         return words
 

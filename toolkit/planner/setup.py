@@ -20,6 +20,11 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256
 """NF4 with double quantisation: 4 bits, an 8-bit scale per 64 weights, an fp32 scale per 256 of those (2305.14314)."""
 
 
+def wide_bytes(precision: str) -> float:
+    """Bytes of an activation, a sent weight or a sent gradient: narrower types are for the factors of products only."""
+    return 4.0 if precision == "fp32" else 2.0
+
+
 class StateBytes(NamedTuple):
     """Bytes per parameter of what a rank keeps from step to step."""
 

@@ -53,13 +53,17 @@ class Strategy(Spec):
     """Forward/backward passes per optimizer step."""
 
     @property
+    def degrees(self) -> dict[str, int]:
+        """Ways to divide one replica over ranks (vpp: over time), by name; 1 where it is not divided so."""
+        layout = self.layout
+        return {"tp": layout.tp, "pp": layout.pp, "vpp": self.vpp, "sp": layout.sp, "cp": layout.cp}
+
+    @property
     def words(self) -> str:
         """For people: 'ZeRO-2, checkpointing, micro-batch 4' or 'mcore, tp 8, pp 16, micro-batch 1'."""
-        layout = self.layout
-        degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": self.vpp, "sp": layout.sp, "cp": layout.cp}
         # The other engines shard the optimizer's states and nothing else: there is no stage to tell.
         words = [f"ZeRO-{self.zero_stage}" if self.engine == "zero" else str(self.engine)]
-        words += [f"{name} {size}" for name, size in degrees.items() if size > 1]
+        words += [f"{name} {size}" for name, size in self.degrees.items() if size > 1]
         if self.offload != "none":
             words.append(f"offload {self.offload}" + (" to disk" if self.offload_to == "nvme" else ""))
         recompute = {"none": [], "selective": ["selective checkpointing"], "full": ["checkpointing"]}

@@ -6,7 +6,7 @@ from toolkit.planner.estimates import MemoryEstimate
 from toolkit.planner.memory.buffers import deepspeed_elements
 from toolkit.planner.memory.host import HOST_FACTOR, NVME_STAGING, weights_on_host
 from toolkit.planner.memory.states import states_of
-from toolkit.planner.setup import Setup
+from toolkit.planner.setup import Setup, wide_bytes
 from toolkit.report.explain_lines import Line
 from toolkit.units import human_bytes, human_count
 
@@ -60,7 +60,7 @@ def _deepspeed(setup: Setup, stage: int) -> Iterator[Line]:
     """DeepSpeed's buffers by ZeRO stage; of the engines only Megatron has none."""
     if setup.profile.memory.gathers != "deepspeed":
         return
-    num_bytes = 4 if setup.precision == "fp32" else 2
+    num_bytes = wide_bytes(setup.precision)
     parts = deepspeed_elements(setup, states_of(setup, stage))
     elements = sum(parts.values())
     how = " + ".join(f"{human_count(size)} {what}" for what, size in parts.items())

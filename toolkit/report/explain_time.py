@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from toolkit.planner.cost.compute import Seconds
 from toolkit.planner.cost.estimate import slice_of
+from toolkit.planner.cost.flops import tokens_per_step
 from toolkit.planner.cost.layer import Layer, head_of, layer_of
 from toolkit.planner.cost.rates import Rates, rates_of
 from toolkit.planner.memory.stages import stage_layers
-from toolkit.planner.setup import Setup
+from toolkit.planner.setup import Setup, wide_bytes
 from toolkit.report.explain_lines import Line, Section, over, short_seconds
 from toolkit.report.explain_traffic import explain_optimizer, explain_traffic
 from toolkit.units import human_bytes, human_count
@@ -66,7 +67,7 @@ def _layer(setup: Setup, layer: Layer, head: Seconds) -> Iterator[Line]:
         part = layer.again / layer.forward
         yield Line("forward again", layer.again, "seconds", f"{part:.0%} of a forward pass, recomputed", KORTHIKANTI)
     if layer.tp:
-        size = human_bytes((4 if setup.precision == "fp32" else 2) * tokens * shape.hidden)
+        size = human_bytes(wide_bytes(setup.precision) * tokens * shape.hidden)
         forward, backward = (8 if setup.checkpointing == "full" else 4), setup.profile.time.tp_gathers
         how = f"{forward} + {backward} gathers or scatters of {size} over {setup.tp} ranks, forward and backward"
         yield Line("tensor parallel", layer.tp, "seconds", how, KORTHIKANTI)
@@ -114,6 +115,6 @@ def _bubble(setup: Setup, layer: float, loss: float) -> Line:
 def _step(setup: Setup, seconds: float) -> Iterator[Line]:
     yield Line("step", seconds, "seconds", "sum", is_sum=True)
     sequences = setup.micro_batch * setup.grad_accum * setup.dp
-    rate = sequences * setup.seq_len / seconds / setup.world_size
+    rate = tokens_per_step(setup) / seconds / setup.world_size
     how = f"{sequences:,} sequences x {setup.seq_len:,} / {short_seconds(seconds)}{over(setup.world_size, 'ranks')}"
     yield Line("per GPU", rate, "tokens/s", how, is_sum=True)

@@ -1,17 +1,13 @@
 """What a plan comes to: bands, probabilities, utilisation, price; the same for the console, JSON and pictures."""
 
-import math
 from typing import Any, NamedTuple
 
 from toolkit.planner.cost.flops import hardware_flops, model_flops
-from toolkit.planner.estimates import MemoryEstimate
+from toolkit.planner.estimates import MemoryEstimate, nine_of_ten
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.plan import Plan
 from toolkit.planner.resolve import setup_of
 from toolkit.planner.setup import Setup
-
-NINE_OF_TEN = 1.645
-"""Standard deviations of a normal distribution around its mean that hold nine of ten draws."""
 
 MFU_CONVENTION = "6 FLOPs per parameter and token + 12 L h s of attention, causal mask not halved (PaLM, 2204.02311)"
 """What counts as the model's FLOPs: toolkit/planner/cost/flops.py."""
@@ -68,7 +64,6 @@ def readings(plan: Plan) -> Readings:
     capacity, host = cluster.device.memory_bytes, cluster.host_memory_bytes
     usable, host_usable = int(capacity * (1 - HEADROOM)), int(host * (1 - HEADROOM))
     setup, peak = plan_setup(plan), cluster.device.peak_flops(plan.workload.precision)
-    factor = math.exp(NINE_OF_TEN * plan.time.spread)
     return Readings(
         allocated=_reading(memory, memory.allocated_bytes),
         reserved=_reading(memory, memory.reserved_bytes),
@@ -79,7 +74,7 @@ def readings(plan: Plan) -> Readings:
         host_bytes=memory.host_bytes,
         host_usable_bytes=host_usable,
         fits=memory.total_bytes <= usable and memory.host_bytes <= host_usable,
-        step_seconds=Reading(step, step / factor, step * factor),
+        step_seconds=Reading(step, *nine_of_ten(step, spread=plan.time.spread)),
         tokens_per_second=plan.tokens_per_step / step,
         tokens_per_second_per_gpu=plan.tokens_per_second_per_gpu,
         mfu=model_flops(setup) / (step * plan.world_size * peak),

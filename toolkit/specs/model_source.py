@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import SpecError
-from toolkit.specs.base import read_mapping
+from toolkit.specs.base import read_catalog
 
 
 def find_config(name: str | Path) -> tuple[Mapping[str, Any], str]:
@@ -126,7 +126,7 @@ def _catalog() -> dict[str, Mapping[str, Any]]:
 
 @functools.cache
 def _entries() -> list[dict[str, Any]]:
-    models: list[dict[str, Any]] = read_mapping(Path(__file__).with_name("catalog") / "models.yaml")["models"]
+    models: list[dict[str, Any]] = read_catalog(Path(__file__).with_name("catalog") / "models.yaml")["models"]
     return models
 
 

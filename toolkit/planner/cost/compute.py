@@ -7,6 +7,7 @@ from typing import NamedTuple
 from toolkit.planner.cost import constants
 from toolkit.planner.cost.rates import WIDTH, Rates
 from toolkit.planner.cost.tables import matmul_rate
+from toolkit.planner.setup import wide_bytes
 from toolkit.planner.shape import Shape
 
 
@@ -77,7 +78,7 @@ def layer_seconds(rates: Rates, shape: Shape, part: Slice) -> Seconds:
         adapters = adapter_seconds(rates, shape, part)
         forward, backward = forward + adapters, backward + 2 * adapters
     if part.method == "qlora":
-        dequantised = constants.NF4_BYTES * shape.layer_matmul / part.tp / rates.bandwidth
+        dequantised = constants.NF4_TRAFFIC * shape.layer_matmul / part.tp / rates.bandwidth
         forward, backward = forward + dequantised, backward + dequantised
     selective = attention.forward if rates.law.selective == "attention" else products / 2 + elementwise
     return Seconds(forward, backward, selective, attention.forward + attention.backward, last)
@@ -126,14 +127,14 @@ def _elementwise(rates: Rates, shape: Shape, part: Slice) -> float:
     """Forward time of norms, residuals, rotations and the activation."""
     inside = (2 if shape.gated else 1) * shape.ffn / part.tp
     outside = 2 * shape.hidden / (part.tp if part.sequence else 1)
-    width = WIDTH[_wide(part.precision)]
+    width = wide_bytes(part.precision)
     return rates.law.elementwise_passes * width * part.tokens * (inside + outside) / rates.bandwidth
 
 
 def adapter_seconds(rates: Rates, shape: Shape, part: Slice) -> float:
     """Forward time of the adapters: thin products are bound by reading the input and adding to the output."""
     widths = shape.adapter_params(part.lora_rank, part.lora_targets) / part.lora_rank
-    return 3 * WIDTH[_wide(part.precision)] * part.tokens * widths / part.tp / rates.bandwidth
+    return 3 * wide_bytes(part.precision) * part.tokens * widths / part.tp / rates.bandwidth
 
 
 @functools.lru_cache(maxsize=4096)

@@ -20,7 +20,7 @@ SCORE_BYTES = 20.0
 dropout with its mask, read (2 + 4 + 4 + 6 + 2, and 2 for the mask; Megatron's fused softmax)."""
 FUSED_LOGIT_BYTES = 8.0
 """Bytes moved per logit by a chunked loss: 16-bit logits and their gradient, each written and read (Liger)."""
-NF4_BYTES = 4.5
+NF4_TRAFFIC = 4.5
 """Bytes moved per weight to dequantise NF4: 0.5 read, 2 written, 2 read by the product (2305.14314)."""
 ADAPTER_OPS = 8.0
 """Operations per adapted linear layer: two thin products, a scale and an addition, and their gradients."""

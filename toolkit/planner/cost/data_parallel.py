@@ -6,7 +6,7 @@ from toolkit.planner.cost import constants, cpu_engine
 from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, ring
 from toolkit.planner.cost.owned import Owned
 from toolkit.planner.cost.rates import Rates
-from toolkit.planner.setup import Setup
+from toolkit.planner.setup import Setup, wide_bytes
 
 
 class Traffic(NamedTuple):
@@ -46,7 +46,7 @@ def traffic(rates: Rates, setup: Setup, own: Owned, *, forward: float, backward:
             # Weights stay gathered until all micro-batches are through (torchtitan, apply_fsdp).
             return Traffic(gather + scatter, forward + backward, 0.0)
         return Traffic(accum * (2 * gather + scatter), accum * (forward + backward), 0.0)
-    updated = gather_seconds(rates, group, own.trained * (4.0 if setup.precision == "fp32" else 2.0))
+    updated = gather_seconds(rates, group, own.trained * wide_bytes(setup.precision))
     # Stage 2 has no full gradients to add up in: it scatters after every micro-batch.
     times = accum if stage == 2 else 1
     if not law.scatters_overlapped:

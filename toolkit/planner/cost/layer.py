@@ -7,8 +7,8 @@ from typing import NamedTuple
 from toolkit.planner.cost import constants, cpu_engine, processor
 from toolkit.planner.cost.compute import Seconds, Slice, head_seconds, layer_seconds
 from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, p2p_seconds, ring
-from toolkit.planner.cost.rates import WIDTH, Rates
-from toolkit.planner.setup import Setup
+from toolkit.planner.cost.rates import Rates
+from toolkit.planner.setup import Setup, wide_bytes
 from toolkit.planner.shape import Shape
 
 
@@ -92,7 +92,7 @@ def _tensor_parallel(rates: Rates, shape: Shape, part: Slice, *, again: bool) ->
     if part.tp == 1:
         return 0.0
     group = ring(rates, part.tp, 1)
-    num_bytes = _bytes(part) * part.tokens * shape.hidden
+    num_bytes = wide_bytes(part.precision) * part.tokens * shape.hidden
     reduced = all_reduce_seconds(rates, group, num_bytes)
     one = gather_seconds(rates, group, num_bytes) if part.sequence else reduced / 2
     seen = 1.0 if rates.on_cpu else 1.0 - rates.law.tp_overlap
@@ -105,15 +105,10 @@ def _exchange(rates: Rates, shape: Shape, part: Slice, *, sp: int, cp: int, atte
     if sp > 1:
         group = ring(rates, sp, part.tp)
         channels = (2 * shape.query + 2 * shape.key_value) / part.tp / 4
-        return 8 * gather_seconds(rates, group, _bytes(part) * part.tokens * channels, kind="all_to_all")
+        return 8 * gather_seconds(rates, group, wide_bytes(part.precision) * part.tokens * channels, kind="all_to_all")
     if cp > 1:
-        block = _bytes(part) * part.tokens * 2 * shape.key_value / part.tp
+        block = wide_bytes(part.precision) * part.tokens * 2 * shape.key_value / part.tp
         exchange = 3 * (cp - 1) * p2p_seconds(rates, block, stride=part.tp * cp)
         hidden = 0.0 if rates.on_cpu else attention
         return max(exchange - hidden, constants.EXPOSED * exchange)
     return 0.0
-
-
-def _bytes(part: Slice) -> float:
-    """Bytes of an activation."""
-    return max(WIDTH[part.precision], 2.0)

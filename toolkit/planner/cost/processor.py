@@ -10,6 +10,7 @@ from typing import NamedTuple
 from toolkit.planner.cost.compute import Seconds, Slice, adapter_seconds, matmul_seconds
 from toolkit.planner.cost.rates import Rates
 from toolkit.planner.cost.tables import attention_rate, by_size
+from toolkit.planner.setup import wide_bytes
 from toolkit.planner.shape import Shape
 
 
@@ -72,7 +73,7 @@ def _scale(rates: Rates, precision: str) -> float:
 
 
 def _elementwise(rates: Rates, shape: Shape, part: Slice, counts: dict[str, Moved]) -> float:
-    moved, width = counts["fp32" if part.precision == "fp32" else "bf16"], _width(part.precision)
+    moved, width = counts["fp32" if part.precision == "fp32" else "bf16"], wide_bytes(part.precision)
     total = 0.0
     for count, size in zip(moved, (shape.hidden, shape.query, shape.key_value, shape.ffn), strict=True):
         elements = part.tokens * size / part.tp
@@ -90,7 +91,3 @@ def head_seconds(rates: Rates, shape: Shape, part: Slice) -> Seconds:
         loss += LOGIT_CAST_BYTES * logits / by_size(rates.elementwise, 4.0 * logits)
     other = HEAD_OPS * rates.op_seconds
     return Seconds(product.forward + (loss + other) / 3, product.backward + (loss + other) * 2 / 3)
-
-
-def _width(precision: str) -> float:
-    return 4.0 if precision == "fp32" else 2.0

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from toolkit.planner.memory.stages import held_layers, stage_layers
 from toolkit.planner.memory_law import LayerLaw
-from toolkit.planner.setup import Setup
+from toolkit.planner.setup import Setup, wide_bytes
 
 FUSED_MLP = 6.0
 """Bytes per element of the MLP with a fused SwiGLU, which keeps gate, up and its output and works in place (Liger)."""
@@ -124,7 +124,7 @@ def logits_bytes(setup: Setup, stage: int) -> float:
 
 def element_factor(setup: Setup) -> float:
     """Bytes of an activation over the 16 bits that the laws are written for."""
-    return 2.0 if setup.precision == "fp32" else 1.0
+    return wide_bytes(setup.precision) / 2
 
 
 def _law(setup: Setup) -> LayerLaw:

@@ -1,7 +1,7 @@
 """Communication buffers, weights gathered from their shards, and dequantised copies."""
 
 from toolkit.planner.memory.states import States
-from toolkit.planner.setup import Setup
+from toolkit.planner.setup import Setup, wide_bytes
 
 FLATTENED = 500_000_000.0
 """Gradients that DeepSpeed's ZeRO-0 flattens at a time (MEMORY_OPT_ALLREDUCE_SIZE in runtime/engine.py)."""
@@ -56,7 +56,7 @@ def deepspeed_elements(setup: Setup, states: States) -> dict[str, float]:
 
 
 def _deepspeed(setup: Setup, states: States) -> float:
-    return (4.0 if setup.precision == "fp32" else 2.0) * sum(deepspeed_elements(setup, states).values())
+    return wide_bytes(setup.precision) * sum(deepspeed_elements(setup, states).values())
 
 
 def _fsdp(setup: Setup, stage: int) -> float:

@@ -8,8 +8,9 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from toolkit.planner.cost.flops import tokens_per_step
 from toolkit.planner.validation.report import RankScore
-from toolkit.planner.validation.score import Judged, tokens_per_step
+from toolkit.planner.validation.score import Judged
 
 TABLE_COLUMNS = ("source", "model", "gpu", "n_gpus", "framework", "precision", "method", "seq_len", "global_batch")
 """Columns that are equal in all rows of one table."""
@@ -70,7 +71,7 @@ def tables(judged: Iterable[Judged]) -> dict[Table, list[Timed]]:
     for one in judged:
         table = tuple(one.case.run.text(column) for column in TABLE_COLUMNS)
         layout = tuple(getattr(one.case.setup, field) for field in LAYOUT_FIELDS)
-        tokens = tokens_per_step(one.case)
+        tokens = tokens_per_step(one.case.setup)
         layouts.setdefault(table, {}).setdefault(layout, []).append(
             Timed(one.predicted / tokens, one.measured / tokens)
         )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from toolkit.errors import SpecError
+from toolkit.planner.cost.flops import tokens_per_step
 from toolkit.planner.validation.report import Score, Scores
 from toolkit.planner.validation.runs import MeasuredRun
 from toolkit.planner.validation.setups import Case
@@ -147,15 +148,9 @@ def measured_seconds(case: Case) -> float:
     run, setup = case.run, case.setup
     rate, seconds = run.number("tokens_per_s_per_gpu"), run.number("step_time_s")
     if rate and rate > 0:
-        return tokens_per_step(case) / setup.world_size / rate
+        return tokens_per_step(setup) / setup.world_size / rate
     if not seconds or seconds <= 0:
         raise SpecError("time is not stated")
     if run.count("global_batch") is None and run.count("grad_accum") is None:
         raise SpecError("the samples per step are not stated")
     return seconds
-
-
-def tokens_per_step(case: Case) -> int:
-    """Tokens of all ranks in one optimizer step."""
-    setup = case.setup
-    return setup.dp * setup.micro_batch * setup.grad_accum * setup.seq_len
