@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from procs import run_ranks as run_body
+from ranks.measured import rates_without_time
 from toolkit import errors
 from toolkit.launcher import run_ranks
 from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.measurements import Collective
 
 pytestmark = pytest.mark.ranks
 ROOT = Path(__file__).parents[2]
@@ -72,6 +76,13 @@ def test_nothing_else_is_left_and_nothing_tells_where_it_ran(measured: Path) -> 
     assert "2 rank(s)" in made_with
     for word in (os.uname().nodename, getpass.getuser(), str(Path.home())):
         assert not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", measured.read_text())
+
+
+def test_every_kind_is_measured_however_busy_the_machine() -> None:
+    (matmuls, collectives), _ = run_body(rates_without_time, 2)
+    assert len(matmuls) >= 15
+    largest = {one.kind: max(two.num_bytes for two in collectives if two.kind == one.kind) for one in collectives}
+    assert largest == dict.fromkeys(get_args(Collective), 2**20)
 
 
 def test_an_existing_file_needs_overwrite(measured: Path) -> None:

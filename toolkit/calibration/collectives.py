@@ -17,6 +17,8 @@ _SMALLEST_BYTES = 4 * 2**10
 _BETWEEN = 640
 """Width of the product that a processor computes between two operations, 3 ms at 0.17 TFLOP/s."""
 _LEAST_SECONDS = 1e-6
+_ALWAYS_BYTES = 2**20
+"""Messages up to here are timed once whatever the time: beyond the largest that is known, the rate is taken to hold."""
 _LARGEST_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 
 
@@ -49,8 +51,9 @@ class CollectiveTimer:
         box = TimeBox(self._ranks, seconds, items_per_pass=len(sweeps) * len(sizes))
         own_groups = {size: self._own_group(size) for size in groups}
         taken: dict[tuple[Collective, int, int], list[float]] = {}
-        for kind, size in sweeps * PASSES:
-            for num_bytes, one in self._sweep(kind, own_groups[size], size, box, say):
+        for place, (kind, size) in enumerate(sweeps * PASSES):
+            always = _ALWAYS_BYTES if place < len(sweeps) else 0
+            for num_bytes, one in self._sweep(kind, own_groups[size], size, box, say, always=always):
                 taken.setdefault((kind, size, num_bytes), []).append(one)
         return [
             CollectiveTime(kind=kind, num_ranks=size, num_bytes=num_bytes, seconds=min(times))
@@ -58,13 +61,21 @@ class CollectiveTimer:
         ]
 
     def _sweep(
-        self, kind: Collective, group: dist.ProcessGroup | None, group_size: int, box: TimeBox, say: Say
+        self,
+        kind: Collective,
+        group: dist.ProcessGroup | None,
+        group_size: int,
+        box: TimeBox,
+        say: Say,
+        *,
+        always: int,
     ) -> Iterator[tuple[int, float]]:
-        """(bytes, seconds) of one kind, from small to large."""
+        """(bytes, seconds) of one kind, from small to large; sizes up to `always` even when the time is over."""
         last = 0.0
         for num_bytes in message_sizes(self._ranks.device.type):
             share = box.share()
-            if 6 * 4 * last > BORROWED_SHARES * share:  # six calls of a fourfold size
+            # Six calls of a fourfold size.
+            if num_bytes > always and 6 * 4 * last > BORROWED_SHARES * share:
                 continue
             say(f"{kind} of {num_bytes // 2**10} KiB between {group_size} ranks")
             operation = self._operation(kind, group, group_size, num_bytes)

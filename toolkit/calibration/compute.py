@@ -27,6 +27,8 @@ core's own cache, 28 GB/s at 2 to 8 MiB, 16 at 16 MiB, and 6 from 32 MiB on, whe
 _BEYOND_CACHES, _MOST_COPIES = 32 * 2**20, 128
 _CHAIN = 200
 _ADAM_TENSORS, _ADAM_NUMEL = 8, 2**20
+_ALWAYS_FLOPS = 1e9
+"""Products up to here are timed once whatever the time."""
 ADAM_BYTES = 28
 """Bytes that an fp32 Adam step moves per parameter: weight and two moments read and written, the gradient read."""
 
@@ -53,10 +55,11 @@ def matmul_rates(ranks: Ranks, precision: Precision, *, seconds: float, say: Say
     taken: dict[tuple[int, int, int], list[float]] = {}
     box = TimeBox(ranks, seconds, items_per_pass=len(shapes))
     rate = 0.0
-    for m, n, k in shapes * PASSES:
+    for place, (m, n, k) in enumerate(shapes * PASSES):
         share, flops = box.share(), 2.0 * m * n * k
         # A warm-up, a trial and three repetitions, at the rate of the product before.
-        if rate and 5 * flops / rate > BORROWED_SHARES * share:
+        always = place < len(shapes) and flops <= _ALWAYS_FLOPS
+        if not always and 5 * flops > BORROWED_SHARES * share * rate:
             continue
         say(f"{m} x {n} x {k}")
         one = _matmul_seconds(ranks, (m, n, k), DTYPES[precision], allowed=share)
