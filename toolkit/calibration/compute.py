@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,6 +28,7 @@ core's own cache, 28 GB/s at 2 to 8 MiB, 16 at 16 MiB, and 6 from 32 MiB on, whe
 _BEYOND_CACHES, _MOST_COPIES = 32 * 2**20, 128
 _CHAIN = 200
 _ADAM_TENSORS, _ADAM_NUMEL = 8, 2**20
+_SHARE_SECONDS = 0.1
 _ALWAYS_FLOPS = 1e9
 """Products up to here are timed once whatever the time."""
 ADAM_BYTES = 28
@@ -108,6 +110,16 @@ def memory_bandwidth(ranks: Ranks, precision: Precision, *, seconds: float) -> f
     numel = num_bytes // PRECISION_BYTES[precision]
     a, b = (torch.ones(numel, dtype=dtype, device=ranks.device) for _ in range(2))
     return 3 * num_bytes / ranks.seconds_of(lambda: a + b, allowed=seconds)
+
+
+def processor_share(ranks: Ranks) -> float:
+    """Part of a moment that the least favoured rank had a processor, all computing at once; 1 on a quiet machine."""
+    square = torch.ones(256, 256)
+    ranks.slowest(0.0)
+    began, computed = time.perf_counter(), time.thread_time()
+    while (elapsed := time.perf_counter() - began) < _SHARE_SECONDS:
+        torch.mm(square, square)
+    return 1.0 - ranks.slowest(1.0 - (time.thread_time() - computed) / elapsed)
 
 
 def op_seconds(ranks: Ranks, *, seconds: float) -> float:

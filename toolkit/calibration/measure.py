@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -49,13 +51,13 @@ def measure(request: Request, ranks: Ranks, folder: Path) -> Result:
     left_out: list[str] = []
     timer = CollectiveTimer(ranks, precision)
     # At three moments far apart, for the reason that PASSES gives.
-    small = [_small_rates(ranks, precision, seconds)]
+    moments = [_moment(ranks, precision, seconds)]
     with progress.section(f"matrix products, {precision}") as say:
         matmuls = compute.matmul_rates(ranks, precision, seconds=seconds["matmuls"], say=say)
         peaks = {one: compute.peak_flops(ranks, one) for one in compute.DTYPES}
     peaks[precision] = max(peaks[precision], *(rate.flops_per_second for rate in matmuls))
     with progress.section("memory and Adam on the host"):
-        small.append(_small_rates(ranks, precision, seconds))
+        moments.append(_moment(ranks, precision, seconds))
         adam, adam_name = compute.adam_bandwidth(ranks, seconds=seconds["adam"])
     # A GPU's own follow from its datasheet (toolkit/planner/cost/compute.py).
     kernels = Kernels((), (), ())
@@ -66,7 +68,7 @@ def measure(request: Request, ranks: Ranks, folder: Path) -> Result:
     if ranks.world_size > 1:
         with progress.section(f"collectives over {dist.get_backend()}") as say:
             collectives = timer.times(seconds=seconds["collectives"], say=say)
-    small.append(_small_rates(ranks, precision, seconds))
+    moments.append(_moment(ranks, precision, seconds))
     left_out += [f"{what}: {reason}" for what, reason in timer.left_out.items()]
     up = down = None
     if ranks.device.type == "cuda":
@@ -82,8 +84,8 @@ def measure(request: Request, ranks: Ranks, folder: Path) -> Result:
         elementwise=kernels.elementwise,
         attention=kernels.attention,
         loss=kernels.loss,
-        memory_bandwidth=max(memory for memory, _ in small),
-        op_seconds=min(op for _, op in small),
+        memory_bandwidth=max(one.memory for one in moments),
+        op_seconds=min(one.op_seconds for one in moments),
         adam_bandwidth=adam,
         host_to_device=up,
         device_to_host=down,
@@ -98,14 +100,25 @@ def measure(request: Request, ranks: Ranks, folder: Path) -> Result:
         supports_bf16=_supports_bf16(ranks),
         precision=precision,
         measurements=rates,
+        processor_share=mean(one.processor_share for one in moments),
         left_out=tuple(left_out),
     )
 
 
-def _small_rates(ranks: Ranks, precision: Precision, seconds: dict[str, float]) -> tuple[float, float]:
-    """(memory bandwidth, seconds of an operation) at this moment."""
-    memory = compute.memory_bandwidth(ranks, precision, seconds=seconds["memory"])
-    return memory, compute.op_seconds(ranks, seconds=seconds["ops"])
+class _Moment(NamedTuple):
+    """What changes with the machine's other work from one moment to the next."""
+
+    memory: float
+    op_seconds: float
+    processor_share: float
+
+
+def _moment(ranks: Ranks, precision: Precision, seconds: dict[str, float]) -> _Moment:
+    return _Moment(
+        compute.memory_bandwidth(ranks, precision, seconds=seconds["memory"]),
+        compute.op_seconds(ranks, seconds=seconds["ops"]),
+        compute.processor_share(ranks),
+    )
 
 
 def _default_precision(ranks: Ranks) -> Precision:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
 from typing_extensions import Self
 
 from toolkit.specs.base import Spec
@@ -45,6 +46,8 @@ class Result(Spec):
     """Type that was chosen for matrix products and collectives."""
     measurements: Measurements
     """The rates."""
+    processor_share: float = Field(ge=0)
+    """Part of the time that a rank had its processor; the rest went to other programs."""
     left_out: tuple[str, ...] = ()
     """What could not be measured here and why, one sentence each."""
 

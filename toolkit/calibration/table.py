@@ -9,6 +9,8 @@ from toolkit.calibration.cluster_file import bus_bandwidth
 from toolkit.calibration.request import Result
 from toolkit.specs.measurements import CollectiveTime, Measurements
 
+_QUIET_SHARE = 0.9
+"""Two ranks on two processors had 0.95 to 0.99 on a quiet machine, 0.35 to 0.74 beside programs that compute."""
 _SHOWN_BYTES = (4 * 2**10, 2**20, 64 * 2**20, 2**30)
 
 
@@ -21,6 +23,17 @@ def calibration_tables(result: Result) -> list[Table]:
         rates.add_row(*row)
     timed = result.measurements.collectives
     return [rates, _collectives(timed)] if timed else [rates]
+
+
+def calibration_notes(result: Result) -> list[str]:
+    """What is not in the tables, or should not be trusted."""
+    notes = [f"left out: {what}" for what in result.left_out]
+    if result.processor_share < _QUIET_SHARE:
+        notes.append(
+            f"warning: other programs took {1 - result.processor_share:.0%} of the processors meanwhile, which makes "
+            "small operations and collectives look slow; end them and calibrate again"
+        )
+    return notes
 
 
 def _collectives(timed: tuple[CollectiveTime, ...]) -> Table:

@@ -20,10 +20,10 @@ def calibrate(
 ) -> None:
     """Measure this machine, so that plans for it rest on its own rates."""
     from toolkit.calibration.calibrate import calibrate as measure
-    from toolkit.calibration.table import calibration_tables
+    from toolkit.calibration.table import calibration_notes, calibration_tables
 
     result = measure(output, num_ranks=ranks, precision=precision, budget_seconds=budget, overwrite=overwrite)[1]
-    options.console.print(*calibration_tables(result), *(f"left out: {what}" for what in result.left_out), sep="\n")
+    options.console.print(*calibration_tables(result), *calibration_notes(result), sep="\n")
     options.console.print(f"Written to {output}. Plan with it: toolkit plan --cluster {output} ...")
 
 

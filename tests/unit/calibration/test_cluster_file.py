@@ -7,7 +7,7 @@ import pytest
 
 from toolkit.calibration.cluster_file import bus_bandwidth, cluster_of, cluster_yaml, message_latency, rounded
 from toolkit.calibration.request import Result
-from toolkit.calibration.table import calibration_tables
+from toolkit.calibration.table import calibration_notes, calibration_tables
 from toolkit.specs.cluster import ClusterSpec
 
 MIB = 2**20
@@ -44,6 +44,7 @@ def result(**rates: Any) -> Result:
             "supports_bf16": True,
             "precision": "fp32",
             "measurements": measurements | rates,
+            "processor_share": 0.97,
         },
         source="test",
     )
@@ -108,3 +109,10 @@ def test_the_table_shows_the_largest_group() -> None:
     assert "0.123 TFLOP/s" in list(rates.columns[1].cells)
     assert list(collectives.columns[1].cells) == ["-", "100 us"]
     assert len(calibration_tables(result(collectives=[]))) == 1
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.97, 0), (0.6, 1)])
+def test_rates_from_a_busy_machine_are_called_so(share: float, told: int) -> None:
+    notes = calibration_notes(result().model_copy(update={"processor_share": share}))
+    assert len(notes) == told
+    assert all("other programs took 40%" in note for note in notes)
