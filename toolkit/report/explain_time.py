@@ -6,8 +6,8 @@ from toolkit.planner.cost.compute import Seconds
 from toolkit.planner.cost.estimate import slice_of
 from toolkit.planner.cost.flops import tokens_per_step
 from toolkit.planner.cost.layer import Layer, head_of, layer_of
+from toolkit.planner.cost.pipeline import bubble
 from toolkit.planner.cost.rates import Rates, rates_of
-from toolkit.planner.memory.stages import stage_layers
 from toolkit.planner.setup import Setup, wide_bytes
 from toolkit.report.explain_lines import Line, Section, over, short_seconds
 from toolkit.report.explain_traffic import explain_optimizer, explain_traffic
@@ -101,15 +101,10 @@ def _causes(setup: Setup, rates: Rates, *, layer: Layer, head: Seconds) -> Itera
 
 
 def _bubble(setup: Setup, layer: float, loss: float) -> Line:
-    stages = stage_layers(setup)
-    slowest = max(max(stages) * layer, stages[-1] * layer + loss)
-    whole = setup.shape.num_layers * layer + loss
-    mean = whole / setup.pp
-    lead = max(slowest - mean, 0.0)
-    how = f"({short_seconds(whole)} through all stages - {short_seconds(slowest)} of the slowest)"
-    how += f"{over(setup.vpp, 'vpp')} + {setup.grad_accum:,} x {short_seconds(lead)} longer than the mean"
-    seconds = (whole - slowest) / setup.vpp + setup.grad_accum * lead
-    return Line("pipeline bubble", seconds, "seconds", how, BUBBLE)
+    waits = bubble(setup, layer=layer, head=loss)
+    how = f"({short_seconds(waits.whole)} through all stages - {short_seconds(waits.slowest)} of the slowest)"
+    how += f"{over(waits.chunks, 'vpp')} + {waits.times:,} x {short_seconds(waits.lead)} longer than the mean"
+    return Line("pipeline bubble", waits.seconds, "seconds", how, BUBBLE)
 
 
 def _step(setup: Setup, seconds: float) -> Iterator[Line]:

@@ -7,9 +7,9 @@ from toolkit.planner.cost.cpu_engine import GATHERED, copy_seconds
 from toolkit.planner.cost.data_parallel import Traffic, exposed_seconds, traffic
 from toolkit.planner.cost.estimate import passes
 from toolkit.planner.cost.layer import Layer
-from toolkit.planner.cost.network import p2p_seconds
 from toolkit.planner.cost.offload import host_seconds, optimizer_seconds
 from toolkit.planner.cost.owned import Owned, owned
+from toolkit.planner.cost.pipeline import crossings
 from toolkit.planner.cost.rates import Rates
 from toolkit.planner.memory.stages import stage_layers
 from toolkit.planner.setup import Setup
@@ -69,18 +69,11 @@ def _owned(setup: Setup) -> Owned:
 
 
 def _crossings(setup: Setup, rates: Rates) -> Line:
-    law = rates.law
-    num_bytes = (4.0 if setup.precision == "fp32" else 2.0) * setup.tokens * setup.shape.hidden
-    if law.sequence_parallel and setup.tp_sequence:
-        num_bytes /= setup.tp
-    one = p2p_seconds(rates, num_bytes, stride=setup.world_size // setup.pp) + law.p2p_seconds
-    if setup.world_size >= constants.STALL_NODES * rates.per_node:
-        one += law.p2p_stall_seconds
-    seen = 1.0 if rates.on_cpu else 1.0 - law.p2p_overlap
-    count = 2 * (setup.grad_accum * setup.vpp + setup.pp) - 3
-    how = f"(2 x ({setup.grad_accum:,} x vpp {setup.vpp} + pp {setup.pp}) - 3) x {short_seconds(one)} for "
-    how += human_bytes(num_bytes) + (f", {seen:.0%} of it seen" if seen < 1 else "")
-    return Line("stage to stage", count * one * seen, "seconds", how, ALPHA_BETA)
+    way = crossings(rates, setup)
+    how = f"(2 x ({setup.grad_accum:,} x vpp {setup.vpp} + pp {setup.pp}) - 3) x {short_seconds(way.one)} for "
+    how += human_bytes(way.num_bytes) + (f", {way.seen:.0%} of it seen" if way.seen < 1 else "")
+    how += f", and {short_seconds(way.stall)} of waiting" if way.stall else ""
+    return Line("stage to stage", way.seconds, "seconds", how, ALPHA_BETA)
 
 
 def _collectives(setup: Setup, own: Owned, rates: Rates) -> str:

@@ -1,12 +1,11 @@
 """Seconds of one optimizer step by cause."""
 
-from toolkit.planner.cost import constants
 from toolkit.planner.cost.compute import Seconds, Slice
 from toolkit.planner.cost.data_parallel import exposed_seconds, traffic
 from toolkit.planner.cost.layer import Layer, head_of, layer_of
-from toolkit.planner.cost.network import p2p_seconds
 from toolkit.planner.cost.offload import HostSeconds, host_seconds, optimizer_seconds
 from toolkit.planner.cost.owned import owned
+from toolkit.planner.cost.pipeline import bubble, crossings
 from toolkit.planner.cost.rates import Rates, rates_of
 from toolkit.planner.estimates import TimeEstimate
 from toolkit.planner.memory.activations import layer_bytes
@@ -55,8 +54,8 @@ def _step(rates: Rates, setup: Setup, *, layer: Layer, head: Seconds) -> TimeEst
         recompute_seconds=turns * layer.again,
         tp_seconds=turns * layer.tp,
         cp_seconds=turns * layer.cp,
-        pp_seconds=_stage_to_stage(rates, setup) if pp > 1 else 0.0,
-        bubble_seconds=_bubble(setup, most=most, last=last, layer=layer.total, loss=loss) if pp > 1 else 0.0,
+        pp_seconds=crossings(rates, setup).seconds if pp > 1 else 0.0,
+        bubble_seconds=bubble(setup, layer=layer.total, head=loss).seconds if pp > 1 else 0.0,
         dp_seconds=exposed_seconds(rates, sent),
         optimizer_seconds=host.optimizer,
         offload_seconds=host.transfers + turns * _kept_on_host(rates, setup, layer),
@@ -85,28 +84,3 @@ def _kept_on_host(rates: Rates, setup: Setup, layer: Layer) -> float:
     if rates.on_cpu:
         return down + up
     return max(down - layer.forward, 0.0) + max(up - layer.backward - layer.again, 0.0)
-
-
-def _bubble(setup: Setup, *, most: int, last: int, layer: float, loss: float) -> float:
-    """Waiting of the slowest stage and its extra work.
-
-    It waits for the first micro-batch to come and the last to go, which is the time of all other stages, divided by the
-    chunks of an interleaved schedule (2104.04473, 2.2); and it works longer than the mean stage on every micro-batch.
-    """
-    slowest = max(most * layer, last * layer + loss)
-    whole = setup.shape.num_layers * layer + loss
-    return (whole - slowest) / setup.vpp + setup.grad_accum * max(slowest - whole / setup.pp, 0.0)
-
-
-def _stage_to_stage(rates: Rates, setup: Setup) -> float:
-    """Every micro-batch crosses to the next stage and its gradient back, for each chunk."""
-    law = rates.law
-    num_bytes = (4.0 if setup.precision == "fp32" else 2.0) * setup.tokens * setup.shape.hidden
-    if law.sequence_parallel and setup.tp_sequence:
-        num_bytes /= setup.tp
-    one = p2p_seconds(rates, num_bytes, stride=setup.world_size // setup.pp) + law.p2p_seconds
-    # Longest way: twice per micro-batch, once more over all stages, and the last one only turns around.
-    crossings = 2 * (setup.grad_accum * setup.vpp + setup.pp) - 3
-    seen = 1.0 if rates.on_cpu else 1.0 - law.p2p_overlap
-    stalled = setup.world_size >= constants.STALL_NODES * rates.per_node
-    return crossings * (one * seen + (law.p2p_stall_seconds if stalled else 0.0))

@@ -1,15 +1,13 @@
-"""Does it fit: missed and false out-of-memory predictions at 95 % of a device's memory."""
+"""Does it fit: missed and false out-of-memory predictions at the memory that a plan may use."""
 
 import statistics
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from toolkit.planner.memory import HEADROOM
 from toolkit.planner.setup import Setup
 from toolkit.planner.validation.report import Bounds, NoisyNegatives, OomScore
 from toolkit.planner.validation.setups import Case
-
-CAPACITY_SHARE = 0.95
-"""Part of the device's memory that a run may take: allocators fragment, and other processes take some."""
 
 LONGEST = 1 << 23
 """Tokens; the search for the longest sequence ends here."""
@@ -34,8 +32,8 @@ class Evidence(NamedTuple):
 
 
 def limit(setup: Setup) -> float:
-    """Bytes of a device that a run may take."""
-    return CAPACITY_SHARE * setup.cluster.device.memory_bytes
+    """Bytes of a device that a run may take; the planner keeps the same headroom."""
+    return (1 - HEADROOM) * setup.cluster.device.memory_bytes
 
 
 def score_oom(evidence: Evidence, predict: Predict, *, with_bounds: bool = True) -> OomScore:
