@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
 from typing_extensions import Self
 
 from toolkit.specs.base import Spec
@@ -46,7 +45,7 @@ class Result(Spec):
     """Type that was chosen for matrix products and collectives."""
     measurements: Measurements
     """The rates."""
-    processor_share: float = Field(ge=0)
+    processor_share: float
     """Part of the time that a rank had its processor; the rest went to other programs."""
     left_out: tuple[str, ...] = ()
     """What could not be measured here and why, one sentence each."""

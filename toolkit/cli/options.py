@@ -88,6 +88,7 @@ def check_picture(path: Path | None) -> None:
 
     Raises:
         SpecError: another ending than .png and .html, or no folder to write to.
+        MachineError: no matplotlib.
     """
     if path is None:
         return
@@ -96,6 +97,7 @@ def check_picture(path: Path | None) -> None:
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise SpecError(f"--plot {path}: {what}; give a file in a folder that exists")
+    import toolkit.report.plan_page  # noqa: F401 - it needs matplotlib, which nothing else here does
 
 
 def priced(cluster: str | None, price: float | None) -> str | ClusterSpec | None:

@@ -7,6 +7,7 @@ from toolkit.planner.engines import runs_today
 from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.judge import Timed, released
 from toolkit.planner.memory import HEADROOM
+from toolkit.planner.memory.room import needs
 from toolkit.planner.multiples import choice as choice_of
 from toolkit.planner.plan import Objective
 from toolkit.planner.rank import TIGHT, is_tight, oom_risk, score
@@ -34,34 +35,6 @@ def largest_term(memory: MemoryEstimate) -> tuple[str, int]:
     """Name and bytes of the largest device term."""
     name = max(MEMORY_TERMS, key=lambda term: int(getattr(memory, term)))
     return MEMORY_TERMS[name], int(getattr(memory, name))
-
-
-class Need(NamedTuple):
-    """Bytes needed of what may be used of one kind of memory."""
-
-    what: str
-    num_bytes: int
-    usable: float
-
-    @property
-    def overshoot(self) -> float:
-        """Need over what may be used."""
-        return self.num_bytes / self.usable
-
-
-def needs(memory: MemoryEstimate, cluster: ClusterSpec) -> list[Need]:
-    """Device, host memory and, where it is known, disk."""
-    known = [
-        ("device", memory.total_bytes, cluster.device.memory_bytes),
-        ("host memory per node", memory.host_bytes, cluster.host_memory_bytes),
-        ("disk per node", memory.disk_bytes, cluster.nvme_bytes),
-    ]
-    return [Need(what, num_bytes, size * (1 - HEADROOM)) for what, num_bytes, size in known if size is not None]
-
-
-def overshoot(memory: MemoryEstimate, cluster: ClusterSpec) -> float:
-    """Need over what may be used, of device, host or disk, whichever is worst; up to 1 the strategy fits."""
-    return max(need.overshoot for need in needs(memory, cluster))
 
 
 def binding_constraint(memory: MemoryEstimate, cluster: ClusterSpec) -> str:

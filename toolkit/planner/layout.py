@@ -7,9 +7,10 @@ from pydantic import Field
 from toolkit.errors import SpecError
 from toolkit.planner.cost.estimate import estimate_time
 from toolkit.planner.engines import faults, runs_today
-from toolkit.planner.explain import binding_constraint, fit_words, overshoot
+from toolkit.planner.explain import binding_constraint, fit_words
 from toolkit.planner.knobs import helpful_options
 from toolkit.planner.memory import estimate_memory
+from toolkit.planner.memory.room import overshoot
 from toolkit.planner.multiples import batch_words
 from toolkit.planner.plan import Plan
 from toolkit.planner.request import Fixed, Request, choice_faults, workload_faults

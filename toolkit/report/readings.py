@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from toolkit.planner.cost.flops import hardware_flops, model_flops
 from toolkit.planner.estimates import MemoryEstimate, nine_of_ten
 from toolkit.planner.memory import HEADROOM
+from toolkit.planner.memory.room import overshoot
 from toolkit.planner.plan import Plan
 from toolkit.planner.resolve import setup_of
 from toolkit.planner.setup import Setup
@@ -41,7 +42,7 @@ class Readings(NamedTuple):
     host_usable_bytes: int
     """What a plan may use of a node's host memory."""
     fits: bool
-    """True where device and host both have room."""
+    """True where device, host memory and, where its size is known, disk have room."""
     step_seconds: Reading
     """One optimizer step."""
     tokens_per_second: float
@@ -73,7 +74,7 @@ def readings(plan: Plan) -> Readings:
         oom_probability=memory.oom_probability(capacity),
         host_bytes=memory.host_bytes,
         host_usable_bytes=host_usable,
-        fits=memory.total_bytes <= usable and memory.host_bytes <= host_usable,
+        fits=overshoot(memory, cluster) <= 1,
         step_seconds=Reading(step, *nine_of_ten(step, spread=plan.time.spread)),
         tokens_per_second=plan.tokens_per_step / step,
         tokens_per_second_per_gpu=plan.tokens_per_second_per_gpu,

@@ -8,7 +8,8 @@ import pytest
 
 from toolkit.errors import NoFeasiblePlan, SpecError
 from toolkit.planner.engines import runs_today
-from toolkit.planner.explain import binding_constraint, overshoot
+from toolkit.planner.explain import binding_constraint
+from toolkit.planner.memory.room import overshoot
 from toolkit.planner.plan import Plan
 from toolkit.planner.rank import TIE, TIGHT
 from toolkit.planner.rejections import MAX_SHOWN

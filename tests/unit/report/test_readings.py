@@ -73,7 +73,7 @@ def test_the_price_of_a_billion_tokens(small: Plan, long_pipeline: Plan) -> None
     assert readings(long_pipeline).cost_per_billion_tokens is None
 
 
-def test_fits_means_device_and_host(make_plan_of: Callable[..., Plan], long_pipeline: Plan) -> None:
+def test_fits_means_device_host_and_disk(make_plan_of: Callable[..., Plan], long_pipeline: Plan) -> None:
     assert not readings(long_pipeline).fits
     work = {"seq_len": 2048, "global_batch": 8}
     made = make_plan_of("llama-3.1-70b", "8xH100-80GB", work=work, zero_stage=3, offload="all")
@@ -81,6 +81,10 @@ def test_fits_means_device_and_host(make_plan_of: Callable[..., Plan], long_pipe
     assert found.fits is (found.total.predicted <= found.usable_bytes and found.host_bytes <= found.host_usable_bytes)
     poor = made.model_copy(update={"cluster": made.cluster.model_copy(update={"host_memory_bytes": 2**30})})
     assert not readings(poor).fits
+    on_disk = made.model_copy(update={"memory": made.memory.model_copy(update={"disk_bytes": 2**31})})
+    assert readings(on_disk).fits is found.fits  # of unknown size
+    small_disk = on_disk.model_copy(update={"cluster": made.cluster.model_copy(update={"nvme_bytes": 2**30})})
+    assert not readings(small_disk).fits
 
 
 def test_json_is_the_plan_and_its_readings(small: Plan, long_pipeline: Plan) -> None:
