@@ -1,4 +1,4 @@
-"""`make demo`: plan, launch, fine-tune, export and compare, on the embedded default or on the user's own."""
+"""`make demo`: calibrate, plan, launch, fine-tune, export and compare, on the embedded default or on the user's own."""
 
 import importlib.util
 import json
@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.rule import Rule
 
+from toolkit.calibration.calibrate import calibrate
 from toolkit.demo import settings
 from toolkit.demo.tasks import write_demo_data
 from toolkit.emitters import emit
@@ -43,6 +44,11 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
     if cluster.device.kind == "cpu":
         os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU
     recipe = _recipe(output / "inputs", model, data)
+    if cluster.device.kind == "cpu":
+        # A catalog knows GPUs; what a processor does, only a measurement tells.
+        console.print(Rule("calibration", align="left"))
+        machine = output / "inputs" / "machine.yaml"
+        cluster, _ = calibrate(machine, budget_seconds=settings.CALIBRATION_SECONDS, overwrite=True)
     # Any number of GPUs must divide the batch.
     global_batch = math.ceil(recipe.pop("global_batch") / cluster.world_size) * cluster.world_size
     chosen = plan(recipe["model"], cluster, seq_len=recipe.pop("seq_len"), global_batch=global_batch)

@@ -29,7 +29,9 @@ MAX_POSITIONS = 256
 VOCAB_SIZE = 1536
 """Upper limit: the trainer stops near 1040 tokens, when every word of the data is one token."""
 
-SEQ_LEN = 64
+CALIBRATION_SECONDS = 8.0
+"""Of `toolkit calibrate` where there is no GPU."""
+SEQ_LEN = 32
 """Longest row in tokens; the demo's own have up to 29, and a batch is as long as its longest row."""
 MAX_NEW_TOKENS = 24
 """The longest answer, a JSON record, has 14 tokens with its end; more would only prolong answers that never end."""

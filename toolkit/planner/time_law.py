@@ -56,7 +56,7 @@ class TimeLaw(Spec):
     p2p_stall_seconds: float = Field(default=0.0, ge=0)
     """What it takes more on 64 nodes and above."""
     stage_tp_seconds: float = Field(default=0.0, ge=0)
-    """Host time per layer, micro-batch and tensor-parallel rank where there are stages on several nodes too."""
+    """Host time per layer, micro-batch and further tensor-parallel rank where there are stages on several nodes too."""
     grad_traffic_bytes: float = Field(default=6.0, ge=0)
     """Bytes moved per trained parameter and micro-batch to write its gradient and add it up: 6 in 16 bits (written, the
     sum read and written), 12 to 20 into a separate fp32 sum; 0 where the product adds to the sum itself, which its

@@ -53,7 +53,7 @@ def test_shapes_cover_tokens_and_widths_from_cheap_to_dear(kind: str) -> None:
 
 
 def test_seconds_of_an_operation_are_its_own(alone: Alone) -> None:
-    assert alone.seconds_of(lambda: time.sleep(0.003), allowed=0.1) == pytest.approx(0.003, rel=0.3)
+    assert alone.seconds_of(lambda: time.sleep(0.02), allowed=0.3) == pytest.approx(0.02, rel=0.3)
 
 
 def test_the_warm_up_is_not_counted(alone: Alone) -> None:

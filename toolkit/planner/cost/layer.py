@@ -69,7 +69,7 @@ def _layer(rates: Rates, shape: Shape, part: Slice, around: Around) -> Layer:
     if around.checkpointing == "full":
         ops *= cpu_engine.CHECKPOINTED_OPS if rates.on_measured_cpu else 4 / 3
     ops += around.engine_ops
-    launches = ops * rates.op_seconds + (law.stage_tp_seconds * part.tp if around.staged else 0.0)
+    launches = ops * rates.op_seconds + (law.stage_tp_seconds * (part.tp - 1) if around.staged else 0.0)
     busy = seconds.forward + seconds.backward + again + tp + cp
     # Device and host work side by side; on a CPU they are the same cores, and measured products hold their launch.
     waits = launches if rates.on_cpu else _longer(busy, launches) - busy
