@@ -1,6 +1,7 @@
 """A fine-tuning run from top to bottom: what `accelerate launch toolkit/finetune.py` starts on every rank."""
 
 import argparse
+import faulthandler
 import os
 import sys
 import time
@@ -40,6 +41,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Load, train, evaluate before and after, export."""
     started = time.time()
+    faulthandler.enable()  # a rank that a library aborts says where it was
     args = parse_args()
     folder = RunFolder(args.plan.parent)
     plan, recipe = Plan.load(args.plan), Recipe.load(args.recipe)

@@ -95,16 +95,14 @@ def test_stopped_from_outside_and_started_again(inputs: Path, tmp_path: Path) ->
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "toolkit", "launch", str(run)]
     process = subprocess.Popen(command, env=os.environ | {"PATH": path}, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not ((run / "telemetry.jsonl").exists() and losses(run)) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_for_steps(run)
     second = command_line(*command, "--overwrite")
     assert second.returncode == 2
     assert "another process trains here" in second.stderr
 
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=40) == 128 + signal.SIGTERM
-    assert ranks_of(run) == []
+    assert ranks_of(run) == {}
 
     before = losses(run)
     (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("data.jsonl", "dota.jsonl"))
@@ -114,13 +112,34 @@ def test_stopped_from_outside_and_started_again(inputs: Path, tmp_path: Path) ->
     assert losses(run) == before
 
 
-def ranks_of(run: Path) -> list[str]:
-    """Command lines of living processes that train this run."""
-    found = []
+@pytest.mark.timeout(300)
+def test_a_rank_that_a_library_aborts_says_where(inputs: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", inputs / "model", inputs / "data.jsonl", steps=10_000)
+    command = [sys.executable, "-m", "toolkit", "launch", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_steps(run)
+        rank = next(pid for pid, words in ranks_of(run).items() if "accelerate" not in words)
+        os.kill(rank, signal.SIGABRT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Fatal Python error: Aborted" in told
+    assert "in train" in told
+    assert ranks_of(run) == {}
+
+
+def wait_for_steps(run: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not ((run / "telemetry.jsonl").exists() and losses(run)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def ranks_of(run: Path) -> dict[int, str]:
+    """Process id -> command line of the living processes that train this run, launcher and ranks."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            found.append(path.read_bytes().replace(b"\0", b" ").decode())
-    return [words for words in found if "toolkit.finetune" in words and str(run) in words]
+            found[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode()
+    return {pid: words for pid, words in found.items() if "toolkit.finetune" in words and str(run) in words}
 
 
 def empty(inputs: Path) -> None:
