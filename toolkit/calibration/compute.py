@@ -88,10 +88,16 @@ def _matmul_seconds(ranks: Ranks, shape: tuple[int, int, int], dtype: torch.dtyp
         return ranks.seconds_of(taking_turns(linear, factors), allowed=allowed)
 
 
-def num_copies(ranks: Ranks, num_bytes: int) -> int:
+def num_copies(ranks: Ranks, num_bytes: int, *, between: int = _BEYOND_CACHES) -> int:
     """How many sets of tensors operations must go through so that a processor's own cache holds none of the next set:
-    between two uses of an activation a step computes everything else. GPUs have caches too small to matter."""
-    return min(_MOST_COPIES, _BEYOND_CACHES // num_bytes + 1) if ranks.device.type == "cpu" else 1
+    between two uses of an activation a step computes everything else. GPUs have caches too small to matter.
+
+    Args:
+        ranks: where this is computed.
+        num_bytes: of one set.
+        between: bytes that a step touches before it comes to the same tensors again.
+    """
+    return min(_MOST_COPIES, between // num_bytes + 1) if ranks.device.type == "cpu" else 1
 
 
 def taking_turns(operation: Callable[..., object], inputs: Sequence[tuple[torch.Tensor, ...]]) -> Callable[[], None]:

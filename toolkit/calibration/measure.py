@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import NamedTuple
 
 import torch
@@ -85,7 +85,7 @@ def measure(request: Request, ranks: Ranks, folder: Path) -> Result:
         attention=kernels.attention,
         loss=kernels.loss,
         memory_bandwidth=max(one.memory for one in moments),
-        op_seconds=min(one.op_seconds for one in moments),
+        op_seconds=median(one.op_seconds for one in moments),
         adam_bandwidth=adam,
         host_to_device=up,
         device_to_host=down,
