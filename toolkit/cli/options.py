@@ -13,7 +13,7 @@ from rich.console import Console
 
 from toolkit.errors import NoFeasiblePlan, SpecError
 from toolkit.planner.plan import Objective
-from toolkit.planner.request import OPTION_NAMES
+from toolkit.planner.request import OPTION_NAMES, Fixed
 from toolkit.specs.cluster import ClusterSpec
 
 PICTURES = (".png", ".html")
@@ -52,8 +52,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the plan and its readi
 Plot = Annotated[Path | None, typer.Option(help="Draw memory, time and the choices into this .png or .html file.")]
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """The options that have a value."""
+def choices(context: typer.Context) -> dict[str, Any]:
+    """The decisions that a command's options fix, by the planner's names."""
+    options = {name: context.params[OPTION_NAMES.get(name, name)] for name in Fixed.model_fields}
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -20,6 +20,7 @@ app = typer.Typer()
 
 @app.command()
 def plan(
+    context: typer.Context,
     model: options.Model = None,
     cluster: options.Cluster = None,
     seq_len: options.SeqLen = None,
@@ -60,6 +61,7 @@ def plan(
     plot: options.Plot = None,
 ) -> None:
     """Choose how to train a model on a cluster, say why, and write the run folder."""
+    # The decisions (engine .. checkpointing) are read off the context, as both commands take the same.
     options.check_picture(plot)
     best_at = options.check_objective(objective)
     values = {
@@ -75,25 +77,12 @@ def plan(
         "max_steps": max_steps,
     }
     wanted = recipe_values(recipe, options=values, assignments=set_ or [])
-    fixed = options.given(
-        engine=engine,
-        tp=tp,
-        pp=pp,
-        vpp=vpp,
-        sp=sp,
-        cp=cp,
-        zero_stage=zero,
-        micro_batch=micro_batch,
-        offload=offload,
-        offload_to=offload_to,
-        activation_checkpointing=checkpointing,
-    )
     with options.faults_as_options():
         chosen = api.plan_for(
             wanted["model"],
             options.priced(cluster, price),
             work=wanted["workload"],
-            fixed=fixed,
+            fixed=options.choices(context),
             gradient_clipping=gradient_clipping,
             objective=best_at,
         )
@@ -109,6 +98,7 @@ def plan(
 
 @app.command()
 def estimate(
+    context: typer.Context,
     model: options.Model = None,
     cluster: options.Cluster = None,
     seq_len: options.SeqLen = None,
@@ -147,22 +137,9 @@ def estimate(
         "workload.precision": precision,
     }
     wanted = recipe_values(None, options=values, assignments=[])
-    strategy = options.given(
-        engine=engine,
-        tp=tp,
-        pp=pp,
-        vpp=vpp,
-        sp=sp,
-        cp=cp,
-        zero_stage=zero,
-        micro_batch=micro_batch,
-        offload=offload,
-        offload_to=offload_to,
-        activation_checkpointing=checkpointing,
-    )
     with options.faults_as_options():
         machines = options.priced(cluster, price)
-        made = api.estimate(wanted["model"], machines, work=wanted["workload"], strategy=strategy)
+        made = api.estimate(wanted["model"], machines, work=wanted["workload"], strategy=options.choices(context))
     made = api.with_board(made, cluster)
     _show(made, explain=explain, as_json=as_json, plot=plot)
 

@@ -9,7 +9,7 @@ from toolkit.planner.judge import Timed, released
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.memory.room import needs
 from toolkit.planner.multiples import choice as choice_of
-from toolkit.planner.plan import Objective
+from toolkit.planner.plan import Objective, price_of_tokens
 from toolkit.planner.rank import TIGHT, is_tight, oom_risk, score
 from toolkit.planner.request import Request
 from toolkit.specs.cluster import ClusterSpec
@@ -138,7 +138,8 @@ def _size_words(request: Request, choice: Choice, objective: Objective) -> list[
         return [f"{of_all}: " + ("nothing fits on fewer." if used > 1 else "one is enough.")]
     if objective == "cheapest" and request.cluster.price_per_gpu_hour is not None:
         tokens = request.workload.global_batch * request.workload.seq_len
-        price = request.cluster.price_per_gpu_hour / 3600 * used * choice.chosen.step_seconds / tokens * 1e9
+        rate = tokens / choice.chosen.step_seconds / used
+        price = price_of_tokens(request.cluster.price_per_gpu_hour, rate)
         return [f"{of_all} are the cheapest part of the cluster: {price:,.2f} US dollars per billion tokens."]
     return []
 

@@ -102,7 +102,7 @@ class Plan(Spec):
         """Predicted price of 10^9 tokens, where the cluster has a price per GPU-hour, in that currency."""
         if self.cluster.price_per_gpu_hour is None:
             return None
-        return self.cluster.price_per_gpu_hour / 3600 * 1e9 / self.tokens_per_second_per_gpu
+        return price_of_tokens(self.cluster.price_per_gpu_hour, self.tokens_per_second_per_gpu)
 
     def check_workload(self, workload: Workload, folder: Path) -> None:
         """Refuse a recipe whose workload is not the one planned for.
@@ -161,3 +161,8 @@ class Plan(Spec):
     def save(self, path: Path) -> None:
         """Write plan.json, readable and ending in a newline."""
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def price_of_tokens(price_per_gpu_hour: float, tokens_per_second_per_gpu: float) -> float:
+    """Price of 10^9 tokens in the currency of a GPU-hour's."""
+    return price_per_gpu_hour / 3600 * 1e9 / tokens_per_second_per_gpu
