@@ -33,17 +33,18 @@ class Shown:
 
 
 def learn_and_export(folder: Path, prompts: Sequence[Sequence[list[int]]], stop: int) -> Shown:
-    """Train, measure and generate in the middle and at the end, export.
+    """Train, measure and generate in the middle and at the end, export, train one step more.
 
     Args:
         folder: the run.
-        prompts: for each rank its prompts, as many for each; one is a batch.
+        prompts: for each replica its prompts, as many for each; one is a batch.
         stop: token that ends an answer.
     """
     engine = open_engine(folder)
     batches = batches_of(folder, engine)
-    held_out = eval_batches(training_rows(), Share(engine.world_size, engine.rank, 2), pad_token_id=PAD)
-    questions = [_left_padded(prompt) for prompt in prompts[engine.rank]]
+    dp = Plan.load(RunFolder(folder).plan).strategy.layout.dp
+    held_out = eval_batches(training_rows(), Share(dp, engine.data_rank, 2), pad_token_id=PAD)
+    questions = [_left_padded(prompt) for prompt in prompts[engine.data_rank]]
     steps, losses, answers = [], [], []
     for index in range(NUM_STEPS):
         steps.append(engine.train_step(batches.step(index), learning_rate=LEARNING_RATES[index]))
@@ -55,6 +56,7 @@ def learn_and_export(folder: Path, prompts: Sequence[Sequence[list[int]]], stop:
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
     tokenizer = load_tokenizer(recipe.model, plan.model)
     export(engine, run.export, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=[EOS])
+    steps.append(engine.train_step(batches.step(NUM_STEPS), learning_rate=LEARNING_RATES[NUM_STEPS]))
     engine.close()
     return Shown(steps, losses, answers)
 

@@ -7,12 +7,15 @@ from procs import run_ranks
 from ranks.reference import Step
 from ranks.zero_runs import train
 from toolkit.engines.base import StepResult
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
 
 
 def results_of(folder: Path, *, timeout_s: float = 120.0) -> list[StepResult]:
-    """Train a run on two ranks, which must tell the same."""
-    first, second = run_ranks(train, 2, folder, timeout_s=timeout_s)
-    assert first == second
+    """Train a run on its ranks, which must tell the same."""
+    world_size = Plan.load(RunFolder(folder).plan).world_size
+    first, *others = run_ranks(train, world_size, folder, timeout_s=timeout_s)
+    assert all(other == first for other in others)
     return first
 
 

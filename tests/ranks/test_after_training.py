@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ranks
 
 ROWS = training_rows()["input_ids"]
 PROMPTS = [[row[:3] for row in ROWS[:3]], [row[:5] for row in ROWS[7:10]]]
-"""Of rank 0 and of rank 1."""
+"""Of replica 0 and of replica 1."""
 
 
 def plain_answers(model: Any, prompts: list[list[int]]) -> list[list[int]]:
@@ -52,6 +52,8 @@ def up_to(stop: int, answer: list[int]) -> list[int]:
         *[pytest.param("untied", {"zero_stage": stage}, id=f"zero{stage}") for stage in range(4)],
         *[pytest.param("tied", {"zero_stage": stage}, id=f"tied-zero{stage}") for stage in (1, 3)],
         *[pytest.param("untied", {"zero_stage": stage, "method": "lora"}, id=f"lora-zero{stage}") for stage in (2, 3)],
+        pytest.param("untied", {"zero_stage": 1, "tp": 2}, id="tp2-zero1"),
+        pytest.param("tied", {"zero_stage": 2, "tp": 2}, id="tied-tp2-zero2"),
     ],
 )
 @torch.no_grad()
@@ -60,9 +62,12 @@ def test_equals_one_process(
 ) -> None:
     base = request.getfixturevalue(which)
     with torch.enable_grad():
-        one = reference_run(base, method=choices.get("method", "full"), num_steps=NUM_STEPS)
-        middle = reference_run(base, method=choices.get("method", "full"), num_steps=3)
-    expected = [plain_answers(one.model, prompts) for prompts in PROMPTS]
+        method = choices.get("method", "full")
+        middle, one, more = (
+            reference_run(base, method=method, num_steps=count) for count in (3, NUM_STEPS, NUM_STEPS + 1)
+        )
+    # Both ranks of a tensor-parallel replica answer its prompts.
+    expected = [plain_answers(one.model, PROMPTS[rank // choices.get("tp", 1)]) for rank in range(2)]
     # Rank 0 finds its answers' end early: it must go on with the others, whose weights it holds.
     stop = expected[0][0][1]
     run = write_run(tmp_path / "run", base, **choices)
@@ -70,8 +75,8 @@ def test_equals_one_process(
     shown, same = run_ranks(learn_and_export, 2, run, PROMPTS, stop)
 
     assert shown == same
-    # Looking at the model in the middle leaves the training as it is.
-    assert_equal(shown.steps, one.steps, loss=1e-5, norm=1e-4)
+    # Looking at the model in the middle leaves the training as it is, and so does the export.
+    assert_equal(shown.steps, more.steps, loss=1e-5, norm=1e-4)
     (whole,) = eval_batches(training_rows(), Share(1, 0, 32), pad_token_id=PAD)
     plain_losses = [mean_loss(reference.model, whole).item() for reference in (middle, one)]
     assert shown.losses == pytest.approx(plain_losses, abs=1e-5)

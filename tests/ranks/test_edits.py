@@ -71,6 +71,24 @@ def test_a_value_that_cannot_be_used_is_refused(run: Path, key: str, value: Any,
     assert told in line
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "told"),
+    [
+        ("tensor_parallel", "autotp_size", 1, "`tensor_parallel.autotp_size` is 1, the plan has tp=2"),
+        ("tensor_parallel", "vocab_parallel_lm_head", None, "`tensor_parallel.vocab_parallel_lm_head` must be false"),
+        ("zero_optimization", "stage", 3, "`zero_optimization.stage` is 3, tensor parallelism runs with 1 and 2"),
+    ],
+)
+def test_what_tensor_parallelism_needs_is_kept(
+    tmp_path: Path, calm: Path, section: str, key: str, value: Any, told: str
+) -> None:
+    run = write_run(tmp_path / "run", calm, zero_stage=1, tp=2)
+    with edited_ds_config(run) as config:
+        config[section][key] = value
+    (line,) = refusal(run)
+    assert told in line
+
+
 def test_an_auto_further_down_is_named_in_full(run: Path) -> None:
     with edited_ds_config(run) as config:
         config["zero_optimization"]["reduce_bucket_size"] = "auto"

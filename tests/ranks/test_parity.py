@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from procs import run_ranks
 from ranks.equality import assert_equal, results_of
 from ranks.reference import global_batches, reference_run
 from ranks.settings import CLIP
-from ranks.zero_runs import write_run
+from ranks.zero_runs import train_on_other_rows, write_run
 
 pytestmark = pytest.mark.ranks
 
@@ -59,6 +60,29 @@ def test_offload(tmp_path: Path, untied: Path, stage: int, offload: str) -> None
 @pytest.mark.parametrize("stage", [2, 3])
 def test_lora_equals_peft(tmp_path: Path, untied: Path, stage: int, recompute: bool) -> None:
     check(tmp_path, untied, zero_stage=stage, method="lora", activation_checkpointing="full" if recompute else "none")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"zero_stage": 1},
+        {"zero_stage": 2},
+        {"zero_stage": 1, "cluster": "4xcpu"},
+        {"zero_stage": 2, "cluster": "4xcpu", "micro_batch": 1},
+        {"zero_stage": 1, "activation_checkpointing": "full"},
+    ],
+    ids=lambda choices: "-".join(map(str, choices.values())),
+)
+@pytest.mark.parametrize("which", ["untied", "tied"])
+def test_tensor_parallel(tmp_path: Path, request: pytest.FixtureRequest, which: str, choices: dict[str, Any]) -> None:
+    check(tmp_path, request.getfixturevalue(which), tp=2, **choices)
+
+
+def test_ranks_of_one_replica_that_see_other_rows_are_noticed(tmp_path: Path, untied: Path) -> None:
+    run = write_run(tmp_path / "run", untied, zero_stage=1, tp=2)
+    steps = run_ranks(train_on_other_rows, 2, run)[0]
+    with pytest.raises(AssertionError, match="off by"):
+        assert_equal(steps, reference_run(untied).steps, loss=LOSS, norm=NORM)
 
 
 def test_the_comparison_sees_what_it_should(untied: Path) -> None:

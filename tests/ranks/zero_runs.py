@@ -95,6 +95,18 @@ def tell(folder: Path) -> tuple[int, tuple[str, ...]]:
     return int(stage), engine.notes
 
 
+def train_on_other_rows(folder: Path) -> list[StepResult]:
+    """As `train`, but that every rank turns the rows of its micro-batches round by its number."""
+    engine = open_engine(folder)
+    batches = batches_of(folder, engine)
+    results = []
+    for index, rate in enumerate(LEARNING_RATES):
+        turned = [{name: rows.roll(engine.rank, 0) for name, rows in batch.items()} for batch in batches.step(index)]
+        results.append(engine.train_step(turned, learning_rate=rate))
+    engine.close()
+    return results
+
+
 def train_without(part: str, folder: Path) -> list[StepResult]:
     """As `train`, with a function of the engine's module (or a method of the engine) that does nothing."""
     with mock.patch(f"toolkit.engines.zero.engine.{part}", return_value=None):

@@ -23,6 +23,7 @@ def ds_config(plan: Plan) -> dict[str, Any]:
         "bf16": {"enabled": plan.workload.precision == "bf16"},
         "fp16": _fp16(plan),
         **_offloaded_optimizer(plan),
+        **_tensor_parallel(plan),
         "wall_clock_breakdown": False,
     }
 
@@ -77,3 +78,11 @@ def _fp16(plan: Plan) -> dict[str, Any]:
 def _offloaded_optimizer(plan: Plan) -> dict[str, bool]:
     """False lets the toolkit's own optimizer run on the host: DeepSpeed's default refuses all but DeepSpeedCPUAdam."""
     return {} if plan.strategy.offload == "none" else {"zero_force_ds_cpu_optimizer": False}
+
+
+def _tensor_parallel(plan: Plan) -> dict[str, Any]:
+    """AutoTP, with whole logits on every rank: DeepSpeed else cuts a tied head too, and a loss over its logits would
+    see one rank's part of the vocabulary."""
+    if (tp := plan.strategy.layout.tp) == 1:
+        return {}
+    return {"tensor_parallel": {"autotp_size": tp, "vocab_parallel_lm_head": False}}

@@ -46,8 +46,8 @@ class Rules(NamedTuple):
     """Stages that can offload to a local disk instead."""
     checkpointing: tuple[Checkpointing, ...]
     methods: tuple[Method, ...]
-    tp_zero: Stage = 3
-    """Highest ZeRO stage together with tensor parallelism."""
+    tp_zero: tuple[Stage, ...] = (0, 1, 2, 3)
+    """ZeRO stages that go together with tensor parallelism."""
     tp_methods: tuple[Method, ...] = ("full",)
     """Methods together with tensor parallelism: DeepSpeed's AutoTP replaces peft's layers and the adapters are gone."""
     shared_kv_heads: bool = False
@@ -68,7 +68,8 @@ ENGINES: dict[EngineName, Rules] = {
         nvme=(3,),
         checkpointing=("none", "full"),
         methods=("full", "lora", "qlora"),
-        tp_zero=2,
+        # Stage 0 clips and reports the norm of one rank's part. Stage 3 gathers what AutoTP has cut: not tried here.
+        tp_zero=(1, 2),
     ),
     "pipeline": Rules(
         degrees=("tp", "pp"),
@@ -95,7 +96,9 @@ ENGINES: dict[EngineName, Rules] = {
 }
 
 RELEASED: EngineName = "zero"
-"""The engine of this release; it runs data parallelism and ZeRO."""
+"""The engine of this release."""
+RELEASED_DEGREES: tuple[Degree, ...] = ("tp",)
+"""How it divides a replica."""
 
 
 def fault(engine: EngineName, setup: Setup) -> Fault | None:
@@ -224,8 +227,8 @@ def state_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
         able = choice(list(rules.zero))
         yield _rule(f"zero_stage={stage}: engine {engine} runs zero_stage={able} only; use zero_stage={able}")
         return
-    if setup.tp > 1 and stage > rules.tp_zero:
-        yield _rule(f"zero_stage={stage} with tp={setup.tp}: use zero_stage={rules.tp_zero} or less, or tp=1")
+    if setup.tp > 1 and stage not in rules.tp_zero:
+        yield _rule(f"zero_stage={stage} with tp={setup.tp}: use zero_stage={choice(rules.tp_zero)}, or tp=1")
     if offload not in rules.zero[stage]:
         yield _rule(_offload_words(engine, offload, stage))
     if offload != "none" and setup.offload_to == "nvme" and stage not in rules.nvme:
@@ -251,10 +254,11 @@ def runs_today(strategy: Strategy, method: Method = "full") -> str | None:
 
 def not_released(engine: EngineName, degrees: dict[str, int], *, offload_to: str, method: str) -> str | None:
     """`runs_today` from single values."""
-    above = [f"{name}={value}" for name, value in degrees.items() if value > 1]
+    above = [f"{name}={value}" for name, value in degrees.items() if value > 1 and name not in RELEASED_DEGREES]
     if engine != RELEASED or above:
         words = ", ".join(([] if engine == RELEASED else [f"engine={engine}"]) + above)
-        return f"{words}: this release runs engine={RELEASED} only, with every one of {', '.join(DEGREES)} at 1"
+        others = ", ".join(name for name in DEGREES if name not in RELEASED_DEGREES)
+        return f"{words}: this release runs engine={RELEASED} only, with every one of {others} at 1"
     if offload_to == "nvme":
         return "offload_to=nvme: this release offloads to host memory only; use offload_to=cpu"
     if method == "qlora":

@@ -72,7 +72,7 @@ class Request(NamedTuple):
     def beyond_release(self) -> bool:
         """True where the user asks for what this release plans and cannot run yet, or leaves it no other way."""
         fixed = self.fixed
-        degrees = (fixed.tp, fixed.pp, fixed.vpp, fixed.sp, fixed.cp)
+        degrees = (fixed.pp, fixed.vpp, fixed.sp, fixed.cp)
         recompute = fixed.activation_checkpointing
         asked = fixed.engine not in (None, RELEASED) or any((degree or 1) > 1 for degree in degrees)
         asked = asked or fixed.offload_to == "nvme"

@@ -17,7 +17,7 @@ def introduction(plan: Plan, data: PreparedData, engine: Engine, *, trainable: i
     lines = [
         f"model: {human_count(trainable)} of {human_count(total)} parameters are trained, {plan.workload.precision}, "
         f"ZeRO-{strategy.zero_stage} on {plan.cluster.name}",
-        f"batch: {plan.workload.global_batch} samples = {strategy.layout.dp} ranks x {strategy.micro_batch} "
+        f"batch: {plan.workload.global_batch} samples = {_replicas(plan)} x {strategy.micro_batch} "
         f"x {strategy.grad_accum} accumulation; gradients clipped at {plan.gradient_clipping}",
         f"data: {rows.rows:,} samples, {rows.tokens:,} tokens, {rows.supervised_tokens / rows.tokens:.1%} supervised",
         *engine.notes,
@@ -25,3 +25,10 @@ def introduction(plan: Plan, data: PreparedData, engine: Engine, *, trainable: i
     ]
     example = Panel(decoded_example(data.train[0], tokenizer), title="first sample, ⟦supervised⟧", title_align="left")
     return Group(*lines, example)
+
+
+def _replicas(plan: Plan) -> str:
+    """'4 ranks', or '2 replicas of 2 ranks'."""
+    dp = plan.strategy.layout.dp
+    each = plan.world_size // dp
+    return f"{dp} ranks" if each == 1 else f"{dp} replica{'s' if dp > 1 else ''} of {each} ranks"

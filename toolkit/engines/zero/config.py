@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,11 @@ class _Zero(_Part):
     offload_param: _Offload = _Offload()
 
 
+class _Tensor(_Part):
+    autotp_size: int = Field(default=0, ge=0)
+    vocab_parallel_lm_head: bool | None = None
+
+
 class _Read(_Part):
     """The keys by their own names, with DeepSpeed's defaults where it has them."""
 
@@ -47,6 +53,7 @@ class _Read(_Part):
     zero_optimization: _Zero = _Zero()
     bf16: _Switch = _Switch()
     fp16: _Switch = _Switch()
+    tensor_parallel: _Tensor = _Tensor()
 
     @property
     def offload(self) -> Literal["none", "optimizer", "all"]:
@@ -72,6 +79,8 @@ class DsConfig:
     """What lives in host memory."""
     precision: Precision
     """Of weights and activations."""
+    tp: int
+    """Tensor-parallel ranks per replica."""
     notes: tuple[str, ...]
     """Sentences about values that differ from the plan and are used as they stand in the file."""
 
@@ -98,6 +107,7 @@ def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
         zero_stage=read.zero_optimization.stage,
         offload=read.offload,
         precision=read.precision,
+        tp=max(read.tensor_parallel.autotp_size, 1),
         notes=_notes(read, plan, path),
     )
 
@@ -126,8 +136,9 @@ def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[st
         # The sampler follows the plan: another number here would silently change the global batch.
         if (given := getattr(read, key)) != planned:
             found.append(f"`{key}` is {given}, the plan has {planned}; plan again with --micro-batch/--global-batch")
+    found += _tensor_contradictions(read, plan)
     product = strategy.micro_batch * strategy.grad_accum * plan.world_size
-    if read.train_batch_size not in (None, product):
+    if strategy.layout.tp == 1 and read.train_batch_size not in (None, product):
         found.append(f"`train_batch_size` is {read.train_batch_size}, needs {product}; remove the key")
     if read.bf16.enabled and read.fp16.enabled:
         found.append("`bf16` and `fp16` are both enabled; keep one of them")
@@ -135,6 +146,19 @@ def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[st
         if key in content:
             found.append(f"`{key}` is not read here; remove it and set `{section}` in recipe.yaml")
     return found
+
+
+def _tensor_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
+    given, tp = max(read.tensor_parallel.autotp_size, 1), plan.strategy.layout.tp
+    if given != tp:
+        yield f"`tensor_parallel.autotp_size` is {given}, the plan has tp={tp}; plan again with --tp {given}"
+    elif tp > 1 and read.tensor_parallel.vocab_parallel_lm_head is not False:
+        yield "`tensor_parallel.vocab_parallel_lm_head` must be false: the loss here needs every rank's whole logits"
+    if tp > 1 and (stage := read.zero_optimization.stage) not in (1, 2):
+        # Stage 0 clips by the norm of one rank's part; stage 3 would partition layers before AutoTP cuts them.
+        yield f"`zero_optimization.stage` is {stage}, tensor parallelism runs with 1 and 2; use one of them"
+    if tp > 1 and read.train_batch_size is not None:
+        yield "`train_batch_size` counts tensor-parallel ranks as replicas in DeepSpeed; remove the key"
 
 
 def _notes(read: _Read, plan: Plan, path: Path) -> tuple[str, ...]:

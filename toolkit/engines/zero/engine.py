@@ -1,7 +1,7 @@
 """The ZeRO engine: accelerate prepares DeepSpeed, we own the loss, the batch arithmetic and the learning rate."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import deepspeed
@@ -14,6 +14,7 @@ from toolkit.engines.base import Batch, StepResult
 from toolkit.engines.zero import processes
 from toolkit.engines.zero.config import load_ds_config
 from toolkit.engines.zero.optimizer import build_adamw, forget_dummy_step
+from toolkit.engines.zero.tensor import check_cut, gathered
 from toolkit.errors import EngineError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
@@ -28,7 +29,9 @@ class ZeroEngine:
         accelerator = processes.start(config, plan)
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
-        self.data_rank = self.rank
+        self._tp = plan.strategy.layout.tp
+        # DeepSpeed numbers ranks with tensor parallelism innermost: [0 .. tp - 1] hold the first replica.
+        self.data_rank = self.rank // self._tp
         self.device: torch.device = accelerator.device
         self._stage = config.zero_stage
         self._grad_accum = plan.strategy.grad_accum
@@ -41,12 +44,13 @@ class ZeroEngine:
             model.parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
         )
         trainable = _num_trainable(model)
-        self._engine: Any = accelerator.prepare(model, optimizer)[0]
+        self._engine: Any = processes.prepare(accelerator, model, optimizer, config)
         if self._stage == 0 and config.precision != "fp32":
             forget_dummy_step(optimizer)
         if (left := _num_trainable(self._engine.module)) != trainable:
             # Some layouts of DeepSpeed replace layers, and adapters inside them vanish without a word.
             raise EngineError(f"DeepSpeed {deepspeed.__version__} left {left} of {trainable} tensors to train")
+        check_cut(self._engine.module, plan)
         self.notes = (chosen, *config.notes)
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
@@ -69,7 +73,7 @@ class ZeroEngine:
                 counted.wait()
                 # DeepSpeed divides by grad_accum in backward and averages the gradients over the ranks; both are
                 # undone here, so that micro-batches and ranks with more supervised tokens weigh more, as in one batch.
-                scale = (self._grad_accum * self.world_size / counts[0].clamp(min=1)).float()
+                scale = (self._grad_accum * self.world_size / self._tp / counts[0].clamp(min=1)).float()
             if index == len(micro_batches) - 1:
                 total, summed = self._sum_over_ranks(loss_sum)
             mean_share = loss * scale
@@ -139,7 +143,7 @@ class ZeroEngine:
             # A forward pass without a backward leaves prefetched weights in flight, which cannot be gathered again.
             self._engine.empty_partition_cache()
         for name, parameter in self._engine.module.named_parameters():
-            with zero.GatheredParameters([parameter]) if self._stage == 3 else nullcontext():
+            with self._whole(parameter):
                 if self.rank == 0:
                     yield name, parameter.detach().to("cpu", copy=True)
 
@@ -147,6 +151,12 @@ class ZeroEngine:
         """Free DeepSpeed's buffers and leave the process group."""
         self._engine.destroy()
         dist.destroy_process_group()
+
+    def _whole(self, parameter: torch.nn.Parameter) -> AbstractContextManager[None]:
+        """All of a weight on every rank, for as long as the context lasts."""
+        if self._stage == 3:
+            return zero.GatheredParameters([parameter])  # type: ignore[no-any-return]
+        return gathered(parameter) if self._tp > 1 else nullcontext()
 
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens of one micro-batch, in fp32."""
@@ -176,8 +186,13 @@ class ZeroEngine:
         return torch.full_like(gradient, self._loss_scale() / self._grad_accum)
 
     def _sum_over_ranks(self, *values: float | torch.Tensor) -> tuple[torch.Tensor, dist.Work]:
-        """The sums as float64 [len(values)], exact for counts; they are there once the work has been waited for."""
+        """The sums as float64 [len(values)], exact for counts; they are there once the work has been waited for.
+
+        Ranks of one tensor-parallel group see the same samples, so the first speaks for all of them.
+        """
         total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values])
+        if self.rank % self._tp:
+            total.zero_()
         return total, dist.all_reduce(total, async_op=True)
 
     def _to_device(self, batch: Batch) -> dict[str, torch.Tensor]:

@@ -8,7 +8,9 @@ import os
 import shutil
 import warnings
 from datetime import timedelta
+from typing import Any
 
+import deepspeed
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
@@ -50,6 +52,17 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
             "every rank would train a model of its own; start the run with `toolkit launch`"
         )
     return accelerator
+
+
+def prepare(accelerator: Accelerator, model: Any, optimizer: Any, config: DsConfig) -> Any:
+    """DeepSpeed's engine around the model.
+
+    accelerate makes a device mesh of tp ranks whatever the world size, which only works with one replica: with tensor
+    parallelism DeepSpeed is called directly.
+    """
+    if config.tp == 1:
+        return accelerator.prepare(model, optimizer)[0]
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=copy.deepcopy(config.content))[0]
 
 
 def _check_device(plan: Plan) -> None:
