@@ -77,7 +77,7 @@ def probe() -> dict[str, Any]:
 
 def build_op(name: str) -> dict[str, Any]:
     """Compile one of DeepSpeed's ops, so that no case waits for it."""
-    from toolkit.engines.zero.ops import load_op
+    from toolkit.engines.ds.ops import load_op
 
     started = time.perf_counter()
     load_op(name)

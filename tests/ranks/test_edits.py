@@ -9,7 +9,7 @@ from procs import run_ranks
 from ranks.equality import assert_equal, results_of
 from ranks.reference import reference_run
 from ranks.zero_runs import edited_ds_config, tell, train, write_run
-from toolkit.engines.zero.config import load_ds_config
+from toolkit.engines.ds.config import load_ds_config
 from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder

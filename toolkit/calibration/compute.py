@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 from toolkit.calibration.ranks import BORROWED_SHARES, PASSES, Ranks, TimeBox
-from toolkit.engines.zero.optimizer import build_adamw
+from toolkit.engines.ds.optimizer import build_adamw
 from toolkit.specs.measurements import MatmulRate
 from toolkit.specs.recipe import OptimizerConfig
 from toolkit.specs.workload import PRECISION_BYTES, Precision

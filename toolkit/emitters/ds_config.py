@@ -81,8 +81,7 @@ def _offloaded_optimizer(plan: Plan) -> dict[str, bool]:
 
 
 def _tensor_parallel(plan: Plan) -> dict[str, Any]:
-    """AutoTP, with whole logits on every rank: DeepSpeed else cuts a tied head too, and a loss over its logits would
-    see one rank's part of the vocabulary."""
+    """AutoTP, embedding and head divided too: each rank sees its part of the logits, and the loss adds them up."""
     if (tp := plan.strategy.layout.tp) == 1:
         return {}
-    return {"tensor_parallel": {"autotp_size": tp, "vocab_parallel_lm_head": False}}
+    return {"tensor_parallel": {"autotp_size": tp, "vocab_parallel_lm_head": True}}

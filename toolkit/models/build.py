@@ -1,16 +1,15 @@
-"""The model of a run, as every engine takes it: loaded, checkpointed and adapted as plan and recipe say."""
-
-from typing import Any
+"""The model of a run, as engines take it: checkpointed and adapted as plan and recipe say, weights still on disk."""
 
 from toolkit.errors import SpecError
 from toolkit.models.lora import add_lora
 from toolkit.models.pretrained import checkpoint_activations, load_pretrained
+from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.specs.recipe import Recipe
 
 
-def build_model(plan: Plan, recipe: Recipe) -> Any:
-    """A `transformers` causal language model on the CPU, or a peft model around one.
+def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
+    """A `transformers` causal language model, or a peft model around one; the engine reads the weights that it needs.
 
     Raises:
         CheckpointError: the weights are missing, damaged or not of the planned model.
@@ -21,7 +20,8 @@ def build_model(plan: Plan, recipe: Recipe) -> Any:
     model = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
     adapters, checkpointed = plan.workload.method == "lora", plan.strategy.activation_checkpointing != "none"
     if checkpointed:
-        checkpoint_activations(model, adapters=adapters)
+        checkpoint_activations(model.module, adapters=adapters)
     if adapters:
-        return add_lora(model, recipe.lora, rank=plan.workload.lora_rank, checkpointed=checkpointed)
+        rank = plan.workload.lora_rank
+        model.module = add_lora(model.module, recipe.lora, rank=rank, checkpointed=checkpointed)
     return model

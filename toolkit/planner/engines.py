@@ -60,16 +60,14 @@ class Rules(NamedTuple):
 
 ENGINES: dict[EngineName, Rules] = {
     "zero": Rules(
-        # sp with dp: DeepSpeed divides batches by sp and broadcasts per group (runtime/config.py, engine.py); by the
-        # plain route through accelerate 1.15.0 sp 2 x dp 2 did not start when it was tried on four gloo ranks.
         degrees=("tp", "sp"),
         # offload_param is valid with stage 3 only (zero/config.py).
         zero={0: ("none",), 1: ("none", "optimizer"), 2: ("none", "optimizer"), 3: ("none", "optimizer", "all")},
         nvme=(3,),
         checkpointing=("none", "full"),
         methods=("full", "lora", "qlora"),
-        # Stage 0 clips and reports the norm of one rank's part. Stage 3 gathers what AutoTP has cut: not tried here.
-        tp_zero=(1, 2),
+        # Stage 0 clips and reports the norm of one rank's part.
+        tp_zero=(1, 2, 3),
     ),
     "pipeline": Rules(
         degrees=("tp", "pp"),
@@ -97,7 +95,7 @@ ENGINES: dict[EngineName, Rules] = {
 
 RELEASED: EngineName = "zero"
 """The engine of this release."""
-RELEASED_DEGREES: tuple[Degree, ...] = ("tp",)
+RELEASED_DEGREES: tuple[Degree, ...] = ("tp", "sp")
 """How it divides a replica."""
 
 
@@ -126,8 +124,6 @@ def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
             yield _lacks(f"{name}={getattr(setup, name)}: engine {engine} has no {DEGREES[name]}; use {name}=1")
     if engine == "pipeline" and setup.pp == 1:
         yield _lacks("pp=1: engine pipeline needs two stages or more; use pp=2 or engine=zero")
-    if setup.sp > 1 and setup.tp > 1 and "sp" in rules.degrees:
-        yield _rule(f"sp={setup.sp} with tp={setup.tp}: engine {engine} was never run with both; use tp=1 or sp=1")
     if setup.tp > 1:
         yield from _tensor_faults(engine, rules, setup)
     if setup.sp > 1 and "sp" in rules.degrees:

@@ -138,7 +138,7 @@ def anything_fits(request: Request) -> bool:
 def _eligible(request: Request) -> Request:
     if request.beyond_release:
         return request
-    today = {"engine": RELEASED, "sp": 1, "offload_to": "cpu"}
+    today = {"engine": RELEASED, "offload_to": "cpu"}
     return request._replace(fixed=request.fixed.model_copy(update=today))
 
 
@@ -151,7 +151,7 @@ def timed(judged: Judged) -> Timed:
 def released(judged: Judged) -> bool:
     """True where this release runs a candidate's engine and layout; the method is the user's own choice."""
     engine, setup = judged.engine, judged.setup
-    return engine == RELEASED and setup.dp * setup.tp == setup.world_size and setup.offload_to == "cpu"
+    return engine == RELEASED and setup.dp * setup.tp * setup.sp == setup.world_size and setup.offload_to == "cpu"
 
 
 class _Judge:

@@ -47,6 +47,8 @@ class Strategy(Spec):
     """`full` keeps only each layer's input and recomputes the rest, `selective` recomputes the attention core only."""
     vpp: int = Field(default=1, gt=0)
     """Model chunks per pipeline stage; above 1 the schedule is interleaved."""
+    stages: tuple[int, ...] = ()
+    """Decoder layers of each pipeline stage; the first holds the embedding too, the last the head."""
     micro_batch: int = Field(gt=0)
     """Samples per rank per forward pass."""
     grad_accum: int = Field(gt=0)

@@ -130,6 +130,6 @@ def test_a_plan_is_consistent_and_loads_again(model: ModelSpec, cluster: Cluster
         assert Plan.load(run / "plan.json") == made
         # DeepSpeed's own parser, and every value compared with the plan.
         config = pytest.importorskip(
-            "toolkit.engines.zero.config", reason="needs the training half", exc_type=ImportError
+            "toolkit.engines.ds.config", reason="needs the training half", exc_type=ImportError
         )
         assert config.load_ds_config(RunFolder(run), made)

@@ -1,56 +1,63 @@
 """The ZeRO engine: accelerate prepares DeepSpeed, we own the loss, the batch arithmetic and the learning rate."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed import zero
-from torch.nn.functional import cross_entropy, pad
 
 from toolkit.engines.base import Batch, StepResult
-from toolkit.engines.zero import processes
-from toolkit.engines.zero.config import load_ds_config
-from toolkit.engines.zero.optimizer import build_adamw, forget_dummy_step
-from toolkit.engines.zero.tensor import check_cut, gathered
+from toolkit.engines.ds import processes
+from toolkit.engines.ds.config import load_ds_config
+from toolkit.engines.ds.loss import loss_sum
+from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
+from toolkit.engines.ds.tensor import gathered, whole_logits
+from toolkit.engines.zero.assemble import assemble
+from toolkit.engines.zero.shares import Share, Shares
 from toolkit.errors import EngineError
+from toolkit.models.ulysses import whole_sequences
+from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
 
 
 class ZeroEngine:
-    """`engines.base.Engine` on DeepSpeed ZeRO 0-3; fp32, bf16 or fp16; optimizer and weights optionally on the host."""
+    """`engines.base.Engine` on DeepSpeed ZeRO 0-3; fp32, bf16 or fp16; optimizer and weights optionally on the host.
 
-    def __init__(self, plan: Plan, recipe: Recipe, *, model: Any, folder: RunFolder) -> None:
+    A replica may be divided by tensor parallelism (AutoTP's layers) and by sequence parallelism (Ulysses).
+    """
+
+    def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
         config = load_ds_config(folder, plan)
         accelerator = processes.start(config, plan)
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
-        self._tp = plan.strategy.layout.tp
-        # DeepSpeed numbers ranks with tensor parallelism innermost: [0 .. tp - 1] hold the first replica.
-        self.data_rank = self.rank // self._tp
+        layout = plan.strategy.layout
+        self._tp, self._replica = layout.tp, layout.tp * layout.sp
+        # Tensor-parallel ranks are neighbours, then come those that share a sequence.
+        self.data_rank = self.rank // self._replica
+        self._shares = Shares(layout.sp, self.rank // self._tp % layout.sp)
         self.device: torch.device = accelerator.device
         self._stage = config.zero_stage
         self._grad_accum = plan.strategy.grad_accum
         self._scales_loss = config.precision == "fp16"
 
-        if self._stage == 3:
-            # One weight at a time: DeepSpeed would first move the whole model to the device, then partition it there.
-            zero.Init(module=model, config_dict_or_path=config.content)
+        trainable = _num_trainable(model.module)
+        module = assemble(model, config, sp=layout.sp)
         optimizer, chosen = build_adamw(
-            model.parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
+            module.parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
         )
-        trainable = _num_trainable(model)
-        self._engine: Any = processes.prepare(accelerator, model, optimizer, config)
+        self._engine: Any = processes.prepare(accelerator, module, optimizer, config)
         if self._stage == 0 and config.precision != "fp32":
             forget_dummy_step(optimizer)
         if (left := _num_trainable(self._engine.module)) != trainable:
             # Some layouts of DeepSpeed replace layers, and adapters inside them vanish without a word.
             raise EngineError(f"DeepSpeed {deepspeed.__version__} left {left} of {trainable} tensors to train")
-        check_cut(self._engine.module, plan)
+        self._base = model.base
         self.notes = (chosen, *config.notes)
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
@@ -61,21 +68,22 @@ class ZeroEngine:
             group["lr"] = learning_rate
         # Both sums over the ranks travel while this rank computes: the counts during the first forward pass, the loss
         # during the last backward pass. Waiting for them cost 3 % of a short step.
+        shares = [self._shares.of(batch) for batch in micro_batches]
         counts, counted = self._sum_over_ranks(
-            sum(map(_num_supervised, micro_batches)), sum(map(_num_tokens, micro_batches))
+            sum(share.num_supervised for share in shares), sum(share.num_tokens for share in shares)
         )
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        share_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         norm = None
-        for index, batch in enumerate(map(self._to_device, micro_batches)):
-            loss = self._loss_sum(batch)
-            loss_sum += loss.detach()
+        for index, share in enumerate(shares):
+            loss = self._loss_sum(share)
+            share_loss += loss.detach()
             if index == 0:
                 counted.wait()
                 # DeepSpeed divides by grad_accum in backward and averages the gradients over the ranks; both are
                 # undone here, so that micro-batches and ranks with more supervised tokens weigh more, as in one batch.
                 scale = (self._grad_accum * self.world_size / self._tp / counts[0].clamp(min=1)).float()
-            if index == len(micro_batches) - 1:
-                total, summed = self._sum_over_ranks(loss_sum)
+            if index == len(shares) - 1:
+                total, summed = self._sum_over_ranks(share_loss)
             mean_share = loss * scale
             if self._stage == 0 and self._scales_loss:
                 mean_share.register_hook(self._scaled_gradient)  # type: ignore[no-untyped-call]
@@ -98,12 +106,12 @@ class ZeroEngine:
     def eval_loss(self, batches: Sequence[Batch]) -> float:
         """Mean cross-entropy over all supervised tokens of all ranks' batches."""
         self._engine.eval()
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         count = 0
-        for batch in batches:
-            loss_sum += self._loss_sum(self._to_device(batch))
-            count += _num_supervised(batch)
-        totals, summed = self._sum_over_ranks(loss_sum, count)
+        for share in map(self._shares.of, batches):
+            total += self._loss_sum(share)
+            count += share.num_supervised
+        totals, summed = self._sum_over_ranks(total, count)
         summed.wait()
         loss_total, supervised = totals.tolist()
         return float(loss_total / max(supervised, 1.0))
@@ -115,19 +123,21 @@ class ZeroEngine:
         """Greedy answers to this rank's left-padded prompts; every rank needs the same number of batches."""
         self._engine.eval()
         answers: list[list[int]] = []
-        for batch in map(self._to_device, batches):
-            output = self._engine.module.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                max_new_tokens=max_new_tokens,
-                eos_token_id=list(stop_token_ids),
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                use_cache=True,
-                # Under ZeRO-3 every forward pass gathers weights: a rank that is done must go on until all are.
-                synced_gpus=self._stage == 3,
-            )
+        for batch in batches:
+            # Ranks of one replica answer the same prompts, each in full.
+            with whole_logits(self._base.lm_head), whole_sequences(self._base):
+                output = self._engine.module.generate(
+                    input_ids=self._to_device(batch["input_ids"]),
+                    attention_mask=self._to_device(batch["attention_mask"]),
+                    max_new_tokens=max_new_tokens,
+                    eos_token_id=list(stop_token_ids),
+                    do_sample=False,
+                    temperature=None,
+                    top_p=None,
+                    use_cache=True,
+                    # Under ZeRO-3 every forward pass gathers weights: a rank that is done must go on until all are.
+                    synced_gpus=self._stage == 3,
+                )
             answers += output[:, batch["input_ids"].shape[1] :].tolist()
         return answers
 
@@ -152,20 +162,19 @@ class ZeroEngine:
         self._engine.destroy()
         dist.destroy_process_group()
 
-    def _whole(self, parameter: torch.nn.Parameter) -> AbstractContextManager[None]:
+    def _whole(self, parameter: torch.nn.Parameter) -> ExitStack:
         """All of a weight on every rank, for as long as the context lasts."""
+        stack = ExitStack()
         if self._stage == 3:
-            return zero.GatheredParameters([parameter])  # type: ignore[no-any-return]
-        return gathered(parameter) if self._tp > 1 else nullcontext()
+            stack.enter_context(zero.GatheredParameters([parameter]))
+        stack.enter_context(gathered(parameter))
+        return stack
 
-    def _loss_sum(self, batch: Batch) -> torch.Tensor:
-        """Cross-entropy summed over the supervised tokens of one micro-batch, in fp32."""
-        logits = self._engine(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits
-        # Labels move left, not the logits: slicing those would copy the largest tensor of the step.
-        labels = pad(batch["labels"][:, 1:], (0, 1), value=-100)
-        return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+    def _loss_sum(self, share: Share) -> torch.Tensor:
+        """Cross-entropy summed over the supervised tokens of this rank's share of a micro-batch, in fp32."""
+        inputs = {name: self._to_device(tensor) for name, tensor in share.inputs.items()}
+        logits = self._engine(**inputs, use_cache=False).logits
+        return loss_sum(logits, self._to_device(share.wanted), self._base.lm_head)
 
     def _plain_grad_norm(self) -> torch.Tensor:
         """Of ZeRO-0, whose optimizers do not know it (fp32) or know it before unscaling (fp16); summed in fp32."""
@@ -195,16 +204,8 @@ class ZeroEngine:
             total.zero_()
         return total, dist.all_reduce(total, async_op=True)
 
-    def _to_device(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-
-
-def _num_supervised(batch: Batch) -> int:
-    return int((batch["labels"][:, 1:] != -100).sum())
-
-
-def _num_tokens(batch: Batch) -> int:
-    return int(batch["attention_mask"].sum())
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
 
 def _num_trainable(model: torch.nn.Module) -> int:

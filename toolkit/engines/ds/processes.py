@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
-from toolkit.engines.zero.config import DsConfig
-from toolkit.engines.zero.ops import BUILD_FAILURES, load_op
+from toolkit.engines.ds.config import DsConfig
+from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
 from toolkit.errors import EngineError, MachineError
 from toolkit.planner.plan import Plan
 

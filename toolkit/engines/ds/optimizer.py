@@ -7,7 +7,7 @@ import torch.distributed as dist
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 from torch.optim import AdamW, Optimizer
 
-from toolkit.engines.zero.ops import BUILD_FAILURES, load_op
+from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
 from toolkit.specs.recipe import OptimizerConfig
 
 

@@ -39,7 +39,7 @@ class _Zero(_Part):
 
 class _Tensor(_Part):
     autotp_size: int = Field(default=0, ge=0)
-    vocab_parallel_lm_head: bool | None = None
+    vocab_parallel_lm_head: StrictBool = True
 
 
 class _Read(_Part):
@@ -81,6 +81,8 @@ class DsConfig:
     """Of weights and activations."""
     tp: int
     """Tensor-parallel ranks per replica."""
+    vocab_parallel: bool
+    """Embedding and head are divided over the tensor-parallel ranks too."""
     notes: tuple[str, ...]
     """Sentences about values that differ from the plan and are used as they stand in the file."""
 
@@ -108,6 +110,7 @@ def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
         offload=read.offload,
         precision=read.precision,
         tp=max(read.tensor_parallel.autotp_size, 1),
+        vocab_parallel=read.tensor_parallel.vocab_parallel_lm_head,
         notes=_notes(read, plan, path),
     )
 
@@ -152,11 +155,9 @@ def _tensor_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
     given, tp = max(read.tensor_parallel.autotp_size, 1), plan.strategy.layout.tp
     if given != tp:
         yield f"`tensor_parallel.autotp_size` is {given}, the plan has tp={tp}; plan again with --tp {given}"
-    elif tp > 1 and read.tensor_parallel.vocab_parallel_lm_head is not False:
-        yield "`tensor_parallel.vocab_parallel_lm_head` must be false: the loss here needs every rank's whole logits"
-    if tp > 1 and (stage := read.zero_optimization.stage) not in (1, 2):
-        # Stage 0 clips by the norm of one rank's part; stage 3 would partition layers before AutoTP cuts them.
-        yield f"`zero_optimization.stage` is {stage}, tensor parallelism runs with 1 and 2; use one of them"
+    if tp > 1 and read.zero_optimization.stage == 0:
+        # DeepSpeed's stage 0 clips by the norm of one rank's part.
+        yield "`zero_optimization.stage` is 0, tensor parallelism runs with 1, 2 and 3; use one of them"
     if tp > 1 and read.train_batch_size is not None:
         yield "`train_batch_size` counts tensor-parallel ranks as replicas in DeepSpeed; remove the key"
 

@@ -1,0 +1,103 @@
+"""Ulysses sequence parallelism: attention sees all tokens of some heads, everything else all heads of some tokens.
+
+DeepSpeed-Ulysses (2309.14509): an all-to-all before attention and one after. As an attention function of transformers,
+it needs no other model code.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+_NAME = "toolkit_ulysses"
+_GROUP = "ulysses_group"
+
+
+def divide_attention(model: Any, group: dist.ProcessGroup) -> None:
+    """Make a `transformers` model take this rank's share of the tokens, in the order of the group's ranks.
+
+    Args:
+        model: with heads and key/value heads that the size of the group divides.
+        group: the ranks that hold one sequence.
+    """
+    AttentionInterface.register(_NAME, _attention)
+    for layer in model.model.layers:
+        setattr(layer.self_attn, _GROUP, group)
+    model.set_attn_implementation(_NAME)
+
+
+@contextmanager
+def whole_sequences(model: Any) -> Iterator[None]:
+    """The model takes whole sequences on every rank for as long as the context lasts."""
+    before = model.config._attn_implementation
+    if before != _NAME:
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention over the whole sequence.
+
+    Args:
+        module: an attention layer that `divide_attention` has prepared.
+        query: [batch, heads, tokens of this rank, head size].
+        key: as query, with the key/value heads.
+        value: as key.
+        attention_mask: none: rows are padded on the right, where causal attention does not look.
+        scaling: factor on the scores.
+        dropout: part of the scores that is dropped.
+
+    Returns:
+        [batch, tokens of this rank, heads, head size], and no scores.
+    """
+    assert attention_mask is None
+    group: dist.ProcessGroup = getattr(module, _GROUP)
+    queries, keys, values = (_exchanged(tensor, group, 1, 2) for tensor in (query, key, value))
+    out = scaled_dot_product_attention(
+        queries, keys, values, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=True
+    )
+    return _exchanged(out, group, 2, 1).transpose(1, 2), None
+
+
+def _exchanged(tensor: torch.Tensor, group: dist.ProcessGroup, scatter: int, gather: int) -> torch.Tensor:
+    exchanged: torch.Tensor = _AllToAll.apply(tensor, group, scatter, gather)  # type: ignore[no-untyped-call]
+    return exchanged
+
+
+class _AllToAll(torch.autograd.Function):
+    """Divides one dimension over the ranks of a group and puts another one together; backward the other way round."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, group: dist.ProcessGroup, scatter: int, gather: int) -> torch.Tensor:
+        ctx.group, ctx.scatter, ctx.gather = group, scatter, gather
+        return _all_to_all(tensor, group, scatter, gather)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        return _all_to_all(gradient, ctx.group, ctx.gather, ctx.scatter), None, None, None
+
+
+def _all_to_all(tensor: torch.Tensor, group: dist.ProcessGroup, scatter: int, gather: int) -> torch.Tensor:
+    size = dist.get_world_size(group)
+    outgoing = torch.stack(tensor.chunk(size, dim=scatter))
+    incoming = torch.empty_like(outgoing)
+    dist.all_to_all_single(incoming, outgoing, group=group)
+    return torch.cat(incoming.unbind(), dim=gather)
