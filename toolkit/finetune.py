@@ -60,7 +60,7 @@ def main() -> None:
     tokenizer.chat_template = data.encoder.template.text
     rss_at_start = begin_memory_watch()
     model = build_model(plan, recipe)
-    trainable, total = count_parameters(model)
+    trainable, total = count_parameters(model.module)
     engine = engine_for(plan, recipe, model=model, folder=folder)
     torch.manual_seed(recipe.seed + engine.data_rank)  # from here on only dropout draws: not the same on every rank
 

@@ -20,6 +20,18 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5 layers, and as many key/value heads as query heads: can be divided in every way, never evenly into stages."""
+    return write_model(tmp_path_factory.mktemp("models") / "deep", num_layers=5, num_kv_heads=4)
+
+
+@pytest.fixture(scope="session")
+def deep_tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`deep`, with the embedding as head."""
+    return write_model(tmp_path_factory.mktemp("models") / "deep-tied", num_layers=5, num_kv_heads=4, tied=True)
+
+
+@pytest.fixture(scope="session")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """2 layers with weights as small as LLaMA's own at the start: roundings of bf16 and fp16 grow slowly."""
     return write_model(tmp_path_factory.mktemp("models") / "calm", spread=0.02)

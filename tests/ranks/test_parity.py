@@ -62,27 +62,48 @@ def test_lora_equals_peft(tmp_path: Path, untied: Path, stage: int, recompute: b
     check(tmp_path, untied, zero_stage=stage, method="lora", activation_checkpointing="full" if recompute else "none")
 
 
-@pytest.mark.parametrize(
-    "choices",
-    [
-        {"zero_stage": 1},
-        {"zero_stage": 2},
-        {"zero_stage": 1, "cluster": "4xcpu"},
-        {"zero_stage": 2, "cluster": "4xcpu", "micro_batch": 1},
-        {"zero_stage": 1, "activation_checkpointing": "full"},
-    ],
-    ids=lambda choices: "-".join(map(str, choices.values())),
-)
 @pytest.mark.parametrize("which", ["untied", "tied"])
-def test_tensor_parallel(tmp_path: Path, request: pytest.FixtureRequest, which: str, choices: dict[str, Any]) -> None:
-    check(tmp_path, request.getfixturevalue(which), tp=2, **choices)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("degree", ["tp", "sp"])
+@pytest.mark.parametrize("dp", [1, 2])
+def test_divided_replicas(
+    tmp_path: Path, request: pytest.FixtureRequest, which: str, stage: int, degree: str, dp: int
+) -> None:
+    model = request.getfixturevalue(which)
+    check(tmp_path, model, zero_stage=stage, cluster=f"{2 * dp}xcpu", **{degree: 2})
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_tensor_and_sequence_parallel(tmp_path: Path, deep: Path, stage: int) -> None:
+    check(tmp_path, deep, zero_stage=stage, cluster="4xcpu", tp=2, sp=2, activation_checkpointing="full")
+
+
+PIPELINES = {
+    "pp2": (2, {"pp": 2}),
+    "pp4": (4, {"pp": 4}),
+    "pp2-dp2": (4, {"pp": 2}),
+    "pp2-tp2": (4, {"pp": 2, "tp": 2}),
+    "pp2-tp2-dp2": (8, {"pp": 2, "tp": 2}),
+}
+"""Ranks and degrees of what the pipeline engine divides."""
+
+
+@pytest.mark.parametrize("layout", PIPELINES)
+@pytest.mark.parametrize("which", ["deep", "deep_tied"])
+def test_pipelines(tmp_path: Path, request: pytest.FixtureRequest, which: str, layout: str) -> None:
+    ranks, degrees = PIPELINES[layout]
+    model = request.getfixturevalue(which)
+    check(tmp_path, model, engine="pipeline", cluster=f"{ranks}xcpu", micro_batch=1, **degrees)
 
 
 def test_ranks_of_one_replica_that_see_other_rows_are_noticed(tmp_path: Path, untied: Path) -> None:
     run = write_run(tmp_path / "run", untied, zero_stage=1, tp=2)
-    steps = run_ranks(train_on_other_rows, 2, run)[0]
+    steps = run_ranks(train_on_other_rows, 2, run, 1)[0]
     with pytest.raises(AssertionError, match="off by"):
         assert_equal(steps, reference_run(untied).steps, loss=LOSS, norm=NORM)
+    # DeepSpeed compares the ranks' first micro-batches itself.
+    with pytest.raises(AssertionError, match="Data inconsistency within the TP group"):
+        run_ranks(train_on_other_rows, 2, run, 0)
 
 
 def test_the_comparison_sees_what_it_should(untied: Path) -> None:

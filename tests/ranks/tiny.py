@@ -12,12 +12,15 @@ SEQ_LEN = 48
 PAD, BOS, EOS = 0, 1, 2
 
 
-def write_model(folder: Path, *, num_layers: int = 2, tied: bool = False, spread: float = 0.06) -> Path:
+def write_model(
+    folder: Path, *, num_layers: int = 2, num_kv_heads: int = 2, tied: bool = False, spread: float = 0.06
+) -> Path:
     """A LLaMA with grouped-query attention and a tokenizer of as many words, ready for `load_pretrained`.
 
     Args:
         folder: to be made.
         num_layers: decoder layers.
+        num_kv_heads: key/value heads, 2 for 4 query heads unless said otherwise.
         tied: the head is the embedding.
         spread: standard deviation of the weights; above LLaMA's own 0.02 the logits say more and errors grow faster.
     """
@@ -27,7 +30,7 @@ def write_model(folder: Path, *, num_layers: int = 2, tied: bool = False, spread
         intermediate_size=80,
         num_hidden_layers=num_layers,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=num_kv_heads,
         max_position_embeddings=64,
         tie_word_embeddings=tied,
         initializer_range=spread,

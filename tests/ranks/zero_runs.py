@@ -36,6 +36,9 @@ def write_run(folder: Path, model: Path, *, cluster: str = "2xcpu", **choices: A
         lora_rank=LORA_RANK,
         **wanted,
     )
+    if plan.strategy.engine == "pipeline":  # TEMP until the planner fills it
+        pp, n = plan.strategy.layout.pp, plan.model.num_layers
+        plan = plan.model_copy(update={"strategy": plan.strategy.model_copy(update={"stages": tuple(n // pp + (i < n % pp) for i in range(pp))})})
     recipe = Recipe(
         model=str(model),
         workload=plan.workload,
@@ -95,13 +98,14 @@ def tell(folder: Path) -> tuple[int, tuple[str, ...]]:
     return int(stage), engine.notes
 
 
-def train_on_other_rows(folder: Path) -> list[StepResult]:
-    """As `train`, but that every rank turns the rows of its micro-batches round by its number."""
+def train_on_other_rows(folder: Path, first: int) -> list[StepResult]:
+    """As `train`, but that from step `first` on every rank turns the rows of its micro-batches by its number."""
     engine = open_engine(folder)
     batches = batches_of(folder, engine)
     results = []
     for index, rate in enumerate(LEARNING_RATES):
-        turned = [{name: rows.roll(engine.rank, 0) for name, rows in batch.items()} for batch in batches.step(index)]
+        by = engine.rank if index >= first else 0
+        turned = [{name: rows.roll(by, 0) for name, rows in batch.items()} for batch in batches.step(index)]
         results.append(engine.train_step(turned, learning_rate=rate))
     engine.close()
     return results

@@ -44,9 +44,13 @@ class UnloadedModel:
         return self.module.get_base_model() if hasattr(self.module, "get_base_model") else self.module
 
     def parts(self) -> Iterator[torch.nn.Module]:
-        """Embedding, every decoder layer, last norm and head, in the order of the forward pass."""
-        inner = self.base.model
-        yield from (inner.embed_tokens, *inner.layers, inner.norm, self.base.lm_head)
+        """What is read at once: embedding, each decoder layer, last norm, head; a tied head with its embedding."""
+        inner, head = self.base.model, self.base.lm_head
+        tied = self.base.config.tie_word_embeddings
+        yield torch.nn.ModuleList([inner.embed_tokens, head]) if tied else inner.embed_tokens
+        yield from (*inner.layers, inner.norm)
+        if not tied:
+            yield head
 
     def fill(self, part: torch.nn.Module) -> None:
         """Read the weights of one part of `module` that are not there yet; a tied head shares what is there."""

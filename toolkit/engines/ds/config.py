@@ -42,6 +42,12 @@ class _Tensor(_Part):
     vocab_parallel_lm_head: StrictBool = True
 
 
+class _Pipeline(_Part):
+    pipe_partitioned: StrictBool = True
+    grad_partitioned: StrictBool = True
+    activation_checkpoint_interval: int = 0
+
+
 class _Read(_Part):
     """The keys by their own names, with DeepSpeed's defaults where it has them."""
 
@@ -54,6 +60,7 @@ class _Read(_Part):
     bf16: _Switch = _Switch()
     fp16: _Switch = _Switch()
     tensor_parallel: _Tensor = _Tensor()
+    pipeline: _Pipeline = _Pipeline()
 
     @property
     def offload(self) -> Literal["none", "optimizer", "all"]:
@@ -139,10 +146,7 @@ def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[st
         # The sampler follows the plan: another number here would silently change the global batch.
         if (given := getattr(read, key)) != planned:
             found.append(f"`{key}` is {given}, the plan has {planned}; plan again with --micro-batch/--global-batch")
-    found += _tensor_contradictions(read, plan)
-    product = strategy.micro_batch * strategy.grad_accum * plan.world_size
-    if strategy.layout.tp == 1 and read.train_batch_size not in (None, product):
-        found.append(f"`train_batch_size` is {read.train_batch_size}, needs {product}; remove the key")
+    found += _zero_contradictions(read, plan) if strategy.engine == "zero" else _pipeline_contradictions(read, plan)
     if read.bf16.enabled and read.fp16.enabled:
         found.append("`bf16` and `fp16` are both enabled; keep one of them")
     for key, section in (("optimizer", "optimizer"), ("scheduler", "schedule")):
@@ -151,15 +155,39 @@ def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[st
     return found
 
 
-def _tensor_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
-    given, tp = max(read.tensor_parallel.autotp_size, 1), plan.strategy.layout.tp
-    if given != tp:
-        yield f"`tensor_parallel.autotp_size` is {given}, the plan has tp={tp}; plan again with --tp {given}"
-    if tp > 1 and read.zero_optimization.stage == 0:
+def _zero_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
+    given, layout = max(read.tensor_parallel.autotp_size, 1), plan.strategy.layout
+    if given != layout.tp:
+        yield f"`tensor_parallel.autotp_size` is {given}, the plan has tp={layout.tp}; plan again with --tp {given}"
+    if layout.tp > 1 and read.zero_optimization.stage == 0:
         # DeepSpeed's stage 0 clips by the norm of one rank's part.
         yield "`zero_optimization.stage` is 0, tensor parallelism runs with 1, 2 and 3; use one of them"
-    if tp > 1 and read.train_batch_size is not None:
-        yield "`train_batch_size` counts tensor-parallel ranks as replicas in DeepSpeed; remove the key"
+    if layout.dp == plan.world_size:
+        yield from _batch_contradiction(read, plan)
+    elif read.train_batch_size is not None:
+        yield "`train_batch_size` counts the ranks of one replica as replicas in DeepSpeed; remove the key"
+
+
+def _pipeline_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
+    yield from _batch_contradiction(read, plan)
+    if (stage := read.zero_optimization.stage) != 1:
+        # Stage 0 clips each pipeline stage by its own norm; DeepSpeed refuses 2 and 3 with an AssertionError.
+        yield f"`zero_optimization.stage` is {stage}, pipelines run with 1 only; use 1"
+    if read.tensor_parallel.autotp_size > 1:
+        yield "`tensor_parallel` is not read with engine=pipeline, which cuts its layers itself; remove the section"
+    if plan.strategy.layout.tp > 1 and (read.pipeline.pipe_partitioned or read.pipeline.grad_partitioned):
+        # DeepSpeed keeps the shapes of the first micro-batch for all.
+        yield "`pipeline.pipe_partitioned` and `grad_partitioned` must be false: micro-batches differ in width"
+    if read.pipeline.activation_checkpoint_interval:
+        yield (
+            "`pipeline.activation_checkpoint_interval` is not read here; remove it and plan again with "
+            "--activation-checkpointing"
+        )
+
+
+def _batch_contradiction(read: _Read, plan: Plan) -> Iterator[str]:
+    if read.train_batch_size not in (None, (product := plan.workload.global_batch)):
+        yield f"`train_batch_size` is {read.train_batch_size}, needs {product}; remove the key"
 
 
 def _notes(read: _Read, plan: Plan, path: Path) -> tuple[str, ...]:

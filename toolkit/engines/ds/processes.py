@@ -12,6 +12,7 @@ from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
@@ -31,12 +32,7 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
         MachineError: no GPU for a GPU plan, GPUs in the way of a CPU plan, no compiler for DeepSpeed's CPU ops.
         EngineError: the processes do not see each other.
     """
-    _check_device(plan)
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed calls collectives by names that torch 2.13 deprecates: nothing a user could mend.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    if plan.cluster.device.kind == "cpu":
-        _load_cpu_collectives()
+    _make_ready(plan)
     # On CPU accelerate starts no process group unless gloo is asked for: every rank would train a copy of its own.
     backend = "gloo" if plan.cluster.device.kind == "cpu" else None
     with contextlib.redirect_stdout(io.StringIO()):  # every rank prints the ops that it has compiled
@@ -46,11 +42,7 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
             deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=copy.deepcopy(config.content), zero3_init_flag=False),
             kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT)],
         )
-    if accelerator.num_processes != plan.world_size:
-        raise EngineError(
-            f"accelerate sees {accelerator.num_processes} process(es), the plan has {plan.world_size}; "
-            "every rank would train a model of its own; start the run with `toolkit launch`"
-        )
+    _check_world(accelerator.num_processes, plan, seen_by="accelerate")
     return accelerator
 
 
@@ -63,6 +55,42 @@ def prepare(accelerator: Accelerator, model: Any, optimizer: Any, config: DsConf
     if config.tp == 1:
         return accelerator.prepare(model, optimizer)[0]
     return deepspeed.initialize(model=model, optimizer=optimizer, config=copy.deepcopy(config.content))[0]
+
+
+def join(plan: Plan) -> torch.device:
+    """`start` for what accelerate knows nothing about: DeepSpeed's own group of all ranks; this rank's device.
+
+    Raises:
+        MachineError: as `start`.
+        EngineError: as `start`.
+    """
+    _make_ready(plan)
+    on_cpu = plan.cluster.device.kind == "cpu"
+    device = torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if not on_cpu:
+        torch.cuda.set_device(device)
+    with contextlib.redirect_stdout(io.StringIO()):  # every rank prints the ops that it has compiled
+        deepspeed.init_distributed("gloo" if on_cpu else "nccl", timeout=_TIMEOUT)
+    _check_world(dist.get_world_size(), plan, seen_by="torch.distributed")
+    return device
+
+
+def _make_ready(plan: Plan) -> None:
+    """What must be so before the ranks meet."""
+    _check_device(plan)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed calls collectives by names that torch 2.13 deprecates: nothing a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if plan.cluster.device.kind == "cpu":
+        _load_cpu_collectives()
+
+
+def _check_world(ranks: int, plan: Plan, *, seen_by: str) -> None:
+    if ranks != plan.world_size:
+        raise EngineError(
+            f"{seen_by} sees {ranks} process(es), the plan has {plan.world_size}; "
+            "every rank would train a model of its own; start the run with `toolkit launch`"
+        )
 
 
 def _check_device(plan: Plan) -> None:

@@ -37,33 +37,25 @@ class TensorCuts:
         self._model, self._group, self._vocab = model, group, vocab
         self._meta = AutoTPMeta.from_model_config(model.config)
 
-    def cut(self, part: torch.nn.Module) -> torch.nn.Module:
-        """Divide a part whose weights have been read; gives what stands in its place.
-
-        A tied embedding is divided with its head, which must come later.
-        """
-        model, tied = self._model, self._model.config.tie_word_embeddings
-        if part is model.lm_head and self._vocab:
-            head: torch.nn.Module = VocabParallelLinear(part, self._group, tp_meta=self._meta, name="lm_head")
-            if tied and model.model.embed_tokens.weight is head.weight:
-                model.model.embed_tokens = self._embedding(tied_vocab_parallel_linear=head)
-            model.lm_head = head
-            return head
-        if part is model.model.embed_tokens and self._vocab:
-            model.model.embed_tokens = part if tied else self._embedding()
-            kept: torch.nn.Module = model.model.embed_tokens
-            return kept
-        for owner in list(part.modules()):
+    def cut(self, part: torch.nn.Module) -> None:
+        """Divide a part whose weights have been read; its parameters stay the same objects, of smaller size."""
+        model, inside = self._model, list(part.modules())
+        has_head, has_embedding = model.lm_head in inside, model.model.embed_tokens in inside
+        tied: dict[str, Any] = {}
+        if has_head and self._vocab:
+            model.lm_head = VocabParallelLinear(model.lm_head, self._group, tp_meta=self._meta, name="lm_head")
+            if has_embedding:
+                tied = {"tied_vocab_parallel_linear": model.lm_head}
+        if has_embedding and self._vocab:
+            model.model.embed_tokens = VocabParallelEmbedding(
+                model.model.embed_tokens, self._group, tp_meta=self._meta, name="embed_tokens", **tied
+            )
+        for owner in inside:
             for name, layer in list(owner.named_children()):
                 if name in _COLUMNS:
                     setattr(owner, name, LinearLayer(layer, self._group, tp_meta=self._meta, name=name))
                 elif name in _ROWS:
                     setattr(owner, name, LinearAllreduce(layer, self._group, tp_meta=self._meta, name=name))
-        return part
-
-    def _embedding(self, **tied: Any) -> VocabParallelEmbedding:
-        whole = self._model.model.embed_tokens
-        return VocabParallelEmbedding(whole, self._group, tp_meta=self._meta, name="embed_tokens", **tied)
 
 
 @contextmanager

@@ -32,9 +32,10 @@ def assemble(model: UnloadedModel, config: DsConfig, *, sp: int) -> Any:
     partition = _Partitioned(config) if config.zero_stage == 3 else None
     for part in model.parts():
         model.fill(part)
-        kept = part if cuts is None else cuts.cut(part)
+        if cuts is not None:
+            cuts.cut(part)
         if partition is not None:
-            partition(kept)
+            partition(part)
     if cuts is not None:
         model.module.ds_autotp_parsed = True
     if sp > 1:

@@ -15,6 +15,7 @@ from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.loss import loss_sum
 from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
 from toolkit.engines.ds.tensor import gathered, whole_logits
+from toolkit.engines.ds.sums import sum_over_ranks
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.shares import Share, Shares
 from toolkit.errors import EngineError
@@ -195,14 +196,8 @@ class ZeroEngine:
         return torch.full_like(gradient, self._loss_scale() / self._grad_accum)
 
     def _sum_over_ranks(self, *values: float | torch.Tensor) -> tuple[torch.Tensor, dist.Work]:
-        """The sums as float64 [len(values)], exact for counts; they are there once the work has been waited for.
-
-        Ranks of one tensor-parallel group see the same samples, so the first speaks for all of them.
-        """
-        total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values])
-        if self.rank % self._tp:
-            total.zero_()
-        return total, dist.all_reduce(total, async_op=True)
+        """Ranks of one tensor-parallel group compute the same, so the first speaks for all of them."""
+        return sum_over_ranks(*values, speaks=self.rank % self._tp == 0, device=self.device)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, non_blocking=True)

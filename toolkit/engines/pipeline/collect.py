@@ -1,0 +1,52 @@
+"""Whole weights from all stages, one after the other, on rank 0."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+
+from toolkit.engines.ds.tensor import gathered
+
+
+def weights_of_all_stages(
+    model: Any, stage: PipelineModule, topology: PipeModelDataParallelTopology, *, device: torch.device
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and weights in the order of the whole model; only rank 0 gets any, all ranks take part.
+
+    Args:
+        model: the whole model; what other stages hold are placeholders with the shapes of whole weights.
+        stage: what this rank holds of it.
+        topology: of all ranks.
+        device: where the process group works.
+    """
+    rank, place = dist.get_rank(), topology.get_coord(dist.get_rank())
+    held = set(stage.parameters())
+    names: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(names, [name for name, parameter in _parameters(model) if parameter in held])
+    stage_of = {
+        name: topology.get_coord(holder).pipe for holder in reversed(range(len(names))) for name in names[holder]
+    }
+    for name, parameter in _parameters(model):
+        sender = topology.get_rank(pipe=stage_of[name], data=0, model=0)
+        if place.pipe == stage_of[name] and place.data == 0:
+            with gathered(parameter):
+                whole = parameter.detach().to("cpu", copy=True) if sender == 0 == rank else parameter.detach()
+                if rank == sender != 0:
+                    dist.send(whole.contiguous(), dst=0)
+            if rank == sender == 0:
+                yield name, whole
+        elif rank == 0:
+            whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            dist.recv(whole, src=sender)
+            yield name, whole.to("cpu")
+
+
+def _parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """All of the whole model, the same names on every stage; a tied head is the first stage's embedding."""
+    tied = model.config.tie_word_embeddings
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not (tied and name.endswith("lm_head.weight")):
+            yield name, parameter

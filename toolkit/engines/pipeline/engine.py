@@ -1,0 +1,138 @@
+"""The pipeline engine: DeepSpeed runs 1F1B over the stages, we own the loss, the batches and the learning rate."""
+
+import contextlib
+import copy
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from toolkit.engines.base import Batch, StepResult
+from toolkit.engines.ds import processes
+from toolkit.engines.ds.config import load_ds_config
+from toolkit.engines.ds.loss import IGNORED, loss_sum, next_tokens
+from toolkit.engines.ds.optimizer import build_adamw
+from toolkit.engines.ds.sums import sum_over_ranks
+from toolkit.engines.pipeline.collect import weights_of_all_stages
+from toolkit.engines.pipeline.generate import StageGenerator
+from toolkit.engines.pipeline.module import pipeline_module, topology_of
+from toolkit.models.stages import marks_of
+from toolkit.models.unloaded import UnloadedModel
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+from toolkit.specs.recipe import Recipe
+
+
+class PipelineEngine:
+    """`engines.base.Engine` on DeepSpeed's pipeline: stages x replicas x tensor-parallel ranks, with ZeRO-1.
+
+    ZeRO-0 would clip each stage by its own norm; ZeRO-2 and 3 do not go with accumulated gradients of a pipeline.
+    """
+
+    def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
+        config = load_ds_config(folder, plan)
+        self.device = processes.join(plan)
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        strategy, layout = plan.strategy, plan.strategy.layout
+        self._topology = topology_of(layout)
+        place = self._topology.get_coord(self.rank)
+        self.data_rank: int = place.data
+        self._dp = layout.dp
+        # Every stage and every tensor-parallel rank sees all samples of its replica.
+        self._speaks = place.pipe == 0 and place.model == 0
+        self._scales_loss = config.precision == "fp16"
+        self._loss_factor = torch.ones((), device=self.device)
+        self._model = model
+        self._pipe = pipeline_module(model, topology=self._topology, stages=strategy.stages, loss=self._loss)
+        optimizer, chosen = build_adamw(
+            self._pipe.parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._engine: Any = deepspeed.initialize(
+                model=self._pipe, optimizer=optimizer, config=copy.deepcopy(config.content)
+            )[0]
+        layers = " + ".join(map(str, strategy.stages))
+        self.notes = (chosen, f"pipeline: {layers} layers, embedding with the first, head with the last", *config.notes)
+        self._generator = StageGenerator(
+            self._pipe,
+            model.base.config.hidden_size,
+            device=self.device,
+            dtype=next(self._pipe.parameters()).dtype,
+        )
+
+    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
+        """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
+        engine = self._engine
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        counts, counted = sum_over_ranks(
+            sum(int((next_tokens(batch["labels"]) != IGNORED).sum()) for batch in micro_batches),
+            sum(int(batch["attention_mask"].sum()) for batch in micro_batches),
+            speaks=self._speaks,
+            device=self.device,
+        )
+        counted.wait()
+        # DeepSpeed averages over micro-batches and replicas; both are undone here, so that those with more supervised
+        # tokens weigh more, as in one batch. What it then reports is the mean over the tokens.
+        self._loss_factor = (len(micro_batches) * self._dp / counts[0].clamp(min=1)).float()
+        loss = engine.train_batch(data_iter=self._pairs(micro_batches))
+        supervised, tokens = counts.tolist()
+        return StepResult(
+            loss=loss.item(),
+            grad_norm=float(engine.get_global_grad_norm()),
+            tokens=int(tokens),
+            supervised_tokens=int(supervised),
+            loss_scale=float(engine.optimizer.loss_scale) if self._scales_loss else 1.0,
+            skipped=bool(getattr(engine.optimizer, "overflow", False)),
+        )
+
+    @torch.no_grad()
+    def eval_loss(self, batches: Sequence[Batch]) -> float:
+        """Mean cross-entropy over all supervised tokens of all ranks' batches."""
+        counts, counted = sum_over_ranks(
+            sum(int((next_tokens(batch["labels"]) != IGNORED).sum()) for batch in batches),
+            speaks=self._speaks,
+            device=self.device,
+        )
+        counted.wait()
+        self._loss_factor = (len(batches) * self._dp / counts[0].clamp(min=1)).float()
+        loss = self._engine.eval_batch(self._pairs(batches), num_micro_batches=len(batches))
+        return float(loss.item())
+
+    @torch.no_grad()
+    def generate(
+        self, batches: Sequence[Batch], *, max_new_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """Greedy answers to this replica's left-padded prompts."""
+        self._engine.eval()
+        answers = []
+        for batch in batches:
+            answers += self._generator.answer(batch, max_new_tokens=max_new_tokens, stops=stop_token_ids)
+        return answers
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank, in rank order."""
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole weights one by one on rank 0's CPU, in the precision of the forward pass."""
+        return weights_of_all_stages(self._model.module, self._pipe, self._topology, device=self.device)
+
+    def close(self) -> None:
+        """Free DeepSpeed's buffers and leave the process group."""
+        self._engine.destroy()
+        dist.destroy_process_group()
+
+    def _loss(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """One micro-batch's part of the mean over all supervised tokens."""
+        return loss_sum(logits, wanted, self._model.base.lm_head) * self._loss_factor
+
+    def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
+        """What DeepSpeed wants of a micro-batch: inputs of the first stage, labels of the last."""
+        for batch in batches:
+            yield (batch["input_ids"], marks_of(batch["attention_mask"])), next_tokens(batch["labels"])

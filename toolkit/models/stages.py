@@ -1,0 +1,125 @@
+"""LLaMA as a row of layers that a pipeline can divide: embedding, blocks of decoder layers, norm, head.
+
+Made of the `transformers` layers themselves, so that names, numerics and adapters are those of the whole model. From
+stage to stage goes a pair: hidden states [micro_batch, seq, hidden], and marks, int64 [2, micro_batch, seq]: attention
+mask (0: padding) and position ids.
+"""
+
+from collections.abc import Callable
+
+import torch
+from transformers import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+
+from toolkit.models.unloaded import UnloadedModel
+
+Read = Callable[[torch.nn.Module], None]
+"""Gives a part of the model its weights, as this rank keeps them."""
+Crossing = tuple[torch.Tensor, torch.Tensor]
+"""Hidden states and marks."""
+
+
+class Embedding(torch.nn.Module):
+    """Token ids [micro_batch, seq] and marks to hidden states and marks."""
+
+    def __init__(self, model: UnloadedModel, read: Read) -> None:
+        super().__init__()
+        read(model.base.model.embed_tokens)
+        self.embed_tokens = model.base.model.embed_tokens
+
+    def forward(self, inputs: Crossing) -> Crossing:
+        """Look the tokens up."""
+        ids, marks = inputs
+        return self.embed_tokens(ids), marks
+
+
+class Body(torch.nn.Module):
+    """The decoder layers of one stage; there may be none beside a large head."""
+
+    def __init__(self, model: UnloadedModel, read: Read, layers: range) -> None:
+        super().__init__()
+        inner = model.base.model
+        for index in layers:
+            read(inner.layers[index])
+        self.layers = torch.nn.ModuleList(inner.layers[index] for index in layers)
+        self._config = model.base.config
+        self.rotary_emb = inner.rotary_emb
+
+    def forward(self, inputs: Crossing) -> Crossing:
+        """All layers, causal, without what is padding."""
+        hidden, marks = inputs
+        mask, positions = marks.unbind()
+        seen = create_causal_mask(
+            config=self._config,
+            inputs_embeds=hidden,
+            attention_mask=mask,
+            past_key_values=None,
+            position_ids=positions,
+        )
+        return self.run(hidden, positions, seen), marks
+
+    def new_cache(self) -> Cache:
+        """Place for keys and values of the tokens that these layers have seen."""
+        return DynamicCache(config=self._config)
+
+    def run(
+        self, hidden: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor | None, cache: Cache | None = None
+    ) -> torch.Tensor:
+        """All layers.
+
+        Args:
+            hidden: [micro_batch, seq, hidden].
+            positions: [micro_batch, seq].
+            seen: which tokens see which, [micro_batch, 1, seq, all tokens]; None: all that came before.
+            cache: keys and values of the tokens before these.
+        """
+        embedded = self.rotary_emb(hidden, position_ids=positions)
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=seen,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                position_embeddings=embedded,
+            )
+        return hidden
+
+
+class Norm(torch.nn.Module):
+    """The last norm, apart from the head: a tied head shares all that it holds with the first stage."""
+
+    def __init__(self, model: UnloadedModel, read: Read) -> None:
+        super().__init__()
+        read(model.base.model.norm)
+        self.norm = model.base.model.norm
+
+    def forward(self, inputs: Crossing) -> torch.Tensor:
+        """Hidden states, normed; nobody needs the marks any more."""
+        normed: torch.Tensor = self.norm(inputs[0])
+        return normed
+
+
+class Head(torch.nn.Module):
+    """Hidden states to logits [micro_batch, seq, vocabulary], or this rank's part of the vocabulary."""
+
+    def __init__(self, model: UnloadedModel, read: Read) -> None:
+        super().__init__()
+        read(model.base.lm_head)
+        self.lm_head = model.base.lm_head
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """One product."""
+        logits: torch.Tensor = self.lm_head(hidden)
+        return logits
+
+
+def marks_of(mask: torch.Tensor) -> torch.Tensor:
+    """Marks of right-padded rows from their attention mask [micro_batch, seq]."""
+    return torch.stack([mask, torch.arange(mask.shape[1]).expand_as(mask)])
+
+
+def layer_ranges(stages: tuple[int, ...]) -> list[range]:
+    """Numbers of the decoder layers of each stage."""
+    starts = [sum(stages[:index]) for index in range(len(stages))]
+    return [range(start, start + count) for start, count in zip(starts, stages, strict=True)]
