@@ -15,6 +15,7 @@ from ranks.reference import global_batches, mean_loss, reference_run
 from ranks.tiny import EOS, PAD, training_rows
 from ranks.zero_runs import write_run
 from toolkit.data.loader import Share, eval_batches
+from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 
 pytestmark = pytest.mark.ranks
@@ -53,7 +54,13 @@ def up_to(stop: int, answer: list[int]) -> list[int]:
         *[pytest.param("tied", {"zero_stage": stage}, id=f"tied-zero{stage}") for stage in (1, 3)],
         *[pytest.param("untied", {"zero_stage": stage, "method": "lora"}, id=f"lora-zero{stage}") for stage in (2, 3)],
         pytest.param("untied", {"zero_stage": 1, "tp": 2}, id="tp2-zero1"),
-        pytest.param("tied", {"zero_stage": 2, "tp": 2}, id="tied-tp2-zero2"),
+        pytest.param("tied", {"zero_stage": 3, "tp": 2}, id="tied-tp2-zero3"),
+        pytest.param("untied", {"zero_stage": 2, "sp": 2}, id="sp2-zero2"),
+        pytest.param("deep", {"zero_stage": 3, "tp": 2, "sp": 2, "cluster": "4xcpu"}, id="tp2-sp2-zero3"),
+        pytest.param("deep", {"pp": 2}, id="pp2"),
+        pytest.param("deep_tied", {"pp": 2, "tp": 2, "cluster": "4xcpu"}, id="tied-pp2-tp2"),
+        pytest.param("deep", {"pp": 2, "cluster": "4xcpu"}, id="pp2-dp2"),
+        pytest.param("untied", {"pp": 2, "method": "lora", "activation_checkpointing": "full"}, id="lora-pp2"),
     ],
 )
 @torch.no_grad()
@@ -66,15 +73,17 @@ def test_equals_one_process(
         middle, one, more = (
             reference_run(base, method=method, num_steps=count) for count in (3, NUM_STEPS, NUM_STEPS + 1)
         )
-    # Both ranks of a tensor-parallel replica answer its prompts.
-    expected = [plain_answers(one.model, PROMPTS[rank // choices.get("tp", 1)]) for rank in range(2)]
+    run = write_run(tmp_path / "run", base, **choices)
+    layout = Plan.load(RunFolder(run).plan).strategy.layout
+    # All ranks of a replica answer its prompts. Stages are far apart, other ranks of a replica neighbours.
+    replicas = [rank // (layout.tp * layout.sp) % layout.dp for rank in range(layout.world_size)]
+    expected = [plain_answers(one.model, PROMPTS[replica]) for replica in replicas]
     # Rank 0 finds its answers' end early: it must go on with the others, whose weights it holds.
     stop = expected[0][0][1]
-    run = write_run(tmp_path / "run", base, **choices)
 
-    shown, same = run_ranks(learn_and_export, 2, run, PROMPTS, stop)
+    shown, *same = run_ranks(learn_and_export, layout.world_size, run, PROMPTS, stop)
 
-    assert shown == same
+    assert all(other == shown for other in same)
     # Looking at the model in the middle leaves the training as it is, and so does the export.
     assert_equal(shown.steps, more.steps, loss=1e-5, norm=1e-4)
     (whole,) = eval_batches(training_rows(), Share(1, 0, 32), pad_token_id=PAD)
@@ -91,5 +100,5 @@ def test_equals_one_process(
     batch = global_batches(1)[0]
     given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     torch.testing.assert_close(loaded(**given).logits, model(**given).logits, rtol=0, atol=1e-5)
-    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == (which == "tied")
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == one.model.config.tie_word_embeddings
     assert AutoTokenizer.from_pretrained(exported).pad_token_id == PAD

@@ -76,7 +76,7 @@ ENGINES: dict[EngineName, Rules] = {
         nvme=(),
         checkpointing=("none", "full"),
         # Inside a stage layers are cut by hand (module_inject/layers.py), which no adapter has been put through.
-        methods=("full",),
+        methods=("full", "lora"),
     ),
     "mcore": Rules(
         degrees=("tp", "pp", "vpp", "cp"),
