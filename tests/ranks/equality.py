@@ -1,21 +1,24 @@
 """Equal within a tolerance, at every step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from procs import run_ranks
 from ranks.reference import Step
-from ranks.zero_runs import train
+from ranks.zero_runs import Trained, train
 from toolkit.engines.base import StepResult
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 
 
-def results_of(folder: Path, *, timeout_s: float = 120.0) -> list[StepResult]:
-    """Train a run on its ranks, which must tell the same."""
+def trained(folder: Path, *, timeout_s: float = 120.0) -> Trained:
+    """Train a run on its ranks, which must tell the same; the first one's view, which has the weights."""
     world_size = Plan.load(RunFolder(folder).plan).world_size
     first, *others = run_ranks(train, world_size, folder, timeout_s=timeout_s)
-    assert all(other == first for other in others)
+    assert all(other.steps == first.steps for other in others)
     return first
 
 
@@ -39,3 +42,11 @@ def assert_equal(results: Sequence[StepResult], steps: Sequence[Step], *, loss: 
                 f"step {number}: loss {ours.loss:.6f}, off by {by:.1e}; norm {ours.grad_norm:.6f}, {norm_by:.1e}"
             )
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+def assert_same_weights(weights: Mapping[str, torch.Tensor], model: Any, *, within: float) -> None:
+    """Compare the weights that a run left with those of one process, every number of them."""
+    expected = dict(model.named_parameters())
+    assert weights.keys() == expected.keys()
+    wrong = {name: float((weights[name] - parameter).abs().max()) for name, parameter in expected.items()}
+    assert all(by <= within for by in wrong.values()), {name: by for name, by in wrong.items() if not by <= within}

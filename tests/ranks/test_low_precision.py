@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from procs import run_ranks
-from ranks.equality import assert_equal, results_of
+from ranks.equality import assert_equal, trained
 from ranks.reference import reference_run
 from ranks.zero_runs import edited_ds_config, train_through_overflows, train_without, write_run
 
@@ -35,15 +35,34 @@ def write_low(folder: Path, model: Path, *, scale_power: int = 8, **choices: Any
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_equals_one_process(tmp_path: Path, calm: Path, precision: str, stage: int) -> None:
-    results = results_of(write_low(tmp_path / "run", calm, precision=precision, zero_stage=stage))
+    results = trained(write_low(tmp_path / "run", calm, precision=precision, zero_stage=stage)).steps
     assert_equal(results, reference_run(calm, precision=precision).steps, **TOLERANCES[precision])
     assert {result.loss_scale for result in results} == {256.0 if precision == "fp16" else 1.0}
     assert not any(result.skipped for result in results)
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"tp": 2, "zero_stage": 2},
+        {"tp": 2, "zero_stage": 3},
+        {"sp": 2, "zero_stage": 1},
+        {"pp": 2},
+        {"pp": 2, "tp": 2, "cluster": "4xcpu"},
+    ],
+    ids=lambda choices: "-".join(map(str, choices)) + str(choices.get("zero_stage", "")),
+)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_divided_replicas_equal_one_process(
+    tmp_path: Path, calm: Path, precision: str, choices: dict[str, Any]
+) -> None:
+    results = trained(write_low(tmp_path / "run", calm, precision=precision, **choices)).steps
+    assert_equal(results, reference_run(calm, precision=precision).steps, **TOLERANCES[precision])
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_lora_equals_peft(tmp_path: Path, calm: Path, stage: int) -> None:
-    results = results_of(write_low(tmp_path / "run", calm, precision="bf16", zero_stage=stage, method="lora"))
+    results = trained(write_low(tmp_path / "run", calm, precision="bf16", zero_stage=stage, method="lora")).steps
     assert_equal(results, reference_run(calm, precision="bf16", method="lora").steps, **LORA_TOLERANCES)
 
 
@@ -54,14 +73,18 @@ def test_lora_equals_peft(tmp_path: Path, calm: Path, stage: int) -> None:
 def test_zero_0_needs_the_mend(tmp_path: Path, calm: Path, precision: str, mend: str) -> None:
     """Without the mend the comparison above fails: should DeepSpeed mend it, ours can go."""
     run = write_low(tmp_path / "run", calm, precision=precision, zero_stage=0)
-    results, _ = run_ranks(train_without, 2, mend, run)
+    results, _ = run_ranks(train_without, 2, f"toolkit.engines.zero.engine.{mend}", None, run)
     with pytest.raises(AssertionError, match="off by"):
         assert_equal(results, reference_run(calm, precision=precision).steps, **TOLERANCES[precision])
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_an_overflow_leaves_no_trace(tmp_path: Path, calm: Path, stage: int) -> None:
-    run = write_low(tmp_path / "run", calm, precision="fp16", zero_stage=stage, scale_power=24)
+@pytest.mark.parametrize(
+    "choices",
+    [*({"zero_stage": stage} for stage in STAGES), {"zero_stage": 1, "tp": 2}, {"zero_stage": 2, "sp": 2}, {"pp": 2}],
+    ids=str,
+)
+def test_an_overflow_leaves_no_trace(tmp_path: Path, calm: Path, choices: dict[str, Any]) -> None:
+    run = write_low(tmp_path / "run", calm, precision="fp16", scale_power=24, **choices)
     for seen in run_ranks(train_through_overflows, 2, run, timeout_s=120):
         assert len(seen.skipped) > 3
         assert set(seen.held_out) == {seen.held_out[0]}

@@ -1,4 +1,4 @@
-"""Parallel = equal: in fp32 each layout's loss and gradient norm are those of one process, at every step.
+"""Parallel = equal: in fp32 each layout's loss, gradient norm and weights are those of one process, at every step.
 
 Measured over 20 steps: loss off by at most 9e-7, norm by 1e-6; with DeepSpeedCPUAdam by 1.3e-6 and 1.2e-6.
 """
@@ -10,21 +10,68 @@ import pytest
 import torch
 
 from procs import run_ranks
-from ranks.equality import assert_equal, results_of
+from ranks.equality import assert_equal, assert_same_weights, trained
 from ranks.reference import global_batches, reference_run
-from ranks.settings import CLIP
-from ranks.zero_runs import train_on_other_rows, write_run
+from ranks.settings import CLIP, GLOBAL_BATCH
+from ranks.zero_runs import train_on_other_rows, train_without, write_run
 
 pytestmark = pytest.mark.ranks
 
-LOSS, NORM = 1e-5, 1e-4
+LOSS, NORM, WEIGHTS = 3e-6, 1e-5, 1e-5
 STAGES = (0, 1, 2, 3)
 
+# Ranks, and what is chosen besides.
+DIVIDED: dict[str, tuple[int, dict[str, Any]]] = {
+    **{
+        f"{name}-zero{stage}": (ranks, {"zero_stage": stage, **degrees})
+        for name, ranks, degrees in (
+            ("tp2", 2, {"tp": 2}),
+            ("tp2-dp2", 4, {"tp": 2}),
+            ("sp2", 2, {"sp": 2}),
+            ("sp2-dp2", 4, {"sp": 2}),
+        )
+        for stage in (1, 2, 3)
+    },
+    "pp2": (2, {"pp": 2}),
+    "pp4": (4, {"pp": 4}),
+    "pp2-dp2": (4, {"pp": 2}),
+    "pp2-tp2": (4, {"pp": 2, "tp": 2}),
+    "pp2-tp2-dp2": (8, {"pp": 2, "tp": 2}),
+}
+CHECKPOINTED: dict[str, tuple[int, dict[str, Any]]] = {
+    "tp2-zero1": (2, {"tp": 2, "zero_stage": 1}),
+    "tp2-sp2-zero1": (4, {"tp": 2, "sp": 2, "zero_stage": 1}),
+    "tp2-sp2-zero3": (4, {"tp": 2, "sp": 2, "zero_stage": 3}),
+    "sp4-zero2": (4, {"sp": 4, "zero_stage": 2}),
+    "pp3-stages": (3, {"pp": 3, "stages": (2, 3, 0)}),
+    "pp2-tp2": (4, {"pp": 2, "tp": 2}),
+}
 
-def check(tmp_path: Path, model: Path, **choices: Any) -> None:
-    method = choices.get("method", "full")
-    results = results_of(write_run(tmp_path / "run", model, **choices))
-    assert_equal(results, reference_run(model, method=method).steps, loss=LOSS, norm=NORM)
+
+def check(tmp_path: Path, model: Path, *, timeout_s: float = 120.0, **choices: Any) -> None:
+    run = trained(write_run(tmp_path / "run", model, **choices), timeout_s=timeout_s)
+    one = reference_run(model, method=choices.get("method", "full"))
+    assert_equal(run.steps, one.steps, loss=LOSS, norm=NORM)
+    assert_same_weights(run.weights, one.model, within=WEIGHTS)
+
+
+def check_divided(tmp_path: Path, model: Path, *, ranks: int, **choices: Any) -> None:
+    """With two micro-batches per step."""
+    replicas = ranks // (choices.get("tp", 1) * choices.get("sp", 1) * choices.get("pp", 1))
+    check(tmp_path, model, cluster=f"{ranks}xcpu", micro_batch=GLOBAL_BATCH // replicas // 2, **choices)
+
+
+@pytest.mark.parametrize("layout", DIVIDED)
+@pytest.mark.parametrize("which", ["deep", "deep_tied"])
+def test_divided_replicas(tmp_path: Path, request: pytest.FixtureRequest, which: str, layout: str) -> None:
+    ranks, choices = DIVIDED[layout]
+    check_divided(tmp_path, request.getfixturevalue(which), ranks=ranks, **choices)
+
+
+@pytest.mark.parametrize("layout", CHECKPOINTED)
+def test_divided_and_recomputed(tmp_path: Path, deep: Path, layout: str) -> None:
+    ranks, choices = CHECKPOINTED[layout]
+    check_divided(tmp_path, deep, ranks=ranks, activation_checkpointing="full", **choices)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -50,58 +97,75 @@ def test_activation_checkpointing(tmp_path: Path, untied: Path, stage: int) -> N
 
 # DeepSpeedCPUAdam is compiled on first use: 50 s on two idle cores.
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all")])
-def test_offload(tmp_path: Path, untied: Path, stage: int, offload: str) -> None:
-    run = write_run(tmp_path / "run", untied, zero_stage=stage, offload=offload)
-    assert_equal(results_of(run, timeout_s=500), reference_run(untied).steps, loss=LOSS, norm=NORM)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *({"zero_stage": stage, "offload": "optimizer"} for stage in (1, 2, 3)),
+        {"zero_stage": 3, "offload": "all"},
+        {"zero_stage": 2, "offload": "optimizer", "tp": 2},
+        {"zero_stage": 3, "offload": "all", "sp": 2},
+        {"offload": "optimizer", "pp": 2},
+    ],
+    ids=str,
+)
+def test_offload(tmp_path: Path, untied: Path, choices: dict[str, Any]) -> None:
+    check(tmp_path, untied, timeout_s=500, **choices)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("stage", [2, 3])
-def test_lora_equals_peft(tmp_path: Path, untied: Path, stage: int, recompute: bool) -> None:
-    check(tmp_path, untied, zero_stage=stage, method="lora", activation_checkpointing="full" if recompute else "none")
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize(
+    "choices", [{"zero_stage": 2}, {"zero_stage": 3}, {"zero_stage": 3, "sp": 2}, {"pp": 2}], ids=str
+)
+def test_lora_equals_peft(tmp_path: Path, untied: Path, choices: dict[str, Any], recompute: str) -> None:
+    check(tmp_path, untied, method="lora", activation_checkpointing=recompute, **choices)
 
 
-@pytest.mark.parametrize("which", ["untied", "tied"])
-@pytest.mark.parametrize("stage", [1, 2, 3])
-@pytest.mark.parametrize("degree", ["tp", "sp"])
-@pytest.mark.parametrize("dp", [1, 2])
-def test_divided_replicas(
-    tmp_path: Path, request: pytest.FixtureRequest, which: str, stage: int, degree: str, dp: int
-) -> None:
-    model = request.getfixturevalue(which)
-    check(tmp_path, model, zero_stage=stage, cluster=f"{2 * dp}xcpu", **{degree: 2})
-
-
-@pytest.mark.parametrize("stage", [1, 3])
-def test_tensor_and_sequence_parallel(tmp_path: Path, deep: Path, stage: int) -> None:
-    check(tmp_path, deep, zero_stage=stage, cluster="4xcpu", tp=2, sp=2, activation_checkpointing="full")
-
-
-PIPELINES = {
-    "pp2": (2, {"pp": 2}),
-    "pp4": (4, {"pp": 4}),
-    "pp2-dp2": (4, {"pp": 2}),
-    "pp2-tp2": (4, {"pp": 2, "tp": 2}),
-    "pp2-tp2-dp2": (8, {"pp": 2, "tp": 2}),
+# Each fault as a function that does nothing, or not enough, and a layout in which it shows.
+FAULTS: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "a stage clips by its own norm": (
+        "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer._model_parallel_all_reduce",
+        None,
+        {"pp": 2},
+    ),
+    "a tensor-parallel rank clips by its own norm": (
+        "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer._model_parallel_all_reduce",
+        None,
+        {"tp": 2, "zero_stage": 1},
+    ),
+    "embedding and head add no gradients up": (
+        "deepspeed.runtime.pipe.module.PipelineModule.get_tied_weights_and_groups",
+        (),
+        {"pp": 2},
+    ),
+    "accumulation is forgotten in a pipeline": (
+        "toolkit.engines.pipeline.engine.loss_factor",
+        torch.tensor(1 / 8),
+        {"pp": 2},
+    ),
+    "accumulation is forgotten": ("toolkit.engines.zero.engine.loss_factor", torch.tensor(1 / 8), {"zero_stage": 2}),
 }
-"""Ranks and degrees of what the pipeline engine divides."""
 
 
-@pytest.mark.parametrize("layout", PIPELINES)
-@pytest.mark.parametrize("which", ["deep", "deep_tied"])
-def test_pipelines(tmp_path: Path, request: pytest.FixtureRequest, which: str, layout: str) -> None:
-    ranks, degrees = PIPELINES[layout]
-    model = request.getfixturevalue(which)
-    check(tmp_path, model, engine="pipeline", cluster=f"{ranks}xcpu", micro_batch=1, **degrees)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_noticed(tmp_path: Path, tied: Path, fault: str) -> None:
+    part, instead, choices = FAULTS[fault]
+    steps = run_ranks(train_without, 2, part, instead, write_run(tmp_path / "run", tied, **choices))[0]
+    with pytest.raises(AssertionError, match="off by"):
+        assert_equal(steps, reference_run(tied).steps, loss=LOSS, norm=NORM)
 
 
-def test_ranks_of_one_replica_that_see_other_rows_are_noticed(tmp_path: Path, untied: Path) -> None:
-    run = write_run(tmp_path / "run", untied, zero_stage=1, tp=2)
-    steps = run_ranks(train_on_other_rows, 2, run, 1)[0]
+@pytest.mark.parametrize(("choices", "ranks"), [({"tp": 2, "zero_stage": 1}, 2), ({"tp": 2, "pp": 2}, 4)])
+def test_ranks_of_one_replica_that_see_other_rows_are_noticed(
+    tmp_path: Path, untied: Path, choices: dict[str, Any], ranks: int
+) -> None:
+    run = write_run(tmp_path / "run", untied, cluster=f"{ranks}xcpu", **choices)
+    steps = run_ranks(train_on_other_rows, ranks, run, 1)[0]
     with pytest.raises(AssertionError, match="off by"):
         assert_equal(steps, reference_run(untied).steps, loss=LOSS, norm=NORM)
-    # DeepSpeed compares the ranks' first micro-batches itself.
+
+
+def test_deepspeed_compares_the_first_rows_of_tensor_parallel_ranks(tmp_path: Path, untied: Path) -> None:
+    run = write_run(tmp_path / "run", untied, zero_stage=1, tp=2)
     with pytest.raises(AssertionError, match="Data inconsistency within the TP group"):
         run_ranks(train_on_other_rows, 2, run, 0)
 

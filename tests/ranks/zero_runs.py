@@ -38,7 +38,13 @@ def write_run(folder: Path, model: Path, *, cluster: str = "2xcpu", **choices: A
     )
     if plan.strategy.engine == "pipeline":  # TEMP until the planner fills it
         pp, n = plan.strategy.layout.pp, plan.model.num_layers
-        plan = plan.model_copy(update={"strategy": plan.strategy.model_copy(update={"stages": tuple(n // pp + (i < n % pp) for i in range(pp))})})
+        plan = plan.model_copy(
+            update={
+                "strategy": plan.strategy.model_copy(
+                    update={"stages": tuple(n // pp + (i < n % pp) for i in range(pp))}
+                )
+            }
+        )
     recipe = Recipe(
         model=str(model),
         workload=plan.workload,
@@ -74,13 +80,23 @@ def batches_of(folder: Path, engine: Engine) -> GlobalBatches:
     return GlobalBatches(training_rows(), share, seed=SEED, pad_token_id=PAD)
 
 
-def train(folder: Path) -> list[StepResult]:
-    """All steps of a run, seen from this rank."""
+@dataclass(frozen=True)
+class Trained:
+    """A run as one rank saw it."""
+
+    steps: list[StepResult]
+    weights: dict[str, torch.Tensor]
+    """All of them, after the last step; only on rank 0."""
+
+
+def train(folder: Path) -> Trained:
+    """All steps of a run."""
     engine = open_engine(folder)
     batches = batches_of(folder, engine)
     results = [engine.train_step(batches.step(index), learning_rate=rate) for index, rate in enumerate(LEARNING_RATES)]
+    weights = dict(engine.full_state())
     engine.close()
-    return results
+    return Trained(results, weights)
 
 
 def finetune(folder: Path) -> None:
@@ -111,10 +127,10 @@ def train_on_other_rows(folder: Path, first: int) -> list[StepResult]:
     return results
 
 
-def train_without(part: str, folder: Path) -> list[StepResult]:
-    """As `train`, with a function of the engine's module (or a method of the engine) that does nothing."""
-    with mock.patch(f"toolkit.engines.zero.engine.{part}", return_value=None):
-        return train(folder)
+def train_without(part: str, instead: Any, folder: Path) -> list[StepResult]:
+    """As `train`, with a function (or a method of a class, by its full name) that does nothing but return `instead`."""
+    with mock.patch(part, return_value=instead):
+        return train(folder).steps
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from toolkit.engines.base import Batch, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.loss import IGNORED, loss_sum, next_tokens
+from toolkit.engines.ds.loss import IGNORED, loss_factor, loss_sum, next_tokens
 from toolkit.engines.ds.optimizer import build_adamw
 from toolkit.engines.ds.sums import sum_over_ranks
 from toolkit.engines.pipeline.collect import weights_of_all_stages
@@ -75,9 +75,7 @@ class PipelineEngine:
             device=self.device,
         )
         counted.wait()
-        # DeepSpeed averages over micro-batches and replicas; both are undone here, so that those with more supervised
-        # tokens weigh more, as in one batch. What it then reports is the mean over the tokens.
-        self._loss_factor = (len(micro_batches) * self._dp / counts[0].clamp(min=1)).float()
+        self._loss_factor = loss_factor(counts[0], averaged_over=len(micro_batches) * self._dp)
         loss = engine.train_batch(data_iter=self._pairs(micro_batches))
         supervised, tokens = counts.tolist()
         return StepResult(
@@ -98,7 +96,7 @@ class PipelineEngine:
             device=self.device,
         )
         counted.wait()
-        self._loss_factor = (len(batches) * self._dp / counts[0].clamp(min=1)).float()
+        self._loss_factor = loss_factor(counts[0], averaged_over=len(batches) * self._dp)
         loss = self._engine.eval_batch(self._pairs(batches), num_micro_batches=len(batches))
         return float(loss.item())
 

@@ -12,10 +12,10 @@ from deepspeed import zero
 from toolkit.engines.base import Batch, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.loss import loss_sum
+from toolkit.engines.ds.loss import loss_factor, loss_sum
 from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
-from toolkit.engines.ds.tensor import gathered, whole_logits
 from toolkit.engines.ds.sums import sum_over_ranks
+from toolkit.engines.ds.tensor import gathered, whole_logits
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.shares import Share, Shares
 from toolkit.errors import EngineError
@@ -80,12 +80,10 @@ class ZeroEngine:
             share_loss += loss.detach()
             if index == 0:
                 counted.wait()
-                # DeepSpeed divides by grad_accum in backward and averages the gradients over the ranks; both are
-                # undone here, so that micro-batches and ranks with more supervised tokens weigh more, as in one batch.
-                scale = (self._grad_accum * self.world_size / self._tp / counts[0].clamp(min=1)).float()
+                factor = loss_factor(counts[0], averaged_over=self._grad_accum * self.world_size // self._tp)
             if index == len(shares) - 1:
                 total, summed = self._sum_over_ranks(share_loss)
-            mean_share = loss * scale
+            mean_share = loss * factor
             if self._stage == 0 and self._scales_loss:
                 mean_share.register_hook(self._scaled_gradient)  # type: ignore[no-untyped-call]
             engine.backward(mean_share)
