@@ -17,6 +17,7 @@ from toolkit.specs.model_source import weights_source
 # The last three come from a damaged pytorch_model.bin, which is a pickle.
 _READ_FAILURES = (OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError)
 _NAMES = ("model.safetensors", "pytorch_model.bin")
+_CHUNK_BYTES = 16 * 1024**2
 _CONFIGS = ("config.json", "generation_config.json")
 
 
@@ -73,10 +74,13 @@ class WeightFiles:
         if path.suffix == ".bin":
             pickled: torch.Tensor = _unpickled(path)[name]
             return pickled.to(dtype, copy=True)
-        # Open for this tensor only: what stays mapped counts as this process's memory.
-        with safe_open(path, framework="pt") as tensors:
-            tensor: torch.Tensor = tensors.get_tensor(name)
-            return tensor.to(dtype, copy=True)
+        tensor = torch.empty(self.shapes[name], dtype=dtype)
+        step = max(1, _CHUNK_BYTES // max(1, tensor[0].nbytes))
+        for start in range(0, tensor.shape[0], step):
+            # Open for these rows only: what stays mapped counts as this process's memory.
+            with safe_open(path, framework="pt") as tensors:
+                tensor[start : start + step] = tensors.get_slice(name)[start : start + step]
+        return tensor
 
     def _add(self, path: Path) -> dict[str, tuple[int, ...]]:
         """Shapes of a file's tensors."""
