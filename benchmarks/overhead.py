@@ -5,7 +5,6 @@ else the machine does meets both. Run it with `make benchmark`; it starts its ow
 """
 
 import argparse
-import copy
 import json
 import os
 import statistics
@@ -20,17 +19,22 @@ RANKS = 2
 ROUNDS = 16
 STEPS_PER_ROUND = 10
 GOAL = 0.97
+LAYOUTS: dict[str, dict[str, Any]] = {
+    **{f"zero{stage}": {"zero_stage": stage} for stage in range(4)},
+    "tp2": {"zero_stage": 1, "tp": 2},
+    "pp2": {"pp": 2},
+}
 
 
 def main() -> None:
     """Start the ranks (plain call) or measure (as a rank)."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--zero", type=int, default=2, choices=(0, 1, 2, 3))
+    parser.add_argument("--layout", default="zero2", choices=LAYOUTS)
     parser.add_argument("run", nargs="?", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run is None:
         with tempfile.TemporaryDirectory() as folder:
-            prepare(Path(folder), args.zero)
+            prepare(Path(folder), LAYOUTS[args.layout])
             torchrun = str(Path(sys.executable).with_name("torchrun"))
             words = [torchrun, f"--nproc-per-node={RANKS}", __file__, folder]
             os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
@@ -38,7 +42,7 @@ def main() -> None:
     measure(args.run)
 
 
-def prepare(folder: Path, zero_stage: int) -> None:
+def prepare(folder: Path, layout: dict[str, Any]) -> None:
     """A run folder with the demo's model and data."""
     import toolkit
     from toolkit.demo.model import write_demo_model
@@ -49,7 +53,7 @@ def prepare(folder: Path, zero_stage: int) -> None:
     texts = (text for line in train.open() for text in (json.loads(line)["prompt"], json.loads(line)["completion"]))
     write_demo_model(folder / "inputs" / "model", texts)
     plan = toolkit.plan(
-        folder / "inputs" / "model", f"{RANKS}xcpu", seq_len=SEQ_LEN, global_batch=GLOBAL_BATCH, zero_stage=zero_stage
+        folder / "inputs" / "model", f"{RANKS}xcpu", seq_len=SEQ_LEN, global_batch=GLOBAL_BATCH, **layout
     )
     recipe = toolkit.Recipe.parse(
         {"model": plan.model.name, "workload": plan.workload.model_dump(), "data": {"train": str(train)}},
@@ -76,11 +80,10 @@ def measure(folder: Path) -> None:
     tokenizer = load_tokenizer(recipe.model, plan.model)
     data = prepare_data(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=0)
     model = build_model(plan, recipe)
-    bare_model = copy.deepcopy(model)
     engine = engine_for(plan, recipe, model=model, folder=run)
-    share = Share(plan.world_size, engine.data_rank, plan.strategy.micro_batch, plan.strategy.grad_accum)
+    share = Share(plan.strategy.layout.dp, engine.data_rank, plan.strategy.micro_batch, plan.strategy.grad_accum)
     batches = GlobalBatches(data.train, share, seed=0, pad_token_id=tokenizer.pad_token_id)
-    bare_step = bare_deepspeed(bare_model, json.loads(run.ds_config.read_text()), recipe.optimizer.learning_rate)
+    bare_step = bare_loop(run, plan, recipe.optimizer.learning_rate)
 
     rounds: dict[str, list[float]] = {"toolkit": [], "bare": []}
     with Telemetry(run, engine, num_steps=(ROUNDS + 1) * STEPS_PER_ROUND) as telemetry:
@@ -111,22 +114,14 @@ class _Window:
         return self._batches.step(self._offset + index)
 
 
-def bare_deepspeed(model: Any, config: dict[str, Any], learning_rate: float) -> Callable[[Any], None]:
-    """What one writes by hand: DeepSpeed's engine, the model's own loss, nothing measured."""
-    import deepspeed
-    import torch
+def bare_loop(run: Any, plan: Any, learning_rate: float) -> Callable[[Any], None]:
+    """The hand-written loop of the same layout."""
+    from bare_loops import pipeline_loop, zero_loop
 
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-
-    def step(micro_batches: Any) -> None:
-        for batch in micro_batches:
-            loss = engine(**batch, use_cache=False).loss
-            engine.backward(loss)
-            engine.step()
-
-    return step
+    model, config = plan.model.name, json.loads(run.ds_config.read_text())
+    if plan.strategy.engine == "pipeline":
+        return pipeline_loop(model, config, learning_rate, stages=plan.strategy.stages)
+    return zero_loop(model, config, learning_rate)
 
 
 def report(rounds: dict[str, list[float]], strategy: str) -> None:
