@@ -114,7 +114,7 @@ def test_estimate_says_what_would_make_it_fit(tmp_path: Path) -> None:
         (["--checkpointing", "yes"], ["checkpointing", "selective"]),
         (["--offload-to", "tape"], ["offload_to", "nvme"]),
         (["--zero", 7], ["--zero is 7"]),
-        (["--zero", 3, "--tp", 2], ["--zero 3 with tp=2: use --zero 2 or less"]),
+        (["--zero", 0, "--tp", 2], ["--zero 0 with tp=2: use --zero 1, 2 or 3"]),
         (["--engine", "zero", "--checkpointing", "selective"], ["--checkpointing selective: engine zero has none"]),
         (["--offload", "none", "--offload-to", "nvme"], ["offload_to=nvme with offload=none"]),
     ],
@@ -148,7 +148,7 @@ def test_bad_layouts_are_refused(more: list[object], parts: list[str], tmp_path:
         (["--pp", 8], "pipeline"),
         (["--pp", 8, "--vpp", 2], "mcore"),
         (["--checkpointing", "selective"], "mcore"),
-        (["--pp", 2, "--method", "lora"], "mcore"),
+        (["--pp", 2, "--method", "lora"], "pipeline"),
     ],
 )
 def test_the_engine_that_the_sizes_need(more: list[object], engine: str, tmp_path: Path) -> None:

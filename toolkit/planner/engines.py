@@ -75,8 +75,9 @@ ENGINES: dict[EngineName, Rules] = {
         zero={1: ("none", "optimizer")},
         nvme=(),
         checkpointing=("none", "full"),
-        # Inside a stage layers are cut by hand (module_inject/layers.py), which no adapter has been put through.
-        methods=("full",),
+        # Tensor parallelism cuts a stage's layers by hand (module_inject/layers.py), which no adapter has been put
+        # through.
+        methods=("full", "lora"),
     ),
     "mcore": Rules(
         degrees=("tp", "pp", "vpp", "cp"),
@@ -93,10 +94,8 @@ ENGINES: dict[EngineName, Rules] = {
     ),
 }
 
-RELEASED: EngineName = "zero"
-"""The engine of this release."""
-RELEASED_DEGREES: tuple[Degree, ...] = ("tp", "sp")
-"""How it divides a replica."""
+RELEASED: tuple[EngineName, ...] = ("zero", "pipeline")
+"""The engines of this release, with all that the table says of them."""
 
 
 def fault(engine: EngineName, setup: Setup) -> Fault | None:
@@ -130,6 +129,8 @@ def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
         needs = f"sp={setup.sp} does not divide seq_len={setup.seq_len}"
         length = [Fault("sequence", f"{needs}; {_lengths(setup, setup.sp)}")] if setup.seq_len % setup.sp else []
         yield from list(_heads_faults("sp", setup.sp, setup, shared=False)) or length
+        if setup.tp > 1:
+            yield from _shared_heads_faults(setup)
     if setup.pp > 1 and "pp" in rules.degrees:
         yield from _stage_faults(rules, setup)
     if setup.cp > 1 and setup.seq_len % (2 * setup.cp):
@@ -195,6 +196,23 @@ def _heads_faults(name: str, value: int, setup: Setup, *, shared: bool) -> Itera
     yield Fault("heads", f"{name}={value} does not divide {kind}; use {choice(_that_divide(setup, name, works))}")
 
 
+def _shared_heads_faults(setup: Setup) -> Iterator[Fault]:
+    """Each tensor-parallel rank exchanges its own heads, so that tp x sp has to divide them, not only tp and sp."""
+    sizes, counts = {"tp": setup.tp, "sp": setup.sp}, (setup.shape.num_heads, setup.shape.num_kv_heads)
+    if any(count % size for count in counts for size in sizes.values()):
+        return
+    for count, kind in zip(counts, ("attention", "key/value"), strict=True):
+        if count % (setup.tp * setup.sp):
+            works = {
+                name: [n for n in divisors(count // other) if all(c % (n * other) == 0 for c in counts)]
+                for name, other in (("tp", setup.sp), ("sp", setup.tp))
+            }
+            works["sp"] = [n for n in works["sp"] if setup.seq_len % n == 0]
+            use = ", or ".join(f"{name}={choice(_that_divide(setup, name, sizes))}" for name, sizes in works.items())
+            yield Fault("heads", f"tp={setup.tp} x sp={setup.sp} does not divide {count} {kind} heads; use {use}")
+            return
+
+
 def interleaving_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     """Faults in vpp: interleaved schedules run pp micro-batches at a time through chunks of equal size."""
     vpp, pp, layers = setup.vpp, setup.pp, setup.shape.num_layers
@@ -245,16 +263,13 @@ def _offload_words(engine: EngineName, offload: Offload, stage: int) -> str:
 def runs_today(strategy: Strategy, method: Method = "full") -> str | None:
     """Why this release cannot run a strategy, with what it can; None where it can."""
     to = "cpu" if strategy.offload == "none" else strategy.offload_to
-    return not_released(strategy.engine, strategy.degrees, offload_to=to, method=method)
+    return not_released(strategy.engine, offload_to=to, method=method)
 
 
-def not_released(engine: EngineName, degrees: dict[str, int], *, offload_to: str, method: str) -> str | None:
+def not_released(engine: EngineName, *, offload_to: str, method: str) -> str | None:
     """`runs_today` from single values."""
-    above = [f"{name}={value}" for name, value in degrees.items() if value > 1 and name not in RELEASED_DEGREES]
-    if engine != RELEASED or above:
-        words = ", ".join(([] if engine == RELEASED else [f"engine={engine}"]) + above)
-        others = ", ".join(name for name in DEGREES if name not in RELEASED_DEGREES)
-        return f"{words}: this release runs engine={RELEASED} only, with every one of {others} at 1"
+    if engine not in RELEASED:
+        return f"engine={engine}: this release runs engine={choice(RELEASED)} only"
     if offload_to == "nvme":
         return "offload_to=nvme: this release offloads to host memory only; use offload_to=cpu"
     if method == "qlora":

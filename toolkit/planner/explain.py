@@ -92,7 +92,7 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
 def _batch_words(request: Request) -> str:
     ranks, batch = request.cluster.world_size, request.workload.global_batch
     samples = f"global_batch={batch} has less than one sample for each of {ranks} ranks"
-    return f"{samples}, so replicas span several; this release needs a multiple of {ranks}, or fewer devices."
+    return f"{samples}, so replicas span several; with fewer devices or a larger batch each could hold its own."
 
 
 def _tight_words(chosen: Timed, others: Sequence[Timed], request: Request) -> str:

@@ -138,8 +138,8 @@ def anything_fits(request: Request) -> bool:
 def _eligible(request: Request) -> Request:
     if request.beyond_release:
         return request
-    today = {"engine": RELEASED, "offload_to": "cpu"}
-    return request._replace(fixed=request.fixed.model_copy(update=today))
+    today = tuple(engine for engine in request.among if engine in RELEASED)
+    return request._replace(fixed=request.fixed.model_copy(update={"offload_to": "cpu"}), among=today)
 
 
 def timed(judged: Judged) -> Timed:
@@ -149,9 +149,8 @@ def timed(judged: Judged) -> Timed:
 
 
 def released(judged: Judged) -> bool:
-    """True where this release runs a candidate's engine and layout; the method is the user's own choice."""
-    engine, setup = judged.engine, judged.setup
-    return engine == RELEASED and setup.dp * setup.tp * setup.sp == setup.world_size and setup.offload_to == "cpu"
+    """True where this release runs a candidate's engine and offload; the method is the user's own choice."""
+    return judged.engine in RELEASED and judged.setup.offload_to == "cpu"
 
 
 class _Judge:

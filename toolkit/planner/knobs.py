@@ -9,7 +9,7 @@ from toolkit.planner.explain import largest_term
 from toolkit.planner.judge import Judged, judge_eligible, timed
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.rank import ranked
-from toolkit.planner.request import Request
+from toolkit.planner.request import Request, batch_faults
 from toolkit.planner.strategy import Strategy
 from toolkit.units import GiB, TiB, human_bytes, human_seconds
 
@@ -174,7 +174,7 @@ def _adapters(request: Request, method: str) -> Iterator[Knob]:
     workload = request.workload.model_copy(update={"method": method})
     name = {"lora": "LoRA", "qlora": "QLoRA"}[method]
     was = "full fine-tuning" if asked == "full" else "LoRA"
-    later = not_released("zero", {}, offload_to="cpu", method=method)
+    later = not_released("zero", offload_to="cpu", method=method)
     note = ", planned only as this release cannot run it" if later else ""
     yield f"{name} of rank {workload.lora_rank} instead of {was}{note}", request._replace(workload=workload)
 
@@ -182,8 +182,7 @@ def _adapters(request: Request, method: str) -> Iterator[Knob]:
 def _more_nodes(request: Request) -> Iterator[Knob]:
     asked, factor = request.cluster.num_nodes, 2
     while factor <= MAX_NODES_FACTOR:
-        cluster = request.cluster.model_copy(update={"num_nodes": asked * factor})
-        micro_batch = request.fixed.micro_batch or 1
-        if request.workload.global_batch % (cluster.world_size * micro_batch) == 0 or request.beyond_release:
-            yield f"{cluster.num_nodes} nodes instead of {asked}", request._replace(cluster=cluster)
+        larger = request._replace(cluster=request.cluster.model_copy(update={"num_nodes": asked * factor}))
+        if not any(batch_faults(larger)):
+            yield f"{larger.cluster.num_nodes} nodes instead of {asked}", larger
         factor *= 2

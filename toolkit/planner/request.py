@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from toolkit.errors import SpecError
-from toolkit.planner.engines import ENGINES, RELEASED, faults, is_lack
+from toolkit.planner.engines import DEGREES, ENGINES, RELEASED, faults, is_lack
 from toolkit.planner.multiples import batch_words, close_choice, divisors
 from toolkit.planner.resolve import base_setup
 from toolkit.planner.setup import Checkpointing, Setup
@@ -67,17 +67,19 @@ class Request(NamedTuple):
     cluster: ClusterSpec
     workload: Workload
     fixed: Fixed
+    among: tuple[EngineName, ...] = tuple(ENGINES)
+    """Engines that are looked at."""
 
     @property
     def beyond_release(self) -> bool:
-        """True where the user asks for what this release plans and cannot run yet, or leaves it no other way."""
+        """True where the user asks for what this release plans and cannot run yet."""
         fixed = self.fixed
-        degrees = (fixed.pp, fixed.vpp, fixed.sp, fixed.cp)
-        recompute = fixed.activation_checkpointing
-        asked = fixed.engine not in (None, RELEASED) or any((degree or 1) > 1 for degree in degrees)
-        asked = asked or fixed.offload_to == "nvme"
-        asked = asked or (recompute is not None and recompute not in ENGINES[RELEASED].checkpointing)
-        return asked or self.spans_replicas
+        known = {degree for engine in RELEASED for degree in ENGINES[engine].degrees}
+        modes = {mode for engine in RELEASED for mode in ENGINES[engine].checkpointing}
+        asked = fixed.engine not in (None, *RELEASED)
+        asked = asked or any((getattr(fixed, degree) or 1) > 1 for degree in DEGREES if degree not in known)
+        asked = asked or fixed.activation_checkpointing not in (None, *modes)
+        return asked or fixed.offload_to == "nvme"
 
     @property
     def spans_replicas(self) -> bool:
@@ -86,9 +88,16 @@ class Request(NamedTuple):
         return batch < ranks and ranks % batch == 0
 
     @property
+    def divides_replicas(self) -> bool:
+        """True where the user asks for replicas of several ranks."""
+        fixed = self.fixed
+        divided = any((getattr(fixed, degree) or 1) > 1 for degree in DEGREES)
+        return divided or fixed.engine not in (None, "zero")
+
+    @property
     def named(self) -> list[EngineName]:
         """The engines that may be chosen."""
-        return list(ENGINES) if self.fixed.engine is None else [self.fixed.engine]
+        return [engine for engine in self.among if self.fixed.engine in (None, engine)]
 
     @property
     def able(self) -> list[EngineName]:
@@ -127,7 +136,7 @@ def check_request(request: Request) -> None:
     Raises:
         SpecError: all faults, one per line, each with values that work.
     """
-    found = [*workload_faults(request), *choice_faults(request), *_batch_faults(request)]
+    found = [*workload_faults(request), *choice_faults(request), *batch_faults(request)]
     if found:
         raise SpecError("\n".join(found))
 
@@ -188,9 +197,10 @@ def _sizes_that_work(request: Request, name: str, degrees: dict[str, int]) -> li
     return works
 
 
-def _batch_faults(request: Request) -> Iterator[str]:
+def batch_faults(request: Request) -> Iterator[str]:
+    """That the global batch does not divide over the ranks, or over micro-batches."""
     ranks, micro, batch = request.cluster.world_size, request.fixed.micro_batch, request.workload.global_batch
     # Replicas of several ranks are fewer; how many the search finds out.
-    replicas, unit = (1, "replica") if request.beyond_release else (ranks, "rank")
+    replicas, unit = (1, "replica") if request.divides_replicas or request.spans_replicas else (ranks, "rank")
     if batch % (replicas * (micro or 1)):
         yield batch_words(batch, replicas, micro, unit=unit)

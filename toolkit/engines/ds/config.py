@@ -152,7 +152,9 @@ def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[st
 
 
 def _tensor_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
-    given, tp = max(read.tensor_parallel.autotp_size, 1), plan.strategy.layout.tp
+    # The pipeline engine cuts the layers of a stage itself.
+    tp = plan.strategy.layout.tp if plan.strategy.engine == "zero" else 1
+    given = max(read.tensor_parallel.autotp_size, 1)
     if given != tp:
         yield f"`tensor_parallel.autotp_size` is {given}, the plan has tp={tp}; plan again with --tp {given}"
     if tp > 1 and read.zero_optimization.stage == 0:
