@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from toolkit.planner.engines import runs_today
 from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.judge import Timed, released
 from toolkit.planner.memory import HEADROOM
@@ -11,6 +10,7 @@ from toolkit.planner.memory.room import needs
 from toolkit.planner.multiples import choice as choice_of
 from toolkit.planner.plan import Objective, price_of_tokens
 from toolkit.planner.rank import TIGHT, is_tight, oom_risk, score
+from toolkit.planner.release import runs_today
 from toolkit.planner.request import Request
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.units import human_bytes, human_seconds

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from typing_extensions import Self
 
 from toolkit.planner.cost.estimate import estimate_time
-from toolkit.planner.engines import RELEASED
 from toolkit.planner.estimates import MemoryEstimate, TimeEstimate
 from toolkit.planner.generate import Group, Tally, generate
 from toolkit.planner.memory.activations import MicroBatch, micro_batch_bytes
 from toolkit.planner.memory.estimate import HEADROOM, Peak, Resident, context_bytes, estimate_of, peak, residents_of
 from toolkit.planner.memory.host import offloaded_bytes
 from toolkit.planner.plan import Candidate
+from toolkit.planner.release import RELEASED
 from toolkit.planner.request import Request
 from toolkit.planner.setup import Checkpointing, Setup
 from toolkit.planner.strategy import EngineName, Layout, Strategy
@@ -57,6 +57,7 @@ class Judged(NamedTuple):
             offload_to=setup.offload_to,
             activation_checkpointing=setup.checkpointing,
             vpp=setup.vpp,
+            stages=setup.stages,
             micro_batch=setup.micro_batch,
             grad_accum=setup.grad_accum,
         )

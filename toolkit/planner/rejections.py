@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from toolkit.planner.engines import RELEASED
 from toolkit.planner.explain import SILENT_ZERO_0, Choice, binding_constraint, compared_words
 from toolkit.planner.judge import Judged, Timed, Verdict, released
 from toolkit.planner.plan import Rejection
+from toolkit.planner.release import RELEASED
 from toolkit.planner.request import Request
 from toolkit.planner.setup import Setup
 from toolkit.units import human_bytes, human_seconds

@@ -55,6 +55,8 @@ class Setup(NamedTuple):
     pp: int = 1
     vpp: int = 1
     """Model chunks per pipeline stage (interleaved 1F1B)."""
+    stages: tuple[int, ...] = ()
+    """Decoder layers of each pipeline stage where they were decided; else as the framework divides them."""
     sp: int = 1
     """Ulysses sequence parallelism: attention by heads, the rest by tokens."""
     cp: int = 1

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from toolkit.emitters import emit
 from toolkit.errors import NoFeasiblePlan, SpecError
-from toolkit.planner.engines import ENGINES, fault, faults, runs_today
+from toolkit.planner.engines import ENGINES, fault, faults
 from toolkit.planner.estimates import MEMORY_TERMS
 from toolkit.planner.generate import Tally, generate
 from toolkit.planner.judge import judge
 from toolkit.planner.memory import estimate_memory
 from toolkit.planner.memory.states import states_of
 from toolkit.planner.plan import Plan
+from toolkit.planner.release import runs_today
 from toolkit.planner.request import Fixed, Request
 from toolkit.planner.resolve import base_setup, setup_of, state_bytes
 from toolkit.planner.search import make_plan

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from toolkit.errors import NoFeasiblePlan, SpecError
-from toolkit.planner.engines import runs_today
 from toolkit.planner.explain import binding_constraint
 from toolkit.planner.memory.room import overshoot
 from toolkit.planner.plan import Plan
 from toolkit.planner.rank import TIE, TIGHT
 from toolkit.planner.rejections import MAX_SHOWN
+from toolkit.planner.release import runs_today
 from toolkit.planner.search import MAX_ALTERNATIVES, Fixed, make_plan
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec

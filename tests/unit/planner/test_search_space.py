@@ -9,11 +9,11 @@ import pytest
 
 from toolkit.errors import NoFeasiblePlan, SpecError
 from toolkit.planner.api import estimate, plan
-from toolkit.planner.engines import runs_today
 from toolkit.planner.generate import Group, Tally, generate
 from toolkit.planner.memory.stages import split_layers
 from toolkit.planner.plan import Plan
 from toolkit.planner.rank import TIGHT
+from toolkit.planner.release import runs_today
 from toolkit.planner.request import Fixed, Request
 from toolkit.planner.resolve import base_setup
 from toolkit.specs.cluster import ClusterSpec
