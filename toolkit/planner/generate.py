@@ -7,7 +7,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from toolkit.planner.cost.balance import balanced_stages
 from toolkit.planner.engines import (
@@ -24,7 +24,7 @@ from toolkit.planner.engines import (
 from toolkit.planner.multiples import batch_words, divisors
 from toolkit.planner.request import Request
 from toolkit.planner.resolve import base_setup, is_undivided, state_bytes
-from toolkit.planner.setup import Checkpointing, Offload, Setup
+from toolkit.planner.setup import Checkpointing, Offload, OffloadTo, Setup
 from toolkit.planner.strategy import EngineName
 
 MIN_TOKENS = 128
@@ -33,8 +33,6 @@ MIN_TOKENS = 128
 MAX_TP = 32
 """Largest tensor-parallel size unless asked for, where no fast link joins more devices: over slower links than a node's
 it loses to pipeline parallelism (2104.04473, takeaway 1)."""
-
-OffloadTo = Literal["cpu", "nvme"]
 
 
 class Group(NamedTuple):

@@ -13,6 +13,7 @@ from toolkit.specs.cluster import ClusterSpec
 
 Checkpointing = Literal["none", "selective", "full"]
 Offload = Literal["none", "optimizer", "all"]
+OffloadTo = Literal["cpu", "nvme"]
 Method = Literal["full", "lora", "qlora"]
 
 
@@ -63,7 +64,7 @@ class Setup(NamedTuple):
     """Context parallelism: ring attention over tokens."""
     zero_stage: int = 0
     offload: Offload = "none"
-    offload_to: Literal["cpu", "nvme"] = "cpu"
+    offload_to: OffloadTo = "cpu"
     checkpointing: Checkpointing = "none"
     method: Method = "full"
     lora_rank: int = 16
