@@ -36,15 +36,6 @@ def write_run(folder: Path, model: Path, *, cluster: str = "2xcpu", **choices: A
         lora_rank=LORA_RANK,
         **wanted,
     )
-    if plan.strategy.engine == "pipeline":  # TEMP until the planner fills it
-        pp, n = plan.strategy.layout.pp, plan.model.num_layers
-        plan = plan.model_copy(
-            update={
-                "strategy": plan.strategy.model_copy(
-                    update={"stages": tuple(n // pp + (i < n % pp) for i in range(pp))}
-                )
-            }
-        )
     recipe = Recipe(
         model=str(model),
         workload=plan.workload,

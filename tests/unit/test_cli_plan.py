@@ -90,6 +90,15 @@ def test_estimate_of_a_layout_that_fits(tmp_path: Path) -> None:
     assert told["readings"]["fits"] is True
 
 
+@pytest.mark.parametrize("command", ["plan", "estimate"])
+def test_a_split_of_ones_own(command: str, tmp_path: Path) -> None:
+    result = toolkit(command, *PLAN, "--stages", "9,8,8,7", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["plan"]["strategy"]["stages"] == told["plan"]["fixed"]["stages"] == [9, 8, 8, 7]
+    assert [stage["layers"] for stage in told["readings"]["stages"]] == [9, 8, 8, 7]
+
+
 def test_estimate_says_what_would_make_it_fit(tmp_path: Path) -> None:
     words = ["--model", "llama-3.1-70b", "--cluster", "8xH100-80GB", "--seq-len", 4096, "--global-batch", 64]
     result = toolkit("estimate", *words, "--zero", 3, cwd=tmp_path)
@@ -114,9 +123,12 @@ def test_estimate_says_what_would_make_it_fit(tmp_path: Path) -> None:
         (["--checkpointing", "yes"], ["checkpointing", "selective"]),
         (["--offload-to", "tape"], ["offload_to", "nvme"]),
         (["--zero", 7], ["--zero is 7"]),
-        (["--zero", 3, "--tp", 2], ["--zero 3 with tp=2: use --zero 2 or less"]),
+        (["--zero", 0, "--tp", 2], ["--zero 0 with tp=2: use --zero 1, 2 or 3"]),
         (["--engine", "zero", "--checkpointing", "selective"], ["--checkpointing selective: engine zero has none"]),
         (["--offload", "none", "--offload-to", "nvme"], ["offload_to=nvme with offload=none"]),
+        (["--pp", 2, "--stages", "9,8,8,7"], ["stages=9,8,8,7 is for 4 stages, pp is 2"]),
+        (["--stages", "16,15"], ["stages=16,15 adds up to 31, the model has 32 layers"]),
+        (["--stages", "16;16"], ["stages=16;16: needs the layers of each stage with commas between"]),
     ],
 )
 def test_bad_options_before_anything_is_written(more: list[object], parts: list[str], tmp_path: Path) -> None:
@@ -148,7 +160,7 @@ def test_bad_layouts_are_refused(more: list[object], parts: list[str], tmp_path:
         (["--pp", 8], "pipeline"),
         (["--pp", 8, "--vpp", 2], "mcore"),
         (["--checkpointing", "selective"], "mcore"),
-        (["--pp", 2, "--method", "lora"], "mcore"),
+        (["--pp", 2, "--method", "lora"], "pipeline"),
     ],
 )
 def test_the_engine_that_the_sizes_need(more: list[object], engine: str, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; default
 Engine = Annotated[str | None, typer.Option(help="Fix the engine: zero, pipeline or mcore.")]
 Tp = Annotated[int | None, typer.Option(help="Fix the tensor-parallel size.")]
 Pp = Annotated[int | None, typer.Option(help="Fix the number of pipeline stages.")]
+Stages = Annotated[str | None, typer.Option(help="Fix the decoder layers of each pipeline stage, as 9,8,8,7.")]
 Vpp = Annotated[int | None, typer.Option(help="Fix the model chunks per pipeline stage.")]
 Sp = Annotated[int | None, typer.Option(help="Fix the sequence-parallel size (Ulysses).")]
 Cp = Annotated[int | None, typer.Option(help="Fix the context-parallel size (ring attention).")]

@@ -35,6 +35,7 @@ def plan(
     engine: options.Engine = None,
     tp: options.Tp = None,
     pp: options.Pp = None,
+    stages: options.Stages = None,
     vpp: options.Vpp = None,
     sp: options.Sp = None,
     cp: options.Cp = None,
@@ -110,6 +111,9 @@ def estimate(
     engine: Annotated[str | None, typer.Option(help="zero, pipeline or mcore; default: what the sizes need.")] = None,
     tp: Annotated[int | None, typer.Option(help="Tensor-parallel size; default 1.")] = None,
     pp: Annotated[int | None, typer.Option(help="Pipeline stages; default 1.")] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Decoder layers of each pipeline stage, as 9,8,8,7; default: balanced in time.")
+    ] = None,
     vpp: Annotated[int | None, typer.Option(help="Model chunks per pipeline stage; default 1.")] = None,
     sp: Annotated[int | None, typer.Option(help="Sequence-parallel size (Ulysses); default 1.")] = None,
     cp: Annotated[int | None, typer.Option(help="Context-parallel size (ring attention); default 1.")] = None,

@@ -8,8 +8,8 @@ from toolkit.emitters.accelerate_yaml import accelerate_yaml
 from toolkit.emitters.command import launch_command, launch_script
 from toolkit.emitters.ds_config import ds_config
 from toolkit.errors import ConfigError
-from toolkit.planner.engines import runs_today
 from toolkit.planner.plan import Plan
+from toolkit.planner.release import runs_today
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
 

@@ -82,15 +82,19 @@ def _offloaded_optimizer(plan: Plan) -> dict[str, bool]:
 
 
 def _tensor_parallel(plan: Plan) -> dict[str, Any]:
-    """AutoTP, embedding and head divided too: each rank sees its part of the logits, and the loss adds them up."""
-    if (tp := plan.strategy.layout.tp) == 1 or plan.strategy.engine != "zero":
+    """AutoTP, embedding and head divided too: each rank sees its part of the logits, and the loss adds them up.
+
+    Not of a pipeline, whose engine cuts the layers of a stage itself.
+    """
+    tp = plan.strategy.layout.tp
+    if tp == 1 or plan.strategy.engine != "zero":
         return {}
     return {"tensor_parallel": {"autotp_size": tp, "vocab_parallel_lm_head": True}}
 
 
 def _pipeline(plan: Plan) -> dict[str, Any]:
-    """Activations go whole from stage to stage: DeepSpeed would divide them over the tensor-parallel ranks by the shape
-    of the first micro-batch, and ours differ in width."""
+    """DeepSpeed's default sends between stages a part of a tensor per tensor-parallel rank and keeps the first one's
+    shapes for good (runtime/pipe/engine.py), which is wrong where micro-batches differ in width."""
     if plan.strategy.engine != "pipeline":
         return {}
     return {"pipeline": {"pipe_partitioned": False, "grad_partitioned": False}}

@@ -6,7 +6,7 @@ it needs no other model code.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -50,9 +50,7 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention over the whole sequence.
 
@@ -62,23 +60,36 @@ def _attention(
         key: as query, with the key/value heads.
         value: as key.
         attention_mask: none: rows are padded on the right, where causal attention does not look.
-        scaling: factor on the scores.
-        dropout: part of the scores that is dropped.
+        **options: of transformers' call; `scaling`, factor on the scores, and `dropout`, part of them, count here.
 
     Returns:
         [batch, tokens of this rank, heads, head size], and no scores.
     """
     assert attention_mask is None
     group: dist.ProcessGroup = getattr(module, _GROUP)
-    queries, keys, values = (_exchanged(tensor, group, 1, 2) for tensor in (query, key, value))
+    whole = _Exchange(group, scatter=1, gather=2)
+    queries, keys, values = (_exchanged(tensor, whole) for tensor in (query, key, value))
+    scale, dropout = options.get("scaling"), options.get("dropout", 0.0)
     out = scaled_dot_product_attention(
-        queries, keys, values, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=True
+        queries, keys, values, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=True
     )
-    return _exchanged(out, group, 2, 1).transpose(1, 2), None
+    return _exchanged(out, whole.reverse).transpose(1, 2), None
 
 
-def _exchanged(tensor: torch.Tensor, group: dist.ProcessGroup, scatter: int, gather: int) -> torch.Tensor:
-    exchanged: torch.Tensor = _AllToAll.apply(tensor, group, scatter, gather)  # type: ignore[no-untyped-call]
+class _Exchange(NamedTuple):
+    """Which dimension is divided over a group, and which one is put together."""
+
+    group: dist.ProcessGroup
+    scatter: int
+    gather: int
+
+    @property
+    def reverse(self) -> "_Exchange":
+        return _Exchange(self.group, self.gather, self.scatter)
+
+
+def _exchanged(tensor: torch.Tensor, exchange: _Exchange) -> torch.Tensor:
+    exchanged: torch.Tensor = _AllToAll.apply(tensor, exchange)  # type: ignore[no-untyped-call]
     return exchanged
 
 
@@ -86,18 +97,18 @@ class _AllToAll(torch.autograd.Function):
     """Divides one dimension over the ranks of a group and puts another one together; backward the other way round."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, group: dist.ProcessGroup, scatter: int, gather: int) -> torch.Tensor:
-        ctx.group, ctx.scatter, ctx.gather = group, scatter, gather
-        return _all_to_all(tensor, group, scatter, gather)
+    def forward(ctx: Any, tensor: torch.Tensor, exchange: _Exchange) -> torch.Tensor:
+        ctx.exchange = exchange
+        return _all_to_all(tensor, exchange)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        return _all_to_all(gradient, ctx.group, ctx.gather, ctx.scatter), None, None, None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _all_to_all(gradient, ctx.exchange.reverse), None
 
 
-def _all_to_all(tensor: torch.Tensor, group: dist.ProcessGroup, scatter: int, gather: int) -> torch.Tensor:
-    size = dist.get_world_size(group)
-    outgoing = torch.stack(tensor.chunk(size, dim=scatter))
+def _all_to_all(tensor: torch.Tensor, exchange: _Exchange) -> torch.Tensor:
+    size = dist.get_world_size(exchange.group)
+    outgoing = torch.stack(tensor.chunk(size, dim=exchange.scatter))
     incoming = torch.empty_like(outgoing)
-    dist.all_to_all_single(incoming, outgoing, group=group)
-    return torch.cat(incoming.unbind(), dim=gather)
+    dist.all_to_all_single(incoming, outgoing, group=exchange.group)
+    return torch.cat(incoming.unbind(), dim=exchange.gather)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from toolkit.planner.multiples import choice, divisors, nearest
 from toolkit.planner.setup import Checkpointing, Method, Offload, Setup
-from toolkit.planner.strategy import EngineName, Strategy
+from toolkit.planner.strategy import EngineName, stages_words
 
 Kind = Literal["not of the engine", "engine rule", "heads", "layers", "sequence", "batch"]
 """What is at fault: the engine lacks it altogether, combines it in other ways only, or it does not divide."""
@@ -54,6 +54,8 @@ class Rules(NamedTuple):
     """Tensor-parallel ranks may share a key/value head: tp may be a multiple of their number."""
     even_stages: bool = False
     """Stages hold equal numbers of layers, but that embedding and head may each take the place of one."""
+    own_stages: bool = False
+    """Stages hold the numbers of layers that the plan says."""
     devices: tuple[str, ...] = ("cuda", "rocm", "cpu")
     """Kinds of devices it is for; on others it is planned only if asked for."""
 
@@ -75,8 +77,10 @@ ENGINES: dict[EngineName, Rules] = {
         zero={1: ("none", "optimizer")},
         nvme=(),
         checkpointing=("none", "full"),
-        # Inside a stage layers are cut by hand (module_inject/layers.py), which no adapter has been put through.
+        # Tensor parallelism cuts a stage's layers by hand (module_inject/layers.py), which no adapter has been put
+        # through.
         methods=("full", "lora"),
+        own_stages=True,
     ),
     "mcore": Rules(
         degrees=("tp", "pp", "vpp", "cp"),
@@ -92,11 +96,6 @@ ENGINES: dict[EngineName, Rules] = {
         devices=("cuda", "rocm"),
     ),
 }
-
-RELEASED: EngineName = "zero"
-"""The engine of this release."""
-RELEASED_DEGREES: tuple[Degree, ...] = ("tp", "sp")
-"""How it divides a replica."""
 
 
 def fault(engine: EngineName, setup: Setup) -> Fault | None:
@@ -130,8 +129,12 @@ def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
         needs = f"sp={setup.sp} does not divide seq_len={setup.seq_len}"
         length = [Fault("sequence", f"{needs}; {_lengths(setup, setup.sp)}")] if setup.seq_len % setup.sp else []
         yield from list(_heads_faults("sp", setup.sp, setup, shared=False)) or length
+        if setup.tp > 1:
+            yield from _shared_heads_faults(setup)
     if setup.pp > 1 and "pp" in rules.degrees:
         yield from _stage_faults(rules, setup)
+    if setup.stages:
+        yield from _split_faults(engine, setup)
     if setup.cp > 1 and setup.seq_len % (2 * setup.cp):
         # Each rank holds one block from the front and one from the back, so that causal masks cost all the same.
         needs = f"cp={setup.cp} needs a seq_len that 2 x cp = {2 * setup.cp} divides, not {setup.seq_len}"
@@ -145,6 +148,23 @@ def _stage_faults(rules: Rules, setup: Setup) -> Iterator[Fault]:
     elif rules.even_stages and _slots(layers, setup.pp) is None:
         works = _that_divide(setup, "pp", [pp for pp in range(1, layers + 1) if _slots(layers, pp)])
         yield Fault("layers", f"pp={setup.pp} does not divide {layers} layers into equal stages; use {choice(works)}")
+
+
+def _split_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
+    stages, layers = setup.stages, setup.shape.num_layers
+    words = f"stages={stages_words(stages)}"
+    if not ENGINES[engine].own_stages:
+        yield _lacks(f"{words}: engine {engine} takes no split of the layers; use engine=pipeline, or no stages")
+        return
+    if len(stages) != setup.pp:
+        works = f"{setup.pp} numbers, or pp={len(stages)}"
+        yield Fault("layers", f"{words} is for {len(stages)} stages, pp is {setup.pp}; use {works}")
+    if sum(stages) != layers:
+        yield Fault("layers", f"{words} adds up to {sum(stages)}, the model has {layers} layers; use numbers that do")
+    if 0 in stages[:-1]:
+        yield Fault(
+            "layers", f"{words}: every stage but the last needs a layer; use 1 and more, and 0 for the last only"
+        )
 
 
 def _slots(layers: int, pp: int) -> int | None:
@@ -195,6 +215,23 @@ def _heads_faults(name: str, value: int, setup: Setup, *, shared: bool) -> Itera
     yield Fault("heads", f"{name}={value} does not divide {kind}; use {choice(_that_divide(setup, name, works))}")
 
 
+def _shared_heads_faults(setup: Setup) -> Iterator[Fault]:
+    """Each tensor-parallel rank exchanges its own heads, so that tp x sp has to divide them, not only tp and sp."""
+    sizes, counts = {"tp": setup.tp, "sp": setup.sp}, (setup.shape.num_heads, setup.shape.num_kv_heads)
+    if any(count % size for count in counts for size in sizes.values()):
+        return
+    for count, kind in zip(counts, ("attention", "key/value"), strict=True):
+        if count % (setup.tp * setup.sp):
+            works = {
+                name: [n for n in divisors(count // other) if all(c % (n * other) == 0 for c in counts)]
+                for name, other in (("tp", setup.sp), ("sp", setup.tp))
+            }
+            works["sp"] = [n for n in works["sp"] if setup.seq_len % n == 0]
+            use = ", or ".join(f"{name}={choice(_that_divide(setup, name, sizes))}" for name, sizes in works.items())
+            yield Fault("heads", f"tp={setup.tp} x sp={setup.sp} does not divide {count} {kind} heads; use {use}")
+            return
+
+
 def interleaving_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     """Faults in vpp: interleaved schedules run pp micro-batches at a time through chunks of equal size."""
     vpp, pp, layers = setup.vpp, setup.pp, setup.shape.num_layers
@@ -240,26 +277,6 @@ def _offload_words(engine: EngineName, offload: Offload, stage: int) -> str:
         return f"offload=all needs ZeRO-3, the stage that shards weights, not zero_stage={stage}; use zero_stage=3"
     works = choice(able)
     return f"offload=optimizer needs sharded optimizer states, not zero_stage={stage}; use zero_stage={works}"
-
-
-def runs_today(strategy: Strategy, method: Method = "full") -> str | None:
-    """Why this release cannot run a strategy, with what it can; None where it can."""
-    to = "cpu" if strategy.offload == "none" else strategy.offload_to
-    return not_released(strategy.engine, strategy.degrees, offload_to=to, method=method)
-
-
-def not_released(engine: EngineName, degrees: dict[str, int], *, offload_to: str, method: str) -> str | None:
-    """`runs_today` from single values."""
-    above = [f"{name}={value}" for name, value in degrees.items() if value > 1 and name not in RELEASED_DEGREES]
-    if engine == "mcore":
-        words = ", ".join(([] if engine == RELEASED else [f"engine={engine}"]) + above)
-        others = ", ".join(name for name in DEGREES if name not in RELEASED_DEGREES)
-        return f"{words}: this release runs engine={RELEASED} only, with every one of {others} at 1"
-    if offload_to == "nvme":
-        return "offload_to=nvme: this release offloads to host memory only; use offload_to=cpu"
-    if method == "qlora":
-        return "method=qlora: this release trains adapters on 16-bit weights only; use method=lora"
-    return None
 
 
 def _lengths(setup: Setup, step: int) -> str:

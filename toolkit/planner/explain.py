@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from toolkit.planner.engines import runs_today
 from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.judge import Timed, released
 from toolkit.planner.memory import HEADROOM
@@ -11,6 +10,7 @@ from toolkit.planner.memory.room import needs
 from toolkit.planner.multiples import choice as choice_of
 from toolkit.planner.plan import Objective, price_of_tokens
 from toolkit.planner.rank import TIGHT, is_tight, oom_risk, score
+from toolkit.planner.release import runs_today
 from toolkit.planner.request import Request
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.units import human_bytes, human_seconds
@@ -92,7 +92,7 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
 def _batch_words(request: Request) -> str:
     ranks, batch = request.cluster.world_size, request.workload.global_batch
     samples = f"global_batch={batch} has less than one sample for each of {ranks} ranks"
-    return f"{samples}, so replicas span several; this release needs a multiple of {ranks}, or fewer devices."
+    return f"{samples}, so replicas span several; with fewer devices or a larger batch each could hold its own."
 
 
 def _tight_words(chosen: Timed, others: Sequence[Timed], request: Request) -> str:

@@ -3,10 +3,13 @@
 What no engine could run is left out here, counted by the kind of rule it breaks.
 """
 
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from toolkit.planner.cost.balance import balanced_stages
 from toolkit.planner.engines import (
     ENGINES,
     Fault,
@@ -20,8 +23,8 @@ from toolkit.planner.engines import (
 )
 from toolkit.planner.multiples import batch_words, divisors
 from toolkit.planner.request import Request
-from toolkit.planner.resolve import base_setup, state_bytes
-from toolkit.planner.setup import Checkpointing, Offload, Setup
+from toolkit.planner.resolve import base_setup, is_undivided, state_bytes
+from toolkit.planner.setup import Checkpointing, Offload, OffloadTo, Setup
 from toolkit.planner.strategy import EngineName
 
 MIN_TOKENS = 128
@@ -30,8 +33,6 @@ MIN_TOKENS = 128
 MAX_TP = 32
 """Largest tensor-parallel size unless asked for, where no fast link joins more devices: over slower links than a node's
 it loses to pipeline parallelism (2104.04473, takeaway 1)."""
-
-OffloadTo = Literal["cpu", "nvme"]
 
 
 class Group(NamedTuple):
@@ -69,6 +70,7 @@ def generate(request: Request, tally: Tally) -> Iterator[Group]:
     """The search space less what the user has decided and what rules exclude."""
     for engine in request.engines:
         base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
+        base = base._replace(stages=request.fixed.stages or ())
         for layout in _layouts(request, engine, base, tally):
             for states in _states(request, engine, layout, tally):
                 yield from _groups(request, engine, states, tally)
@@ -177,7 +179,24 @@ def _groups(request: Request, engine: EngineName, setup: Setup, tally: Tally) ->
             else:
                 tally.add(engine, found, len(modes))
         if able:
-            yield Group(engine, chunked, replica_batch, able, modes)
+            yield from _by_split(Group(engine, chunked, replica_batch, able, modes))
+
+
+def _by_split(group: Group) -> Iterator[Group]:
+    """The group, or its parts of equal stages: what balances them follows from micro-batch and checkpointing."""
+    if not is_undivided(group.setup):
+        yield group
+        return
+    for mode in group.checkpointing:
+        split = functools.partial(_split, group.setup._replace(checkpointing=mode))
+        for stages, micros in itertools.groupby(group.micro_batches, split):
+            yield group._replace(
+                setup=group.setup._replace(stages=stages), micro_batches=list(micros), checkpointing=[mode]
+            )
+
+
+def _split(setup: Setup, micro_batch: int) -> tuple[int, ...]:
+    return balanced_stages(setup._replace(micro_batch=micro_batch))
 
 
 def _chunks(request: Request, engine: EngineName, setup: Setup) -> list[int]:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from typing_extensions import Self
 
 from toolkit.planner.cost.estimate import estimate_time
-from toolkit.planner.engines import RELEASED
 from toolkit.planner.estimates import MemoryEstimate, TimeEstimate
 from toolkit.planner.generate import Group, Tally, generate
 from toolkit.planner.memory.activations import MicroBatch, micro_batch_bytes
 from toolkit.planner.memory.estimate import HEADROOM, Peak, Resident, context_bytes, estimate_of, peak, residents_of
 from toolkit.planner.memory.host import offloaded_bytes
 from toolkit.planner.plan import Candidate
+from toolkit.planner.release import OFFLOADS_TO, RELEASED
 from toolkit.planner.request import Request
 from toolkit.planner.setup import Checkpointing, Setup
 from toolkit.planner.strategy import EngineName, Layout, Strategy
@@ -57,6 +57,7 @@ class Judged(NamedTuple):
             offload_to=setup.offload_to,
             activation_checkpointing=setup.checkpointing,
             vpp=setup.vpp,
+            stages=setup.stages,
             micro_batch=setup.micro_batch,
             grad_accum=setup.grad_accum,
         )
@@ -138,8 +139,9 @@ def anything_fits(request: Request) -> bool:
 def _eligible(request: Request) -> Request:
     if request.beyond_release:
         return request
-    today = {"engine": RELEASED, "offload_to": "cpu"}
-    return request._replace(fixed=request.fixed.model_copy(update=today))
+    today = tuple(engine for engine in request.among if engine in RELEASED)
+    pinned = {"offload_to": OFFLOADS_TO[0]} if len(OFFLOADS_TO) == 1 else {}
+    return request._replace(fixed=request.fixed.model_copy(update=pinned), among=today)
 
 
 def timed(judged: Judged) -> Timed:
@@ -149,9 +151,8 @@ def timed(judged: Judged) -> Timed:
 
 
 def released(judged: Judged) -> bool:
-    """True where this release runs a candidate's engine and layout; the method is the user's own choice."""
-    engine, setup = judged.engine, judged.setup
-    return engine == RELEASED and setup.dp * setup.tp * setup.sp == setup.world_size and setup.offload_to == "cpu"
+    """True where this release runs a candidate's engine and offload; the method is the user's own choice."""
+    return judged.engine in RELEASED and judged.setup.offload_to in OFFLOADS_TO
 
 
 class _Judge:

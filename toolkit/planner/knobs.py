@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice
 
-from toolkit.planner.engines import DEGREES, not_released
+from toolkit.planner.engines import DEGREES
 from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.explain import largest_term
 from toolkit.planner.judge import Judged, judge_eligible, timed
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.rank import ranked
-from toolkit.planner.request import Request
-from toolkit.planner.strategy import Strategy
+from toolkit.planner.release import not_released
+from toolkit.planner.request import Request, batch_faults
+from toolkit.planner.strategy import Strategy, stages_words
 from toolkit.units import GiB, TiB, human_bytes, human_seconds
 
 MIN_SEQ_LEN = 256
@@ -50,7 +51,7 @@ def helpful_options(request: Request, memory: MemoryEstimate) -> list[str]:
         request: the question with every value of the layout fixed.
         memory: what the layout needs.
     """
-    states, degrees = _free(request, _STATES), _free(request, [*_STATES, *DEGREES])
+    states, degrees = _free(request, _STATES), _free(request, [*_STATES, *DEGREES, "stages"])
     verdict = judge_eligible(states)
     told = list(islice(_option_changes(request, verdict.fits), MAX_TOLD))
     told = told or list(islice(_option_changes(request, judge_eligible(degrees).fits), MAX_TOLD))
@@ -123,6 +124,8 @@ def _changed_options(request: Request, strategy: Strategy) -> dict[str, str]:
         "offload-to": (fixed.offload_to or "cpu", strategy.offload_to),
         **{name: (getattr(fixed, name) or 1, size) for name, size in strategy.degrees.items()},
     }
+    if fixed.stages:
+        pairs["stages"] = (stages_words(fixed.stages), stages_words(strategy.stages))
     return {option: str(new) for option, (was, new) in pairs.items() if was != new}
 
 
@@ -142,7 +145,8 @@ def _unpinned(request: Request) -> list[Iterator[Knob]]:
 
 
 def _said(request: Request, names: list[str]) -> str:
-    return ", ".join(f"{name}={getattr(request.fixed, name)}" for name in names)
+    given = request.fixed.given()
+    return ", ".join(f"{name}={given[name]}" for name in names)
 
 
 def _free(request: Request, names: Iterable[str]) -> Request:
@@ -174,7 +178,7 @@ def _adapters(request: Request, method: str) -> Iterator[Knob]:
     workload = request.workload.model_copy(update={"method": method})
     name = {"lora": "LoRA", "qlora": "QLoRA"}[method]
     was = "full fine-tuning" if asked == "full" else "LoRA"
-    later = not_released("zero", {}, offload_to="cpu", method=method)
+    later = not_released("zero", offload_to="cpu", method=method)
     note = ", planned only as this release cannot run it" if later else ""
     yield f"{name} of rank {workload.lora_rank} instead of {was}{note}", request._replace(workload=workload)
 
@@ -182,8 +186,7 @@ def _adapters(request: Request, method: str) -> Iterator[Knob]:
 def _more_nodes(request: Request) -> Iterator[Knob]:
     asked, factor = request.cluster.num_nodes, 2
     while factor <= MAX_NODES_FACTOR:
-        cluster = request.cluster.model_copy(update={"num_nodes": asked * factor})
-        micro_batch = request.fixed.micro_batch or 1
-        if request.workload.global_batch % (cluster.world_size * micro_batch) == 0 or request.beyond_release:
-            yield f"{cluster.num_nodes} nodes instead of {asked}", request._replace(cluster=cluster)
+        larger = request._replace(cluster=request.cluster.model_copy(update={"num_nodes": asked * factor}))
+        if not any(batch_faults(larger)):
+            yield f"{larger.cluster.num_nodes} nodes instead of {asked}", larger
         factor *= 2

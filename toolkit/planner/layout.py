@@ -6,13 +6,14 @@ from pydantic import Field
 
 from toolkit.errors import SpecError
 from toolkit.planner.cost.estimate import estimate_time
-from toolkit.planner.engines import faults, runs_today
+from toolkit.planner.engines import faults
 from toolkit.planner.explain import binding_constraint, fit_words
 from toolkit.planner.knobs import helpful_options
 from toolkit.planner.memory import estimate_memory
 from toolkit.planner.memory.room import overshoot
 from toolkit.planner.multiples import batch_words
 from toolkit.planner.plan import Plan
+from toolkit.planner.release import runs_today
 from toolkit.planner.request import Fixed, Request, choice_faults, workload_faults
 from toolkit.planner.resolve import setup_of
 from toolkit.planner.strategy import Layout, Strategy
@@ -42,6 +43,7 @@ def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, 
     strategy = None if found else _strategy(request, given, found)
     if strategy is not None:
         setup = setup_of(model, cluster, workload=workload, strategy=strategy)
+        strategy = strategy.model_copy(update={"stages": setup.stages})
         found += [fault.words for fault in faults(strategy.engine, setup)]
     if strategy is None or found:
         raise SpecError("\n".join(dict.fromkeys(found)))
@@ -49,7 +51,7 @@ def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, 
     if overshoot(memory, cluster) <= 1:
         told = fit_words(memory, cluster)
     else:
-        request = request._replace(fixed=_pins(strategy, all_degrees=True))
+        request = request._replace(fixed=_pins(strategy, given, all_degrees=True))
         told = [f"It does not fit: {binding_constraint(memory, cluster)}.", *helpful_options(request, memory)]
     if later := runs_today(strategy, workload.method):
         told.append(f"Planned, not written: {later}.")
@@ -62,7 +64,7 @@ def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, 
         memory=memory,
         time=estimate_time(setup),
         gradient_clipping=1.0,
-        fixed=_pins(strategy),
+        fixed=_pins(strategy, given),
         reasons=tuple(told),
         stage_memory=tuple(estimate_memory(setup, stage) for stage in stages),
         judged=1,
@@ -72,7 +74,7 @@ def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, 
 def _with_defaults(given: GivenLayout) -> Fixed:
     """The layout with what is left out: sizes are 1, nothing is offloaded or recomputed, ZeRO-1."""
     usual = {"zero_stage": 1, "micro_batch": 1, "offload": "none", "activation_checkpointing": "none"}
-    known = {name: value for name, value in given.given().items() if name in Fixed.model_fields}
+    known = {name: value for name, value in given if value is not None and name in Fixed.model_fields}
     return Fixed.model_validate({**usual, **known})
 
 
@@ -103,16 +105,18 @@ def _strategy(request: Request, given: GivenLayout, found: list[str]) -> Strateg
         offload_to=fixed.offload_to or "cpu",
         activation_checkpointing=fixed.activation_checkpointing or "none",
         vpp=fixed.vpp or 1,
+        stages=fixed.stages or (),
         micro_batch=micro,
         grad_accum=accum,
     )
 
 
-def _pins(strategy: Strategy, *, all_degrees: bool = False) -> Fixed:
-    """Everything of a strategy; degrees of 1 only if asked for."""
+def _pins(strategy: Strategy, given: GivenLayout, *, all_degrees: bool = False) -> Fixed:
+    """Everything of a strategy; degrees of 1 only if asked for, layers of stages only if given."""
     return Fixed(
         engine=strategy.engine,
         **{name: size for name, size in strategy.degrees.items() if size > 1 or all_degrees},
+        stages=given.stages,
         zero_stage=strategy.zero_stage,
         micro_batch=strategy.micro_batch,
         offload=strategy.offload,

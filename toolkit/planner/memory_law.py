@@ -74,8 +74,9 @@ class MemoryLaw(Spec):
     """Under tensor parallelism each rank holds its part of the logits only; else every rank gathers all of them."""
     fused_loss_hidden: float = Field(default=10.0, ge=0)
     """Bytes per token and element of hidden_size that a fused or chunked loss takes instead of whole logits."""
-    split: Literal["even", "by_cost"] = "even"
-    """How layers are divided over pipeline stages: equal numbers, or equal arithmetic with the head counted."""
+    split: Literal["even", "by_cost", "balanced"] = "even"
+    """How layers are divided over pipeline stages: equal numbers, running arithmetic with the head counted, or so that
+    the slowest stage is as fast as can be (memory/stages.py)."""
     gathers: Literal["deepspeed", "fsdp", "none"] = "none"
     """Whose buffers shards and gathered weights take."""
     fragmentation: float = Field(default=0.03, ge=0)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from toolkit.planner.engines import ENGINES
 from toolkit.planner.estimates import oom_probability
 from toolkit.planner.judge import Judged, Timed
 from toolkit.planner.memory.estimate import spread_of
@@ -76,13 +77,13 @@ def oom_risk(judged: Judged) -> float:
     return oom_probability(judged.peak.total, capacity, spread=spread_of(setup))
 
 
-def moving_parts(judged: Judged) -> tuple[int, int, int, int, int]:
-    """How much there is to go wrong: degrees of parallelism, offload, recomputation, ZeRO, accumulation."""
-    setup = judged.setup
+def moving_parts(judged: Judged) -> tuple[int, ...]:
+    """How much there is to go wrong: engine, degrees of parallelism, offload, recomputation, ZeRO, accumulation."""
+    setup, engine = judged.setup, list(ENGINES).index(judged.engine)
     degrees = setup.tp * setup.pp * setup.vpp * setup.sp * setup.cp
     offload = ("none", "optimizer", "all").index(setup.offload) * (2 if setup.offload_to == "nvme" else 1)
     recompute = ("none", "selective", "full").index(setup.checkpointing)
-    return degrees, offload, recompute, setup.zero_stage, setup.grad_accum
+    return engine, degrees, offload, recompute, setup.zero_stage, setup.grad_accum
 
 
 def family(judged: Judged) -> Family:

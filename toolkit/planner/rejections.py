@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from toolkit.planner.explain import SILENT_ZERO_0, Choice, binding_constraint, compared_words
 from toolkit.planner.judge import Judged, Timed, Verdict, released
 from toolkit.planner.plan import Rejection
+from toolkit.planner.release import RELEASED
 from toolkit.planner.request import Request
 from toolkit.planner.setup import Setup
 from toolkit.units import human_bytes, human_seconds
@@ -54,9 +55,7 @@ def best_of_engines(fits: Sequence[Timed]) -> list[Timed]:
 
 def pin_of(judged: Judged) -> str:
     """What to fix so that a strategy which this release cannot run is planned."""
-    setup = judged.setup
-    pins = {"sp": setup.sp, "tp": setup.tp} if judged.engine == "zero" else {"engine": judged.engine}
-    return next((f"{name}={value}" for name, value in pins.items() if value != 1), "offload_to=nvme")
+    return "offload_to=nvme" if judged.engine in RELEASED else f"engine={judged.engine}"
 
 
 def _unsafe(request: Request) -> Iterator[Rejection]:

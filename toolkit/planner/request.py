@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, model_validator
 
 from toolkit.errors import SpecError
-from toolkit.planner.engines import ENGINES, RELEASED, faults, is_lack
+from toolkit.planner.engines import DEGREES, ENGINES, faults, is_lack
 from toolkit.planner.multiples import batch_words, close_choice, divisors
+from toolkit.planner.release import OFFLOADS_TO, RELEASED
 from toolkit.planner.resolve import base_setup
 from toolkit.planner.setup import Checkpointing, Setup
-from toolkit.planner.strategy import EngineName
+from toolkit.planner.strategy import EngineName, stages_words
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
@@ -32,6 +33,8 @@ class Fixed(Spec):
     """Pipeline stages per replica."""
     vpp: int | None = Field(default=None, gt=0)
     """Model chunks per pipeline stage; above 1 the schedule is interleaved."""
+    stages: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    """Decoder layers of each pipeline stage, first to last; as many numbers as stages."""
     sp: int | None = Field(default=None, gt=0)
     """Sequence-parallel ranks per replica (Ulysses)."""
     cp: int | None = Field(default=None, gt=0)
@@ -47,9 +50,23 @@ class Fixed(Spec):
     activation_checkpointing: Checkpointing | None = None
     """What the backward pass recomputes: nothing, the attention core (selective), or each layer (full)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_stages(cls, given: Any) -> Any:
+        """`stages`, also as the command line has it, says how many there are."""
+        if not isinstance(given, dict) or not isinstance(stages := given.get("stages"), str | list | tuple):
+            return given
+        if isinstance(stages, str):
+            numbers = stages.split(",")
+            if not all(number.strip().isdecimal() for number in numbers):
+                raise ValueError(f"stages={stages}: needs the layers of each stage with commas between, as 9,8,8,7")
+            stages = tuple(map(int, numbers))
+        return {**given, "stages": stages, "pp": given.get("pp") or len(stages) or None}
+
     def given(self) -> dict[str, object]:
-        """The pins that are set, by name."""
-        return {name: value for name, value in self if value is not None}
+        """The pins that are set, by name; `stages` as the command line has them."""
+        pins = {name: value for name, value in self if value is not None}
+        return pins | ({"stages": stages_words(self.stages)} if self.stages else {})
 
     def options(self) -> list[str]:
         """The pins as words of a `toolkit plan` line."""
@@ -67,17 +84,19 @@ class Request(NamedTuple):
     cluster: ClusterSpec
     workload: Workload
     fixed: Fixed
+    among: tuple[EngineName, ...] = tuple(ENGINES)
+    """Engines that are looked at."""
 
     @property
     def beyond_release(self) -> bool:
-        """True where the user asks for what this release plans and cannot run yet, or leaves it no other way."""
+        """True where the user asks for what this release plans and cannot run yet."""
         fixed = self.fixed
-        degrees = (fixed.pp, fixed.vpp, fixed.sp, fixed.cp)
-        recompute = fixed.activation_checkpointing
-        asked = fixed.engine not in (None, RELEASED) or any((degree or 1) > 1 for degree in degrees)
-        asked = asked or fixed.offload_to == "nvme"
-        asked = asked or (recompute is not None and recompute not in ENGINES[RELEASED].checkpointing)
-        return asked or self.spans_replicas
+        known = {degree for engine in RELEASED for degree in ENGINES[engine].degrees}
+        modes = {mode for engine in RELEASED for mode in ENGINES[engine].checkpointing}
+        asked = fixed.engine not in (None, *RELEASED)
+        asked = asked or any((getattr(fixed, degree) or 1) > 1 for degree in DEGREES if degree not in known)
+        asked = asked or fixed.activation_checkpointing not in (None, *modes)
+        return asked or fixed.offload_to not in (None, *OFFLOADS_TO)
 
     @property
     def spans_replicas(self) -> bool:
@@ -86,9 +105,16 @@ class Request(NamedTuple):
         return batch < ranks and ranks % batch == 0
 
     @property
+    def divides_replicas(self) -> bool:
+        """True where the user asks for replicas of several ranks."""
+        fixed = self.fixed
+        divided = any((getattr(fixed, degree) or 1) > 1 for degree in DEGREES)
+        return divided or fixed.engine not in (None, "zero")
+
+    @property
     def named(self) -> list[EngineName]:
         """The engines that may be chosen."""
-        return list(ENGINES) if self.fixed.engine is None else [self.fixed.engine]
+        return [engine for engine in self.among if self.fixed.engine in (None, engine)]
 
     @property
     def able(self) -> list[EngineName]:
@@ -108,7 +134,7 @@ def given_setup(request: Request, engine: EngineName) -> Setup:
     base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
     base = base._replace(tp=fixed.tp or 1, sp=fixed.sp or 1, cp=fixed.cp or 1, vpp=fixed.vpp or 1)
     base = base._replace(offload=fixed.offload or "none", offload_to=fixed.offload_to or "cpu")
-    base = base._replace(checkpointing=fixed.activation_checkpointing or "none")
+    base = base._replace(checkpointing=fixed.activation_checkpointing or "none", stages=fixed.stages or ())
     stages = [3, 2, 1, 0] if fixed.zero_stage is None else [fixed.zero_stage]
     staged = engine == "pipeline" or base.vpp > 1
     depths = [fixed.pp] if fixed.pp is not None else (divisors(world)[1:] or [2]) if staged else [1]
@@ -127,7 +153,7 @@ def check_request(request: Request) -> None:
     Raises:
         SpecError: all faults, one per line, each with values that work.
     """
-    found = [*workload_faults(request), *choice_faults(request), *_batch_faults(request)]
+    found = [*workload_faults(request), *choice_faults(request), *batch_faults(request)]
     if found:
         raise SpecError("\n".join(found))
 
@@ -172,8 +198,8 @@ def _rank_faults(request: Request, found: list[str]) -> Iterator[str]:
     given = " x ".join(f"{name}={size}" for name, size in degrees.items())
     works = {name: _sizes_that_work(request, name, degrees) for name in degrees}
     words = [f"{name}={close_choice(sizes, degrees[name])}" for name, sizes in works.items() if sizes]
-    use = ", or ".join(words) or "smaller ones"
-    yield f"{given} does not divide {world} ranks; use {use if len(degrees) > 1 else use.partition('=')[2]}"
+    use = ", or ".join(words if len(degrees) > 1 else [word.partition("=")[2] for word in words]) or "smaller ones"
+    yield f"{given} does not divide {world} ranks; use {use}"
 
 
 def _sizes_that_work(request: Request, name: str, degrees: dict[str, int]) -> list[int]:
@@ -182,15 +208,16 @@ def _sizes_that_work(request: Request, name: str, degrees: dict[str, int]) -> li
     others = math.prod(degrees.values()) // degrees[name]
     works = []
     for size in divisors(world // others) if world % others == 0 else []:
-        one = request._replace(fixed=request.fixed.model_copy(update={name: size}))
+        one = request._replace(fixed=request.fixed.model_copy(update={name: size, "stages": None}))
         if any(not list(faults(engine, given_setup(one, engine))) for engine in one.able):
             works.append(size)
     return works
 
 
-def _batch_faults(request: Request) -> Iterator[str]:
+def batch_faults(request: Request) -> Iterator[str]:
+    """That the global batch does not divide over the ranks, or over micro-batches."""
     ranks, micro, batch = request.cluster.world_size, request.fixed.micro_batch, request.workload.global_batch
     # Replicas of several ranks are fewer; how many the search finds out.
-    replicas, unit = (1, "replica") if request.beyond_release else (ranks, "rank")
+    replicas, unit = (1, "replica") if request.divides_replicas or request.spans_replicas else (ranks, "rank")
     if batch % (replicas * (micro or 1)):
         yield batch_words(batch, replicas, micro, unit=unit)

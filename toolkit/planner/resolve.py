@@ -1,6 +1,7 @@
 """A candidate of the search as a Setup: which framework's laws hold, and what its engine makes of precision."""
 
 from toolkit.planner.buckets import zero_buckets
+from toolkit.planner.cost.balance import balanced_stages
 from toolkit.planner.profile import profiles
 from toolkit.planner.setup import NF4_BYTES, Setup, StateBytes
 from toolkit.planner.shape import Shape
@@ -45,6 +46,7 @@ def with_strategy(base: Setup, strategy: Strategy) -> Setup:
         tp=layout.tp,
         pp=layout.pp,
         vpp=strategy.vpp,
+        stages=strategy.stages,
         sp=layout.sp,
         cp=layout.cp,
         zero_stage=strategy.zero_stage,
@@ -72,5 +74,11 @@ def state_bytes(base: Setup, zero_stage: int) -> StateBytes:
 
 
 def setup_of(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, strategy: Strategy) -> Setup:
-    """The set-up of one strategy."""
-    return with_strategy(base_setup(model, cluster, workload=workload, engine=strategy.engine), strategy)
+    """The set-up of one strategy; where nobody has decided the layers of each stage and it is ours to do, balanced."""
+    setup = with_strategy(base_setup(model, cluster, workload=workload, engine=strategy.engine), strategy)
+    return setup._replace(stages=balanced_stages(setup)) if is_undivided(setup) else setup
+
+
+def is_undivided(setup: Setup) -> bool:
+    """True where the layers of each stage are ours to decide and nobody has."""
+    return setup.pp > 1 and not setup.stages and setup.profile.memory.split == "balanced"

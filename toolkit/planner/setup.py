@@ -13,6 +13,7 @@ from toolkit.specs.cluster import ClusterSpec
 
 Checkpointing = Literal["none", "selective", "full"]
 Offload = Literal["none", "optimizer", "all"]
+OffloadTo = Literal["cpu", "nvme"]
 Method = Literal["full", "lora", "qlora"]
 
 
@@ -55,13 +56,15 @@ class Setup(NamedTuple):
     pp: int = 1
     vpp: int = 1
     """Model chunks per pipeline stage (interleaved 1F1B)."""
+    stages: tuple[int, ...] = ()
+    """Decoder layers of each pipeline stage where they were decided; else as the framework divides them."""
     sp: int = 1
     """Ulysses sequence parallelism: attention by heads, the rest by tokens."""
     cp: int = 1
     """Context parallelism: ring attention over tokens."""
     zero_stage: int = 0
     offload: Offload = "none"
-    offload_to: Literal["cpu", "nvme"] = "cpu"
+    offload_to: OffloadTo = "cpu"
     checkpointing: Checkpointing = "none"
     method: Method = "full"
     lora_rank: int = 16

@@ -1,5 +1,6 @@
 """A strategy: how the ranks are divided and what each keeps."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -8,6 +9,11 @@ from toolkit.planner.setup import Checkpointing
 from toolkit.specs.base import Spec
 
 EngineName = Literal["zero", "pipeline", "mcore"]
+
+
+def stages_words(stages: Sequence[int]) -> str:
+    """Decoder layers of each stage as the command line has them: '9,8,8,7'."""
+    return ",".join(map(str, stages))
 
 
 class Layout(Spec):

@@ -11,6 +11,7 @@ from toolkit.planner.cost.rates import Rates, rates_of
 from toolkit.planner.setup import Setup, wide_bytes
 from toolkit.report.explain_lines import Line, Section, over, short_seconds
 from toolkit.report.explain_traffic import explain_optimizer, explain_traffic
+from toolkit.report.plan_stages import even_stages, layers_words, split_of
 from toolkit.units import human_bytes, human_count
 
 DATASHEET = "toolkit/specs/catalog/devices.yaml and nodes.yaml, each number with its source"
@@ -18,6 +19,7 @@ MEASURED = "measured by toolkit calibrate"
 FLASH = "FlashAttention-2: arXiv 2307.08691, section 3.1"
 ROOFLINE = "products, attention and elementwise kernels by roofline: toolkit/planner/cost/compute.py"
 KORTHIKANTI = "Korthikanti et al., arXiv 2205.05198"
+BALANCE = "the least maximum over the stages: toolkit/planner/memory/stages.py, docs/decisions/0013"
 BUBBLE = "1F1B: arXiv 2006.09503; interleaved: arXiv 2104.04473, section 2.2"
 
 
@@ -79,6 +81,18 @@ def _layer(setup: Setup, layer: Layer, head: Seconds) -> Iterator[Line]:
         yield Line("launches", layer.waits, "seconds", "what the host takes longer than the device", ROOFLINE)
     how = f"{shape.vocab:,} x {shape.hidden:,} on the last stage, with the cross entropy, forward and backward"
     yield Line("head", head.forward + head.backward, "seconds", how)
+    if setup.pp > 1:
+        yield from _stages(setup)
+
+
+def _stages(setup: Setup) -> Iterator[Line]:
+    """The stage that the others wait for, with the split that was chosen and with an even one."""
+    split, even = split_of(setup), even_stages(setup.shape.num_layers, setup.pp)
+    how = f"stages of {layers_words(split.stages)} layers, the last with the head ({split.head:.2f} layers)"
+    yield Line("slowest stage", split.slowest, "seconds", f"{how}; the mean is {short_seconds(split.mean)}", BALANCE)
+    if not split.is_even:
+        how = f"stages of {layers_words(even)} layers: {split.even / split.slowest:.2f} times the slowest above"
+        yield Line("evenly divided", split.even, "seconds", how)
 
 
 def _causes(setup: Setup, rates: Rates, *, layer: Layer, head: Seconds) -> Iterator[Line]:

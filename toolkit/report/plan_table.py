@@ -10,7 +10,8 @@ from toolkit.planner.estimates import TIME_TERMS
 from toolkit.planner.plan import Candidate, Plan
 from toolkit.report.explain_lines import short_seconds
 from toolkit.report.plan_memory import memory_table, stage_table
-from toolkit.report.readings import Readings, readings
+from toolkit.report.plan_stages import split_words
+from toolkit.report.readings import Readings, plan_setup, readings
 from toolkit.report.tables import bar, new_grid, new_table
 from toolkit.units import human_bytes, human_count, human_seconds
 
@@ -64,6 +65,8 @@ def _head(plan: Plan, found: Readings) -> Table:
     grid.add_row("cluster", f"{plan.world_size:,} x {cluster.device.name} on {nodes}")
     grid.add_row("workload", f"{method} in {workload.precision}, seq_len {workload.seq_len}")
     grid.add_row("strategy", Text(plan.strategy.words, style="bold green" if found.fits else "bold"))
+    if plan.strategy.layout.pp > 1:
+        grid.add_row("stages", split_words(plan_setup(plan)))
     grid.add_row("batch", batch_arithmetic(plan))
     if plan.objective != "fastest":
         grid.add_row("objective", plan.objective)

@@ -6,6 +6,7 @@ from toolkit.planner.cost.flops import hardware_flops, model_flops
 from toolkit.planner.estimates import MemoryEstimate, nine_of_ten
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.memory.room import overshoot
+from toolkit.planner.memory.stages import stage_layers
 from toolkit.planner.plan import Plan
 from toolkit.planner.resolve import setup_of
 from toolkit.planner.setup import Setup
@@ -99,9 +100,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     """`plan`: plan.json as `Plan.load` reads it; `readings`: what follows from it. docs/planner.md lists the keys."""
     found = readings(plan)
     told = {name: value._asdict() if isinstance(value, Reading) else value for name, value in found._asdict().items()}
+    layers = stage_layers(plan_setup(plan))
     stages = [
         {
             "stage": memory.stage,
+            "layers": layers[memory.stage],
             "instant": memory.instant,
             "allocated_bytes": memory.allocated_bytes,
             "reserved_bytes": memory.reserved_bytes,

@@ -15,10 +15,10 @@ from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
 
-def plan(cluster: str = "4xA100-80GB") -> Plan:
+def plan(cluster: str = "4xA100-80GB", *, model: str = "smollm-135m", **given: int) -> Plan:
     precision = "fp32" if "cpu" in cluster else "bf16"
-    workload = Workload(seq_len=512, global_batch=32, precision=precision)
-    return make_plan(ModelSpec.resolve("smollm-135m"), ClusterSpec.resolve(cluster), workload, fixed=Fixed())
+    workload, fixed = Workload(seq_len=512, global_batch=32, precision=precision), Fixed.model_validate(given)
+    return make_plan(ModelSpec.resolve(model), ClusterSpec.resolve(cluster), workload, fixed=fixed)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,12 @@ def test_accelerate_loads_it(cluster: str, nodes: int, ranks: int, tmp_path: Pat
         "deepspeed_multinode_launcher": "standard",
         "zero3_init_flag": False,
     }
+
+
+@pytest.mark.parametrize("given", [{"tp": 2}, {"sp": 2}, {"pp": 2}, {"pp": 2, "tp": 2}])
+def test_processes_are_started_alike_however_a_replica_is_divided(given: dict[str, int]) -> None:
+    texts = {accelerate_yaml(plan(model="llama-3.2-1b", **pins), ds_config_path="x") for pins in ({}, given)}
+    assert len(texts) == 1
 
 
 def test_precision_stays_in_the_deepspeed_file() -> None:

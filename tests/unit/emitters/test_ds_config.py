@@ -152,6 +152,24 @@ def test_streams_and_pinned_memory_follow_the_device() -> None:
         assert zero["offload_optimizer"] == zero["offload_param"] == {"device": "cpu", "pin_memory": on_cuda}
 
 
+DIVIDED = {"tp": 2}, {"sp": 2, "tp": 1}, {"tp": 2, "sp": 2}, {"pp": 2}, {"pp": 2, "tp": 2}
+
+
+@pytest.mark.parametrize("degrees", DIVIDED, ids=str)
+def test_how_a_replica_is_divided(degrees: dict[str, int], parsers: Any) -> None:
+    model, machines = ModelSpec.resolve("llama-3.2-1b"), ClusterSpec.resolve("4xA100-80GB")
+    made = make_plan(model, machines, Workload(seq_len=512, global_batch=8), fixed=Fixed.model_validate(degrees))
+    config, engine = ds_config(made), made.strategy.engine
+    # Sequence parallelism is ours alone, and the pipeline's engine cuts the layers of a stage itself.
+    tensor = {"autotp_size": 2, "vocab_parallel_lm_head": True} if degrees.get("tp") == 2 and engine == "zero" else None
+    assert config.get("tensor_parallel") == tensor
+    sent = {"pipe_partitioned": False, "grad_partitioned": False} if engine == "pipeline" else None
+    assert config.get("pipeline") == sent
+    read = parsers[0](json.loads(json.dumps(config)))
+    if sent:
+        assert {name: read.pipeline[name] for name in sent} == sent
+
+
 def test_fp16_has_a_dynamic_loss_scale() -> None:
     fp16 = ds_config(plan(2, precision="fp16"))["fp16"]
     assert fp16["loss_scale"] == 0

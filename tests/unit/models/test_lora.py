@@ -88,7 +88,7 @@ def test_the_plan_decides(folder: Path, method: str, recompute: bool) -> None:
         lora_rank=4,
         activation_checkpointing="full" if recompute else "none",
     )
-    built = build_model(plan, Recipe(model=str(folder), workload=plan.workload))
+    built = build_model(plan, Recipe(model=str(folder), workload=plan.workload)).module
     trainable, total = count_parameters(built)
     assert trainable == plan.model.num_trainable_params(plan.workload.method, 4)
     assert (trainable < total) == (method == "lora")

@@ -27,7 +27,7 @@ def model(whole: Path, tmp_path: Path) -> Path:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as failure:
-        load_pretrained(str(folder), ModelSpec.resolve(folder), precision="fp32")
+        load_pretrained(str(folder), ModelSpec.resolve(folder), precision="fp32").load()
     return str(failure.value)
 
 
@@ -35,12 +35,14 @@ def refusal(folder: Path) -> str:
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
 def test_dtype_and_weights(whole: Path, precision: str, dtype: torch.dtype) -> None:
-    loaded = load_pretrained(str(whole), ModelSpec.resolve(whole), precision=precision)  # type: ignore[arg-type]
+    unloaded = load_pretrained(str(whole), ModelSpec.resolve(whole), precision=precision)  # type: ignore[arg-type]
+    # Counted before anything is read, as a run does.
+    assert count_parameters(unloaded.module) == (ModelSpec.resolve(whole).num_params,) * 2
+    loaded = unloaded.load()
     assert {p.dtype for p in loaded.parameters()} == {dtype}
     on_disk = load_file(whole / "model.safetensors")
     assert all(torch.equal(loaded.state_dict()[name], tensor.to(dtype)) for name, tensor in on_disk.items())
     assert not loaded.config.use_cache
-    assert count_parameters(loaded) == (ModelSpec.resolve(whole).num_params,) * 2
 
 
 def test_a_truncated_file(model: Path) -> None:

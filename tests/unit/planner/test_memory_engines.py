@@ -29,11 +29,12 @@ def setup(model: ModelSpec = LLAMA_8B, *, work: Workload | None = None, **given:
     return setup_of(model, CLUSTER, workload=workload, strategy=Strategy.model_validate(fields))
 
 
-def test_deepspeed_gathers_all_logits_and_megatron_does_not() -> None:
-    zero, mcore = setup(tp=4), setup(tp=4, engine="mcore")
+def test_logits_are_divided_where_the_loss_works_on_parts() -> None:
     all_logits = LLAMA_8B.vocab_size * 4096
-    assert logits_bytes(zero, 0) == zero.profile.memory.logits_bytes * all_logits
-    assert logits_bytes(mcore, 0) == mcore.profile.memory.logits_bytes * all_logits / 4
+    for one in (setup(tp=4), setup(tp=4, engine="mcore")):
+        assert logits_bytes(one, 0) == one.profile.memory.logits_bytes * all_logits / 4
+    gathering = setup(tp=4, pp=2, engine="pipeline")
+    assert logits_bytes(gathering, 1) == gathering.profile.memory.logits_bytes * all_logits
 
 
 def test_behind_the_first_backward_of_a_warm_up_stand_gradients_and_the_other_micro_batches() -> None:

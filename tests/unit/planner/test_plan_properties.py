@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from toolkit.emitters import emit
 from toolkit.errors import NoFeasiblePlan, SpecError
-from toolkit.planner.engines import ENGINES, fault, faults, runs_today
+from toolkit.planner.engines import ENGINES, fault, faults
 from toolkit.planner.estimates import MEMORY_TERMS
 from toolkit.planner.generate import Tally, generate
 from toolkit.planner.judge import judge
 from toolkit.planner.memory import estimate_memory
 from toolkit.planner.memory.states import states_of
 from toolkit.planner.plan import Plan
+from toolkit.planner.release import runs_today
 from toolkit.planner.request import Fixed, Request
 from toolkit.planner.resolve import base_setup, setup_of, state_bytes
 from toolkit.planner.search import make_plan
@@ -31,6 +32,10 @@ MODELS = st.sampled_from(["smollm-135m", "llama-3.2-1b", "llama-2-7b", "llama-3.
 CLUSTERS = st.sampled_from(["1xA100-80GB", "8xA100-80GB", "6xRTX4090-24GB", "4x8xH100-80GB", "3x4xL40S"]).map(
     ClusterSpec.resolve
 )
+PINS = st.sampled_from(
+    [{}, {}, {"sp": 2}, {"tp": 2}, {"tp": 2, "sp": 2}, {"pp": 2}, {"pp": 3}, {"pp": 2, "tp": 2}, {"engine": "pipeline"}]
+).map(Fixed.model_validate)
+"""Nothing, and every way to divide a replica that this release runs."""
 WORKLOADS = st.builds(
     Workload,
     seq_len=st.sampled_from([256, 1000, 2048]),
@@ -65,6 +70,7 @@ def test_every_candidate_is_legal_and_multiplies_out(
         assert fault(engine, setup) is None  # type: ignore[arg-type]
         assert setup.dp * setup.tp * setup.pp * setup.sp * setup.cp == cluster.world_size
         assert setup.micro_batch * setup.grad_accum * setup.dp == workload.global_batch
+        assert sum(setup.stages) == (model.num_layers if engine == "pipeline" else 0)
     assert len({(engine, setup[4:]) for engine, setup in found}) == len(found), "nothing is judged twice"
 
 
@@ -105,19 +111,26 @@ def test_more_ranks_and_more_zero_never_raise_states(
     assert all(more <= less for less, more in itertools.pairwise(by_stage))
 
 
-@settings(max_examples=25, deadline=None)
-@given(model=MODELS, cluster=CLUSTERS, workload=WORKLOADS)
-def test_a_plan_is_consistent_and_loads_again(model: ModelSpec, cluster: ClusterSpec, workload: Workload) -> None:
+@settings(max_examples=60, deadline=None)
+@given(model=MODELS, cluster=CLUSTERS, workload=WORKLOADS, fixed=PINS)
+def test_a_plan_is_consistent_and_loads_again(
+    model: ModelSpec, cluster: ClusterSpec, workload: Workload, fixed: Fixed
+) -> None:
     try:
-        made = make_plan(model, cluster, workload, fixed=Fixed())
+        made = make_plan(model, cluster, workload, fixed=fixed)
     except (NoFeasiblePlan, SpecError):
         assume(False)
         return
-    assert made.world_size == cluster.world_size
+    layout = made.strategy.layout
+    assert layout.dp * layout.tp * layout.pp * layout.sp * layout.cp == made.world_size == cluster.world_size
     assert runs_today(made.strategy) is None
     for one in (made, *made.alternatives, *made.pareto):
         setup = setup_of(model, cluster, workload=workload, strategy=one.strategy)
         assert not list(faults(one.strategy.engine, setup))
+        assert setup.stages == one.strategy.stages
+        if one.strategy.engine == "pipeline":
+            assert len(one.strategy.stages) == one.strategy.layout.pp
+            assert sum(one.strategy.stages) == model.num_layers
         assert one.memory.total_bytes == sum(getattr(one.memory, term) for term in MEMORY_TERMS)
         assert one.memory == estimate_memory(setup)
         assert 0 < one.memory.total_bytes <= cluster.device.memory_bytes * 0.95

@@ -15,7 +15,8 @@ from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
 CP_LENGTH = "cp=2 needs a seq_len that 2 x cp = 4 divides, not 4095; use seq_len=4092 or 4096"
-TP_ZERO_3 = "zero_stage=3 with tp=2: use zero_stage=2 or less, or tp=1"
+TP_ZERO_0 = "zero_stage=0 with tp=2: use zero_stage=1, 2 or 3, or tp=1"
+KV_8 = "does not divide 8 key/value heads"
 ZERO_PP = "pp=2: engine zero has no pipeline parallelism; use pp=1"
 PP_7 = "pp=7 does not divide 32 layers into equal stages; use 1 or 2"
 PIPELINE_ZERO = "zero_stage=0: engine pipeline runs zero_stage=1 only; use zero_stage=1"
@@ -41,7 +42,8 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
         ({"pp": 2, "engine": "zero"}, "pp=2: engine zero has no pipeline parallelism; use pp=1"),
         ({"pp": 1, "engine": "pipeline"}, "pp=1: engine pipeline needs two stages or more; use pp=2 or engine=zero"),
         ({"sp": 3}, "sp=3 does not divide 32 attention heads; use 1, 2, 4 or 8"),
-        ({"sp": 2, "tp": 2}, "sp=2 with tp=2: engine zero was never run with both; use tp=1 or sp=1"),
+        ({"sp": 4, "tp": 4, "cluster": "16xA100-80GB"}, f"tp=4 x sp=4 {KV_8}; use tp=1 or 2, or sp=1 or 2"),
+        ({"sp": 8, "tp": 2, "cluster": "16xA100-80GB"}, f"tp=2 x sp=8 {KV_8}; use tp=1, or sp=1, 2 or 4"),
         ({"sp": 2, "pp": 2}, f"no engine has all that is given; the closest: {ZERO_PP}"),
         ({"pp": 7, "engine": "mcore", "cluster": "14xA100-80GB", "work": {"global_batch": 56}}, PP_7),
         ({"cp": 2, "work": {"seq_len": 4095}}, CP_LENGTH),
@@ -50,9 +52,16 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
         ({"engine": "mcore", "zero_stage": 3}, "zero_stage=3: engine mcore runs zero_stage=1 only; use zero_stage=1"),
         ({"engine": "pipeline", "zero_stage": 0}, PIPELINE_ZERO),
         ({"pp": 2, "zero_stage": 2}, "zero_stage=2: engine pipeline runs zero_stage=1 only; use zero_stage=1"),
-        ({"tp": 2, "zero_stage": 3, "engine": "zero"}, TP_ZERO_3),
-        ({"tp": 2, "zero_stage": 3}, TP_ZERO_3),
-        ({"engine": "pipeline", "work": {"method": "lora"}}, "method=lora: engine pipeline has full; use engine=zero"),
+        ({"tp": 2, "zero_stage": 0, "engine": "zero"}, TP_ZERO_0),
+        ({"tp": 2, "zero_stage": 0}, TP_ZERO_0),
+        (
+            {"engine": "pipeline", "work": {"method": "qlora"}},
+            "method=qlora: engine pipeline has full or lora; use engine=zero",
+        ),
+        (
+            {"engine": "pipeline", "tp": 2, "work": {"method": "lora"}},
+            "tp=2: engine pipeline divides full layers only; use tp=1 with method=lora",
+        ),
         (
             {"tp": 2, "work": {"method": "qlora"}},
             "tp=2: engine zero loses the adapters where it divides layers; use tp=1 with method=qlora",
@@ -119,11 +128,12 @@ def test_all_faults_come_at_once() -> None:
         "global_batch",
     ]
     both = refusal(tp=16, sp=3, micro_batch=3)
-    assert [line.split("=")[0] for line in both.splitlines()] == ["sp", "tp", "sp", "global_batch"]
+    assert [line.split("=")[0] for line in both.splitlines()] == ["tp", "sp", "global_batch"]
 
 
 @pytest.mark.parametrize(
-    "given", [{"tp": 6}, {"tp": 16}, {"sp": 3}, {"sp": 16}, {"pp": 3}, {"cp": 16}, {"tp": 16, "pp": 2}]
+    "given",
+    [{"tp": 6}, {"tp": 16}, {"sp": 3}, {"sp": 16}, {"pp": 3}, {"cp": 16}, {"tp": 16, "pp": 2}, {"tp": 8, "sp": 2}],
 )
 def test_values_that_are_said_to_work_do(given: dict[str, int]) -> None:
     use = refusal(**given).partition("; use ")[2]

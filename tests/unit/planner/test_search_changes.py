@@ -91,8 +91,9 @@ def test_options_that_are_named_fit_when_typed(model: str, cluster: str, seq_len
 @pytest.mark.parametrize(
     ("model", "cluster", "fixed"),
     [
-        ("llama-3.1-8b", "8xA100-80GB", {"micro_batch": 8, "activation_checkpointing": "none"}),
-        ("llama-2-13b", "8xRTX4090-24GB", {"zero_stage": 1}),
+        ("llama-3.1-8b", "8xA100-80GB", {"micro_batch": 32, "activation_checkpointing": "none", "tp": 2}),
+        ("llama-2-13b", "8xRTX4090-24GB", {"zero_stage": 1, "pp": 1, "tp": 1}),
+        ("llama-3.1-8b", "2xRTX4090-24GB", {"zero_stage": 0}),
         ("llama-3.1-8b", "2xRTX4090-24GB", {"zero_stage": 1}),
         ("llama-3.1-70b", "8xA100-80GB", {"offload": "none"}),
         ("llama-3.1-70b", "1xL4", {}),

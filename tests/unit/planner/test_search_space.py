@@ -9,11 +9,11 @@ import pytest
 
 from toolkit.errors import NoFeasiblePlan, SpecError
 from toolkit.planner.api import estimate, plan
-from toolkit.planner.engines import runs_today
 from toolkit.planner.generate import Group, Tally, generate
 from toolkit.planner.memory.stages import split_layers
 from toolkit.planner.plan import Plan
 from toolkit.planner.rank import TIGHT
+from toolkit.planner.release import runs_today
 from toolkit.planner.request import Fixed, Request
 from toolkit.planner.resolve import base_setup
 from toolkit.specs.cluster import ClusterSpec
@@ -68,17 +68,19 @@ def test_stages_of_megatron_are_equal_but_for_the_ends() -> None:
     assert 3 in deepspeed, "DeepSpeed's stages may differ"
 
 
-def test_adapters_are_not_planned_in_deepspeeds_pipeline() -> None:
+def test_adapters_are_planned_in_deepspeeds_pipeline_where_no_layer_is_divided() -> None:
     machines = ClusterSpec.resolve("8xA100-80GB")
     work = Workload(seq_len=4096, global_batch=64, method="lora")
     request = Request(ModelSpec.resolve("llama-3.1-8b"), machines, work, Fixed())
-    assert {group.engine for group in generate(request, Tally())} == {"zero", "mcore"}
+    found = list(generate(request, Tally()))
+    assert {group.engine for group in found} == {"zero", "pipeline", "mcore"}
+    assert {group.setup.tp for group in found if group.engine != "mcore"} == {1}
 
 
-def test_sequence_parallelism_goes_with_data_parallelism() -> None:
-    made = planned("8xA100-80GB", sp=2)
-    assert (made.strategy.layout.sp, made.strategy.layout.dp) == (2, 4)
-    assert runs_today(made.strategy) is not None
+def test_sequence_parallelism_goes_with_data_and_tensor_parallelism() -> None:
+    made = planned("8xA100-80GB", sp=2, tp=2)
+    assert (made.strategy.layout.sp, made.strategy.layout.tp, made.strategy.layout.dp) == (2, 2, 2)
+    assert runs_today(made.strategy) is None
 
 
 @pytest.mark.parametrize("cluster", ["8xH100-80GB", "2x8xH100-80GB"])
@@ -110,7 +112,7 @@ def test_what_is_said_to_be_roomier_is() -> None:
     seen = 0
     for cluster in ("8xV100-32GB", "8xA100-40GB", "4xA100-80GB", "8xL40S", "8xRTX4090-24GB"):
         for batch in (64, 128):
-            made = planned(cluster, global_batch=batch, precision="fp16")
+            made = planned(cluster, global_batch=batch, precision="fp16", tp=1, pp=1, sp=1)
             match = re.search(r"if this one does, (ZeRO-.*) takes .* and is", tight(made) or "")
             if match is not None:
                 seen += 1
@@ -121,7 +123,7 @@ def test_what_is_said_to_be_roomier_is() -> None:
 
 
 def test_where_nothing_is_roomier_the_advice_is_not_a_smaller_micro_batch() -> None:
-    fixed = {"zero_stage": 3, "activation_checkpointing": "full", "micro_batch": 1, "offload": "none"}
+    fixed = {"zero_stage": 3, "activation_checkpointing": "full", "micro_batch": 1, "offload": "none", "tp": 1, "sp": 1}
     seen = set()
     for seq_len in range(20_000, 40_000, 1000):
         with contextlib.suppress(NoFeasiblePlan):

@@ -172,3 +172,18 @@ def test_json_holds_every_line(long_pipeline: Plan) -> None:
 )
 def test_short_times_keep_their_figures(seconds: float, words: str) -> None:
     assert short_seconds(seconds) == words
+
+
+def test_the_split_of_a_pipeline_is_set_against_an_even_one(make_plan_of: MakePlan) -> None:
+    work = {"seq_len": 4096, "global_batch": 64}
+    balanced = make_plan_of("llama-3.1-8b", "8xA100-80GB", work=work, engine="pipeline", pp=4)
+    even = make_plan_of("llama-3.1-8b", "8xA100-80GB", work=work, engine="pipeline", pp=4, stages=(8, 8, 8, 8))
+    first, second = (section(arithmetic(one), "One layer") for one in (balanced, even))
+    assert first.value("slowest stage") < first.value("evenly divided") == second.value("slowest stage")
+    assert "evenly divided" not in {line.what for line in second.lines}
+    layers = [first.value(name) for name in ("forward", "backward")]
+    assert first.value("evenly divided") >= 8 * sum(layers) + first.value("head")
+    # What the slowest stage saves on every micro-batch is what the step is shorter, all else alike.
+    saved = first.value("evenly divided") - first.value("slowest stage")
+    shorter = even.time.bubble_seconds - balanced.time.bubble_seconds
+    assert shorter == pytest.approx((balanced.strategy.grad_accum - 1) * saved)

@@ -1,9 +1,12 @@
 """The plan on a console: every number is there and nothing is cut."""
 
+import re
+
 import pytest
 from rich.console import Console
 
 from toolkit.emitters.scenarios import SCENARIOS, Scenario
+from toolkit.planner.api import estimate
 from toolkit.planner.plan import Plan
 from toolkit.report.plan_memory import probability
 from toolkit.report.plan_table import batch_arithmetic, judged_words, plan_report
@@ -53,6 +56,16 @@ def test_the_batch_is_told_as_a_product() -> None:
     assert batch_arithmetic(made) == (
         f"global 64 = 8 ranks x {strategy.micro_batch} micro x {strategy.grad_accum} accumulation"
     )
+
+
+def test_a_pipeline_tells_how_its_layers_are_divided(long_pipeline: Plan) -> None:
+    made = next(scenario for scenario in SCENARIOS if scenario.file.startswith("pipeline")).plan()
+    flat = " ".join(render(made, 100).split())
+    assert re.search(r"stages 20, 20 layers; the slowest [\d.]+ ms per micro-batch, the mean [\d.]+ ms batch", flat)
+    given = estimate("llama-3.1-8b", "8xA100-80GB", work={"seq_len": 4096, "global_batch": 64}, strategy={"pp": 4})
+    flat = " ".join(render(given, 100).split())
+    assert re.search(r"stages 8, 9, 9, 6 layers; .* ms; evenly divided the slowest [\d.]+ ms batch", flat)
+    assert "stages 7, 14 x 8, 7 layers; the slowest" in " ".join(render(long_pipeline, 100).split())
 
 
 def test_bars_are_parts_of_the_capacity() -> None:

@@ -46,7 +46,7 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
     return accelerator
 
 
-def prepare(accelerator: Accelerator, model: Any, optimizer: Any, config: DsConfig) -> Any:
+def prepare(accelerator: Accelerator, model: Any, optimizer: Any, *, config: DsConfig) -> Any:
     """DeepSpeed's engine around the model.
 
     accelerate makes a device mesh of tp ranks whatever the world size, which only works with one replica: with tensor

@@ -52,7 +52,7 @@ class ZeroEngine:
         optimizer, chosen = build_adamw(
             module.parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
         )
-        self._engine: Any = processes.prepare(accelerator, module, optimizer, config)
+        self._engine: Any = processes.prepare(accelerator, module, optimizer, config=config)
         if self._stage == 0 and config.precision != "fp32":
             forget_dummy_step(optimizer)
         if (left := _num_trainable(self._engine.module)) != trainable:

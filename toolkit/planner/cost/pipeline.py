@@ -1,5 +1,6 @@
 """What a pipeline adds to a step: tensors from stage to stage, and waiting for other stages."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from toolkit.planner.cost import constants
@@ -66,6 +67,11 @@ def crossings(rates: Rates, setup: Setup) -> Crossings:
     )
 
 
+def slowest_stage(stages: Sequence[int], *, layer: float, head: float) -> float:
+    """Seconds of one micro-batch on the slowest of stages of so many layers each; the last has the head too."""
+    return max(max(stages) * layer, stages[-1] * layer + head)
+
+
 def bubble(setup: Setup, *, layer: float, head: float) -> Bubble:
     """Waiting and extra work of the slowest stage.
 
@@ -77,7 +83,6 @@ def bubble(setup: Setup, *, layer: float, head: float) -> Bubble:
         layer: seconds of a layer, forward and backward of one micro-batch.
         head: the same of the head and the loss.
     """
-    stages = stage_layers(setup)
-    slowest = max(max(stages) * layer, stages[-1] * layer + head)
+    slowest = slowest_stage(stage_layers(setup), layer=layer, head=head)
     whole = setup.shape.num_layers * layer + head
     return Bubble(whole, slowest, setup.vpp, max(slowest - whole / setup.pp, 0.0), setup.grad_accum)

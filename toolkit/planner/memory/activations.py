@@ -111,8 +111,8 @@ def recomputed_bytes(setup: Setup) -> float:
 def logits_bytes(setup: Setup, stage: int) -> float:
     """Logits of one micro-batch with their copies and gradient, on the last stage.
 
-    DeepSpeed's tensor parallelism gathers the head's output on every rank (module_inject/auto_tp.py, gather_output);
-    Megatron's loss works on the parts.
+    Under tensor parallelism each rank has its part of them where the loss works on parts (Megatron's, and ours in the
+    ZeRO engine, which divides the head with DeepSpeed's VocabParallelLinear); else every rank gathers all.
     """
     if stage != setup.pp - 1:
         return 0.0

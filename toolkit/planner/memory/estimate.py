@@ -104,14 +104,19 @@ def spread_of(setup: Setup) -> float:
 def residents_of(setup: Setup) -> tuple[Resident, ...]:
     """The stages that can be the fullest.
 
-    The first stage holds the most micro-batches in flight, the last one the logits; the second is looked at where the
-    embedding's stage has fewer layers than the others.
+    The first stage holds the most micro-batches in flight, the last one the logits; of the others those are looked at
+    that have more layers than all before them.
     """
     layers, last = stage_layers(setup), setup.pp - 1
-    # With as many layers the first stage holds no less, but for gradients: with pp micro-batches it has none of earlier
-    # ones when all are in flight, and the second has.
-    less = last < 2 or (layers[1] <= layers[0] and setup.profile.memory.persistent_grads)
-    stages = {0, last} if less else {0, 1, last}
+    stages, most = {0, last}, 0
+    for stage in range(last):
+        if layers[stage] > most:
+            most = layers[stage]
+            stages.add(stage)
+            if not setup.profile.memory.persistent_grads:
+                # With pp - stage micro-batches a stage has no gradients of earlier ones when all are in flight; the
+                # next one has.
+                stages.add(stage + 1)
     return tuple(_resident(setup, stage, states_of(setup, stage)) for stage in sorted(stages))
 
 

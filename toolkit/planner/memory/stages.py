@@ -9,7 +9,7 @@ from toolkit.planner.setup import Setup
 
 @functools.lru_cache(maxsize=4096)
 def split_layers(
-    num_layers: int, pp: int, *, rule: Literal["even", "by_cost"], head_cost: float = 0.0
+    num_layers: int, pp: int, *, rule: Literal["even", "by_cost", "balanced"], head_cost: float = 0.0
 ) -> Sequence[int]:
     """Decoder layers of each stage.
 
@@ -20,9 +20,12 @@ def split_layers(
             where that makes all others equal (Megatron's account_for_embedding_in_pipeline_split and
             account_for_loss_in_pipeline_split, core/transformer/transformer_block.py). `by_cost` walks through
             layers and head and starts the next stage after the block with which the running cost passes the
-            stage's share, as nanotron does (nanotron/models/base.py, build_model).
-        head_cost: cost of the head in layers, for `by_cost`.
+            stage's share, as nanotron does (nanotron/models/base.py, build_model). `balanced` makes the slowest stage
+            as fast as can be, ours in DeepSpeed's pipeline.
+        head_cost: cost of the head in layers; nothing to `even`.
     """
+    if rule == "balanced":
+        return _balanced(num_layers, pp, head_cost)
     if rule == "even":
         each, extra = divmod(num_layers, pp)
         if extra == pp - 2 > 0:
@@ -36,8 +39,29 @@ def split_layers(
     return tuple(counts)
 
 
+def _balanced(num_layers: int, pp: int, head_cost: float) -> tuple[int, ...]:
+    """The least maximum over the stages of layers, and head on the last; the last alone may do without a layer.
+
+    Of equally fast splits the one with the fewest layers on early stages, which hold the most micro-batches: the last
+    takes what does not make it the slowest, and what does not divide over the others goes to the later of them.
+    """
+    if pp == 1:
+        return (num_layers,)
+    others = pp - 1
+
+    def slowest(last: int) -> float:
+        return max(-(-(num_layers - last) // others), last + head_cost)
+
+    # With the head on it the last never takes more than an even share.
+    last = min(range(min(-(-num_layers // pp), num_layers - others), -1, -1), key=slowest)
+    each, extra = divmod(num_layers - last, others)
+    return (*(each + (stage >= others - extra) for stage in range(others)), last)
+
+
 def stage_layers(setup: Setup) -> Sequence[int]:
     """Decoder layers of each stage of a set-up."""
+    if setup.stages:
+        return setup.stages
     shape = setup.shape
     head_cost = shape.embedding_params / shape.layer_matmul
     return split_layers(shape.num_layers, setup.pp, rule=setup.profile.memory.split, head_cost=head_cost)

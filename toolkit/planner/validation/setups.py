@@ -92,7 +92,7 @@ def _ranks(run: MeasuredRun, shape: Shape, profile: Profile) -> _Ranks:
     if num_ranks % (tp * pp * cp * sp):
         raise SpecError(f"{num_ranks} GPUs are no multiple of tp x pp x cp x sp = {tp * pp * cp * sp}")
     # nanotron alone puts embedding, norm and head on stages of their own and runs with stages that hold no layer.
-    if pp * vpp > shape.num_layers and profile.memory.split == "even":
+    if pp * vpp > shape.num_layers and profile.memory.split != "by_cost":
         raise SpecError(f"{shape.num_layers} layers cannot be divided over pp x vpp = {pp * vpp} stages")
     return _Ranks(dp=num_ranks // (tp * pp * cp * sp), tp=tp, pp=pp, vpp=vpp, sp=sp, cp=cp)
 
