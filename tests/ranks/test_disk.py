@@ -18,6 +18,9 @@ from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 
 pytestmark = pytest.mark.ranks
+needs_libaio = pytest.mark.skipif(
+    not Path("/usr/include/libaio.h").exists(), reason="needs libaio (Debian: apt install libaio-dev)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +47,12 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@needs_libaio
 # The op that reads and writes is compiled on first use: a minute on two idle cores.
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("offload", ["optimizer", "all"])
-def test_states_are_swapped_and_nothing_changes(tmp_path: Path, large: Path, offload: str) -> None:
-    in_memory = trained(write_run(tmp_path / "in memory", large, zero_stage=3, offload=offload))
-    run = write_run(tmp_path / "run", large, zero_stage=3, offload=offload, offload_to="nvme")
+def test_states_and_weights_are_swapped_and_nothing_changes(tmp_path: Path, large: Path) -> None:
+    in_memory = trained(write_run(tmp_path / "in memory", large, zero_stage=3, offload="all"))
+    run = write_run(tmp_path / "run", large, zero_stage=3, offload="all", offload_to="nvme")
     with edited_ds_config(run) as config:
         # As large as a layer: the default takes the whole model at once.
         config["zero_optimization"]["sub_group_size"] = 1_000_000
@@ -83,6 +86,7 @@ def test_an_edit_that_no_disk_can_serve_is_refused(
     assert told in str(failure.value)
 
 
+@needs_libaio
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AssertionError, match=r"MachineError: .+/file/offload: cannot be written \(Not a directory\)"):

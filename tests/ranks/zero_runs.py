@@ -94,7 +94,7 @@ def train(folder: Path) -> Trained:
 
 
 def train_and_look_at_the_disk(folder: Path) -> tuple[Trained, int, int, int]:
-    """As `train`; bytes that were read from disks and written to them, and that lay in the swap folder at its fullest."""
+    """As `train`; bytes read from disks and written to them, and those in the swap folder at its fullest."""
     rank, largest = os.environ["RANK"], 0
     done = threading.Event()
 
