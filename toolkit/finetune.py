@@ -79,7 +79,7 @@ def main() -> None:
         memory = engine.gather(memory_of_rank(engine.rank, engine.device, rss_at_start=rss_at_start))
         after = evaluate(engine, held_out)
     stops = data.encoder.stop_token_ids()
-    export(engine, folder.export, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
+    export(engine, folder, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
     if is_main:
         facts = {
             "wall_seconds": time.time() - started,
