@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from procs import run_ranks
@@ -102,3 +103,10 @@ def test_equals_one_process(
     torch.testing.assert_close(loaded(**given).logits, model(**given).logits, rtol=0, atol=1e-5)
     assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == one.model.config.tie_word_embeddings
     assert AutoTokenizer.from_pretrained(exported).pad_token_id == PAD
+    assert RunFolder(run).adapter.exists() == ("method" in choices)
+    if "method" in choices:
+        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), RunFolder(run).adapter)
+        torch.testing.assert_close(adapted(**given).logits, one.model(**given).logits, rtol=0, atol=1e-5)
+        weights = adapted.merge_and_unload().state_dict()
+        for name, weight in loaded.state_dict().items():
+            torch.testing.assert_close(weights[name], weight, rtol=1e-6, atol=1e-7)

@@ -8,12 +8,10 @@ from safetensors.torch import save_file
 
 from toolkit.checkpoints.check import check_export, damaged
 from toolkit.checkpoints.publish import published
-from toolkit.models.lora import ADAPTER_NAME, peft_config
+from toolkit.models.lora import ADAPTER_NAME, PEFT_PREFIX, peft_config
 from toolkit.planner.plan import Plan
 from toolkit.specs.model_source import weights_source
 from toolkit.specs.recipe import Recipe
-
-_PREFIX = "base_model.model."
 
 
 class Adapters:
@@ -93,6 +91,6 @@ def adapter_shapes(
         layer, _, kind = name.rpartition(".")
         if kind == "weight" and layer.rpartition(".")[2] in targets:
             outputs, inputs = shape
-            shapes[f"{_PREFIX}{layer}.lora_A.weight"] = (rank, inputs)
-            shapes[f"{_PREFIX}{layer}.lora_B.weight"] = (outputs, rank)
+            shapes[f"{PEFT_PREFIX}{layer}.lora_A.weight"] = (rank, inputs)
+            shapes[f"{PEFT_PREFIX}{layer}.lora_B.weight"] = (outputs, rank)
     return shapes

@@ -9,8 +9,11 @@ from peft import get_peft_model
 from toolkit.errors import SpecError
 from toolkit.specs.recipe import LoraConfig
 
+PEFT_PREFIX = "base_model.model."
+"""Opens the name of every weight of an adapted model."""
+
 ADAPTER_NAME = "default"
-"""peft's own name of the only adapter: part of its parameters' names in a model, not in a file."""
+"""peft's own name of the only adapter: part of its weights' names in a model, not in a file."""
 
 
 def add_lora(model: Any, config: LoraConfig, *, rank: int, checkpointed: bool) -> Any:
