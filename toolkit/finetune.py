@@ -81,7 +81,7 @@ def main() -> None:
         memory = engine.gather(seen)
         after = evaluate(engine, held_out)
     stops = data.encoder.stop_token_ids()
-    export(engine, folder.export, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
+    export(engine, folder, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
     if is_main:
         facts = {
             "wall_seconds": time.time() - started,

@@ -22,6 +22,9 @@ def run_report(run: Run) -> Group:
     if summary["example"]:
         parts += [Text(), _example(summary["example"])]
     parts += [Text(), Text(f"exported: {run.export}")]
+    # A run of an earlier release has none.
+    if run.adapter is not None and run.adapter.is_dir():
+        parts.append(Text(f"adapters: {run.adapter}"))
     return Group(*parts)
 
 
