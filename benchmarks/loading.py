@@ -65,8 +65,13 @@ def write_random_model(shape: str, folder: Path) -> None:
 def peaks_of(folder: Path, ranks: int, choices: dict[str, Any]) -> list[int]:
     """Peak resident bytes of every rank."""
     import toolkit
+    from toolkit.specs.cluster import ClusterSpec
 
-    plan = toolkit.plan(folder / "model", f"{ranks}xcpu", seq_len=128, global_batch=8, precision="fp32", **choices)
+    cpus = ClusterSpec.resolve(f"{ranks}xcpu")
+    # Nothing is trained: the states that a plan counts need no room.
+    roomy = cpus.model_copy(update={"device": cpus.device.model_copy(update={"memory_bytes": 2**40})})
+    roomy = roomy.model_copy(update={"host_memory_bytes": ranks * 2**40})
+    plan = toolkit.plan(folder / "model", roomy, seq_len=128, global_batch=8, precision="fp32", **choices)
     recipe = toolkit.Recipe.parse({"model": plan.model.name, "workload": plan.workload.model_dump()}, source="here")
     run = toolkit.emit(plan, folder / "run", recipe, overwrite=True)
     words = [str(Path(sys.executable).with_name("torchrun")), f"--nproc-per-node={ranks}", __file__, str(run)]
