@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from procs import run_ranks
-from ranks.equality import assert_equal, results_of
+from ranks.equality import assert_equal, trained
 from ranks.reference import reference_run
 from ranks.zero_runs import edited_ds_config, tell, train, write_run
 from toolkit.engines.ds.config import load_ds_config
@@ -15,6 +15,8 @@ from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 
 pytestmark = pytest.mark.ranks
+
+TENSOR = {"tp": 2, "zero_stage": 1}
 
 
 @pytest.fixture
@@ -43,13 +45,13 @@ def test_another_clipping_is_used(run: Path, calm: Path, clip: float) -> None:
     with edited_ds_config(run) as config:
         config["gradient_clipping"] = clip
     # 0 turns clipping off.
-    assert_equal(results_of(run), reference_run(calm, clip=clip or 1e9).steps, loss=1e-5, norm=1e-4)
+    assert_equal(trained(run).steps, reference_run(calm, clip=clip or 1e9).steps, loss=1e-5, norm=1e-4)
 
 
 def test_another_precision_is_used(run: Path, calm: Path) -> None:
     with edited_ds_config(run) as config:
         config["bf16"]["enabled"] = True
-    assert_equal(results_of(run), reference_run(calm, precision="bf16").steps, loss=1e-3, norm=1e-2)
+    assert_equal(trained(run).steps, reference_run(calm, precision="bf16").steps, loss=1e-3, norm=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -72,21 +74,43 @@ def test_a_value_that_cannot_be_used_is_refused(run: Path, key: str, value: Any,
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value", "told"),
+    ("choices", "section", "key", "value", "told"),
     [
-        ("tensor_parallel", "autotp_size", 1, "`tensor_parallel.autotp_size` is 1, the plan has tp=2"),
-        ("tensor_parallel", "vocab_parallel_lm_head", None, "`tensor_parallel.vocab_parallel_lm_head` must be false"),
-        ("zero_optimization", "stage", 3, "`zero_optimization.stage` is 3, tensor parallelism runs with 1 and 2"),
+        (TENSOR, "tensor_parallel", "autotp_size", 1, "`tensor_parallel.autotp_size` is 1, the plan has tp=2"),
+        (TENSOR, "tensor_parallel", "vocab_parallel_lm_head", None, "`tensor_parallel.vocab_parallel_lm_head` is None"),
+        (TENSOR, "zero_optimization", "stage", 0, "is 0, tensor parallelism runs with 1, 2 and 3"),
+        ({"pp": 2}, "zero_optimization", "stage", 2, "is 2, pipelines run with 1 only"),
+        ({"pp": 2, "tp": 2, "cluster": "4xcpu"}, "pipeline", "pipe_partitioned", True, "must be false"),
+        ({"pp": 2}, "pipeline", "activation_checkpoint_interval", 1, "plan again with --checkpointing"),
+        ({"pp": 2}, "tensor_parallel", "autotp_size", 2, "`tensor_parallel` is not read with engine=pipeline"),
     ],
 )
-def test_what_tensor_parallelism_needs_is_kept(
-    tmp_path: Path, calm: Path, section: str, key: str, value: Any, told: str
+def test_what_a_divided_replica_needs_is_kept(
+    tmp_path: Path, calm: Path, choices: dict[str, Any], section: str, key: str, value: Any, told: str
 ) -> None:
-    run = write_run(tmp_path / "run", calm, zero_stage=1, tp=2)
+    run = write_run(tmp_path / "run", calm, **choices)
     with edited_ds_config(run) as config:
-        config[section][key] = value
+        config.setdefault(section, {})[key] = value
     (line,) = refusal(run)
     assert told in line
+
+
+@pytest.mark.parametrize("choices", [TENSOR, {"sp": 2, "zero_stage": 1}], ids=str)
+def test_deepspeeds_own_batch_size_is_refused_where_ranks_share_a_replica(
+    tmp_path: Path, calm: Path, choices: dict[str, Any]
+) -> None:
+    run = write_run(tmp_path / "run", calm, **choices)
+    with edited_ds_config(run) as config:
+        config["train_batch_size"] = 8
+    (line,) = refusal(run)
+    assert "`train_batch_size` counts the ranks of one replica as replicas" in line
+
+
+def test_a_head_may_stay_whole(tmp_path: Path, calm: Path) -> None:
+    run = write_run(tmp_path / "run", calm, **TENSOR)
+    with edited_ds_config(run) as config:
+        config["tensor_parallel"]["vocab_parallel_lm_head"] = False
+    assert_equal(trained(run).steps, reference_run(calm).steps, loss=3e-6, norm=1e-5)
 
 
 def test_an_auto_further_down_is_named_in_full(run: Path) -> None:

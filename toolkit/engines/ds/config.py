@@ -202,8 +202,7 @@ def _pipeline_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
         yield "`pipeline.pipe_partitioned` and `grad_partitioned` must be false: micro-batches differ in width"
     if read.pipeline.activation_checkpoint_interval:
         yield (
-            "`pipeline.activation_checkpoint_interval` is not read here; remove it and plan again with "
-            "--activation-checkpointing"
+            "`pipeline.activation_checkpoint_interval` is not read here; remove it and plan again with --checkpointing"
         )
 
 
