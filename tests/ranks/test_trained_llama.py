@@ -3,12 +3,8 @@
 The first step's loss was measured within 1.2e-6 of plain transformers in fp32 and in bf16.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,40 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import toolkit
 from procs import run_ranks
-from ranks.reference import DTYPES, mean_loss
+from ranks.instructions import SOURCES, one_process_loss, write_samples
+from ranks.reference import DTYPES
 from ranks.zero_runs import finetune
-from toolkit.data.loader import GlobalBatches, Share
-from toolkit.data.prepare import prepare
-from toolkit.models.pretrained import load_tokenizer
-from toolkit.specs.model import ModelSpec
 from toolkit.specs.recipe import Recipe
 
 pytestmark = pytest.mark.ranks
 
 SEQ_LEN, GLOBAL_BATCH, NUM_STEPS = 256, 8, 15
-
-
-@dataclass(frozen=True)
-class Source:
-    """Rows of the shared data set, as the loader of its format wants them."""
-
-    file: str
-    rename: dict[str, str]
-
-    def rows(self, folder: Path, count: int) -> list[dict[str, Any]]:
-        """The first `count`."""
-        path = folder / "sft" / self.file
-        if path.suffix == ".json":
-            rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-            return rows[:count]
-        with path.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in islice(lines, count)]
-
-
-SOURCES = {
-    "alpaca": Source("alpaca_data.json", {}),
-    "gsm8k": Source("gsm8k_train.jsonl", {"prompt": "question", "completion": "answer"}),
-}
 
 
 def in_warm_ranks(run: Path) -> None:
@@ -77,15 +47,13 @@ def test_trains_as_one_process_would(
 ) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     base = shared_data / "models" / f"stories260K-hf-{precision}"
-    samples = tmp_path / "samples.jsonl"
-    rows = SOURCES[source].rows(shared_data, 160)
-    samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    samples = write_samples(tmp_path / "samples.jsonl", source, shared_data)
     recipe = write_recipe(tmp_path / "run", base, samples, precision=precision, stage=stage, source=source)
 
     start(tmp_path / "run")
 
     run = toolkit.load_run(tmp_path / "run")
-    first = one_process_loss(recipe, base, tmp_path / "prepared")
+    first = one_process_loss(recipe, tmp_path / "prepared")
     losses = [step["loss"] for step in run.steps]
     assert losses[0] == pytest.approx(first, abs=1e-4)
     assert sum(losses[-5:]) / 5 < losses[0] - 0.2
@@ -114,18 +82,6 @@ def write_recipe(folder: Path, base: Path, samples: Path, *, precision: str, sta
     recipe = Recipe.parse(wanted, source="test")
     toolkit.emit(plan, folder, recipe)
     return recipe
-
-
-@torch.no_grad()
-def one_process_loss(recipe: Recipe, base: Path, cache: Path) -> float:
-    """Plain transformers on the first step's rows."""
-    tokenizer = load_tokenizer(str(base), ModelSpec.resolve(base))
-    data = prepare(recipe.require_data(), tokenizer, seq_len=SEQ_LEN, seed=recipe.seed, cache_dir=cache)
-    batches = GlobalBatches(
-        data.train, Share(1, 0, GLOBAL_BATCH), seed=recipe.seed, pad_token_id=tokenizer.pad_token_id
-    )
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[recipe.workload.precision])
-    return mean_loss(model.eval(), batches.step(0)[0]).item()
 
 
 def answers_something(folder: Path, dtype: torch.dtype) -> None:

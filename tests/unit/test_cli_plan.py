@@ -121,7 +121,7 @@ def test_estimate_says_what_would_make_it_fit(tmp_path: Path) -> None:
         (["--objective", "cheapest"], ["cheapest", "price"]),
         (["--engine", "fsdp"], ["engine", "zero", "pipeline", "mcore"]),
         (["--checkpointing", "yes"], ["checkpointing", "selective"]),
-        (["--offload-to", "tape"], ["offload_to", "nvme"]),
+        (["--offload-to", "tape"], ["--offload-to", "nvme"]),
         (["--zero", 7], ["--zero is 7"]),
         (["--zero", 0, "--tp", 2], ["--zero 0 with tp=2: use --zero 1, 2 or 3"]),
         (["--engine", "zero", "--checkpointing", "selective"], ["--checkpointing selective: engine zero has none"]),

@@ -61,15 +61,23 @@ def choices(context: typer.Context) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def faults_as_options() -> Iterator[None]:
-    """Messages about a choice say its option, as in '--zero' for 'zero_stage', where the two names differ."""
+    """Messages about a choice say its option, as in '--zero' for 'zero_stage', where the two names differ.
+
+    So do those about values that are none.
+    """
     try:
         yield
     except (SpecError, NoFeasiblePlan) as error:
-        told = str(error)
-        for name, option in OPTION_NAMES.items():
-            told = re.sub(rf"(?:choices|layout): `{name}`", f"--{option}", told)
-            told = re.sub(rf"\b{name}=", f"--{option} ", told)
+        told = re.sub(
+            r"(?:choices|layout): (?:`(\w+)`)?", lambda found: _option(found[1]) if found[1] else "", str(error)
+        )
+        for name in OPTION_NAMES:
+            told = re.sub(rf"\b{name}=", f"{_option(name)} ", told)
         raise type(error)(told) from None
+
+
+def _option(name: str) -> str:
+    return f"--{OPTION_NAMES.get(name, name)}".replace("_", "-")
 
 
 def check_objective(name: str) -> Objective:

@@ -43,7 +43,7 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
     cluster = ClusterSpec.detect()
     if cluster.device.kind == "cpu":
         os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU
-    recipe = _recipe(output / "inputs", model, data)
+    recipe = demo_recipe(output / "inputs", model, data)
     if cluster.device.kind == "cpu":
         # A catalog knows GPUs; what a processor does, only a measurement tells.
         console.print(Rule("calibration", align="left"))
@@ -62,7 +62,7 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
     show_run(output, console)
 
 
-def _recipe(inputs: Path, model: str | None, data: str | None) -> dict[str, Any]:
+def demo_recipe(inputs: Path, model: str | None, data: str | None) -> dict[str, Any]:
     """The recipe's mapping and its `seq_len`; what the user did not give is made in `inputs`."""
     train, held_out = write_demo_data(inputs)
     if model is None:

@@ -9,7 +9,7 @@ from toolkit.emitters.command import launch_command, launch_script
 from toolkit.emitters.ds_config import ds_config
 from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
-from toolkit.planner.release import runs_today
+from toolkit.planner.release import degrees_beyond, runs_today
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
 
@@ -27,7 +27,9 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
     """
     folder = Path(folder)
     if later := runs_today(plan.strategy, plan.workload.method):
-        raise ConfigError(f"{later}; such a plan is shown, not written")
+        asked = " and ".join(degrees_beyond(plan.strategy))
+        needs = f"{asked} needs " if asked else ""
+        raise ConfigError(f"{needs}{later}; such a plan is shown, not written")
     plan.check_workload(recipe.workload, folder)
     run = RunFolder(folder)
     # A folder with one of these holds a run.

@@ -4,6 +4,7 @@ Sources: deepspeed 0.19.8 (runtime/zero/config.py, runtime/pipe, module_inject/a
 (core/transformer/transformer_config.py, core/pipeline_parallel/schedules.py).
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -119,6 +120,8 @@ def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     """Faults in tp, pp, sp and cp: what the engine divides, and what the model can be divided into."""
     rules = ENGINES[engine]
     for name in ("tp", "pp", "sp", "cp"):
+        if name == "pp" and setup.stages:
+            continue  # _split_faults has it: whoever gives the stages' layers has not given pp
         if getattr(setup, name) > 1 and name not in rules.degrees:
             yield _lacks(f"{name}={getattr(setup, name)}: engine {engine} has no {DEGREES[name]}; use {name}=1")
     if engine == "pipeline" and setup.pp == 1:
@@ -270,9 +273,11 @@ def state_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
 
 
 def _offload_words(engine: EngineName, offload: Offload, stage: int) -> str:
-    able = [known for known, offloads in ENGINES[engine].zero.items() if offload in offloads]
+    known = ENGINES[engine].zero
+    able = [stage for stage, offloads in known.items() if offload in offloads]
     if not able:
-        return f"offload={offload}: engine {engine} keeps all of it on the device; use offload=none or engine=zero"
+        works = choice(list(dict.fromkeys(itertools.chain(*known.values()))))
+        return f"offload={offload}: engine {engine} runs offload={works} only; use offload={works}"
     if offload == "all":
         return f"offload=all needs ZeRO-3, the stage that shards weights, not zero_stage={stage}; use zero_stage=3"
     works = choice(able)

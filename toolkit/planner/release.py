@@ -1,5 +1,6 @@
 """What this release runs of what is planned."""
 
+from toolkit.planner.engines import ENGINES
 from toolkit.planner.multiples import choice
 from toolkit.planner.setup import Method
 from toolkit.planner.strategy import EngineName, Strategy
@@ -20,3 +21,9 @@ def not_released(engine: EngineName, method: str) -> str | None:
     if method == "qlora":
         return "method=qlora: this release trains adapters on 16-bit weights only; use method=lora"
     return None
+
+
+def degrees_beyond(strategy: Strategy) -> list[str]:
+    """What no engine of this release divides, as cp=2."""
+    known = {name for engine in RELEASED for name in ENGINES[engine].degrees}
+    return [f"{name}={size}" for name, size in strategy.degrees.items() if size > 1 and name not in known]

@@ -61,6 +61,8 @@ class Fixed(Spec):
             if not all(number.strip().isdecimal() for number in numbers):
                 raise ValueError(f"stages={stages}: needs the layers of each stage with commas between, as 9,8,8,7")
             stages = tuple(map(int, numbers))
+        if len(stages) == 1:
+            raise ValueError(f"stages={stages[0]}: one stage divides nothing; give the layers of two or more, or none")
         return {**given, "stages": stages, "pp": given.get("pp") or len(stages) or None}
 
     def given(self) -> dict[str, object]:
@@ -134,8 +136,8 @@ def given_setup(request: Request, engine: EngineName) -> Setup:
     base = base._replace(tp=fixed.tp or 1, sp=fixed.sp or 1, cp=fixed.cp or 1, vpp=fixed.vpp or 1)
     base = base._replace(offload=fixed.offload or "none", offload_to=fixed.offload_to or "cpu")
     base = base._replace(checkpointing=fixed.activation_checkpointing or "none", stages=fixed.stages or ())
-    stages = [3, 2, 1, 0] if fixed.zero_stage is None else [fixed.zero_stage]
-    staged = engine == "pipeline" or base.vpp > 1
+    stages = sorted(ENGINES[engine].zero, reverse=True) if fixed.zero_stage is None else [fixed.zero_stage]
+    staged = engine == "pipeline" or (base.vpp > 1 and "vpp" in ENGINES[engine].degrees)
     depths = [fixed.pp] if fixed.pp is not None else (divisors(world)[1:] or [2]) if staged else [1]
     tried = []
     for pp in depths:

@@ -14,7 +14,8 @@ from toolkit.planner.memory import estimate_memory
 from toolkit.planner.plan import Objective, Plan
 from toolkit.planner.rank import best_of_families, front, ranked
 from toolkit.planner.rejections import best_of_engines, pin_of, rejections
-from toolkit.planner.request import Fixed, Request, check_request
+from toolkit.planner.release import RELEASED
+from toolkit.planner.request import Fixed, Request, check_request, choice_faults
 from toolkit.planner.sizes import fewest_gpus, halvings
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
@@ -109,7 +110,9 @@ def _search(request: Request, objective: Objective) -> Found:
         if not request.beyond_release:
             misses = [one for one in misses if released(one)]
         if not misses:
-            raise SpecError("\n".join(found.verdict.tally.most_telling()))
+            # An engine that this release cannot run may have nothing against it; those that it runs are what counts.
+            asked = request if request.beyond_release else request._replace(among=RELEASED)
+            raise SpecError("\n".join(list(choice_faults(asked)) or found.verdict.tally.most_telling()))
         raise NoFeasiblePlan(_nothing_fits(found.request, misses, found.fits))
     return found
 
