@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from ranks.runs import batches_of, open_engine
 from ranks.settings import LEARNING_RATES
 from ranks.tiny import EOS, PAD, training_rows
-from ranks.zero_runs import batches_of, open_engine
 from toolkit.checkpoints.export import export
 from toolkit.data.loader import Share, eval_batches
 from toolkit.engines.base import Batch, StepResult

@@ -8,7 +8,7 @@ import torch
 
 from procs import run_ranks
 from ranks.reference import Step
-from ranks.zero_runs import Trained, train
+from ranks.runs import Trained, train
 from toolkit.engines.base import StepResult
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder

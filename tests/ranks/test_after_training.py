@@ -13,8 +13,8 @@ from procs import run_ranks
 from ranks.after_training import MAX_NEW_TOKENS, NUM_STEPS, learn_and_export
 from ranks.equality import assert_equal
 from ranks.reference import global_batches, mean_loss, reference_run
+from ranks.runs import write_run
 from ranks.tiny import EOS, PAD, training_rows
-from ranks.zero_runs import write_run
 from toolkit.data.loader import Share, eval_batches
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder

@@ -9,8 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from procs import run_ranks
 from ranks.equality import assert_equal, trained
+from ranks.runs import edited_ds_config, train_and_look_at_the_disk, write_run
 from ranks.tiny import BOS, EOS, PAD, VOCAB_SIZE, write_tokenizer
-from ranks.zero_runs import edited_ds_config, train_and_look_at_the_disk, write_run
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.processes import make_swap_folder
 from toolkit.errors import ConfigError

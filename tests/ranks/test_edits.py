@@ -8,7 +8,7 @@ import pytest
 from procs import run_ranks
 from ranks.equality import assert_equal, trained
 from ranks.reference import reference_run
-from ranks.zero_runs import edited_ds_config, tell, train, write_run
+from ranks.runs import edited_ds_config, tell, train, write_run
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan

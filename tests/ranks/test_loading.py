@@ -9,8 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from procs import run_ranks
 from ranks.loading import peak_of_loading
+from ranks.runs import write_run
 from ranks.tiny import BOS, EOS, PAD, write_tokenizer
-from ranks.zero_runs import write_run
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 

@@ -14,7 +14,7 @@ import pytest
 from procs import run_ranks
 from ranks.equality import assert_equal, trained
 from ranks.reference import reference_run
-from ranks.zero_runs import edited_ds_config, train_through_overflows, train_without, write_run
+from ranks.runs import edited_ds_config, train_through_overflows, train_without, write_run
 
 pytestmark = pytest.mark.ranks
 

@@ -12,8 +12,8 @@ import torch
 from procs import run_ranks
 from ranks.equality import assert_equal, assert_same_weights, trained
 from ranks.reference import global_batches, reference_run
+from ranks.runs import train_on_other_rows, train_without, write_run
 from ranks.settings import CLIP, GLOBAL_BATCH
-from ranks.zero_runs import train_on_other_rows, train_without, write_run
 
 pytestmark = pytest.mark.ranks
 

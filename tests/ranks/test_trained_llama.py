@@ -14,7 +14,7 @@ import toolkit
 from procs import run_ranks
 from ranks.instructions import SOURCES, one_process_loss, write_samples
 from ranks.reference import DTYPES
-from ranks.zero_runs import finetune
+from ranks.runs import finetune
 from toolkit.specs.recipe import Recipe
 
 pytestmark = pytest.mark.ranks

@@ -68,7 +68,7 @@ def test_the_named_terms_are_the_total() -> None:
         (3, "none", "full", 2, 20.4),
     ],
 )
-def test_measured_zero_runs(stage: int, offload: str, checkpointing: str, micro_batch: int, measured: float) -> None:
+def test_measured_runs(stage: int, offload: str, checkpointing: str, micro_batch: int, measured: float) -> None:
     memory = estimate(
         zero_stage=stage, offload=offload, activation_checkpointing=checkpointing, micro_batch=micro_batch
     )
