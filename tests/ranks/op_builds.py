@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from unittest import mock
 
-from toolkit.engines.zero import ops
+from toolkit.engines.ds import ops
 
 
 def mark_is_there_while_loading(folder: Path, another_loads: bool) -> bool:
