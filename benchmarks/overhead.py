@@ -20,7 +20,7 @@ ROUNDS = 16
 STEPS_PER_ROUND = 10
 GOAL = 0.97
 LAYOUTS: dict[str, dict[str, Any]] = {
-    **{f"zero{stage}": {"zero_stage": stage} for stage in range(4)},
+    **{f"zero{stage}": {"zero_stage": stage, "tp": 1, "sp": 1, "pp": 1} for stage in range(4)},
     "tp2": {"zero_stage": 1, "tp": 2},
     "pp2": {"pp": 2},
 }

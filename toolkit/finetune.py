@@ -23,7 +23,7 @@ from toolkit.specs.recipe import Recipe
 from toolkit.training.evaluation import HeldOut, evaluate
 from toolkit.training.introduction import introduction
 from toolkit.training.loop import num_steps, train
-from toolkit.training.memory import begin_memory_watch, memory_of_rank
+from toolkit.training.memory import begin_memory_watch, disk_traffic, memory_of_rank
 from toolkit.training.summary import write_summary
 from toolkit.training.telemetry import Telemetry
 from toolkit.training.trackers import check_trackers, open_trackers
@@ -75,11 +75,13 @@ def main() -> None:
     with Telemetry(folder, engine, num_steps=steps, trackers=trackers) as telemetry:
         telemetry.say(introduction(plan, data, engine, trainable=trainable, total=total))
         before = evaluate(engine, held_out)
+        traffic = disk_traffic()
         train(engine, batches, recipe=recipe, steps=steps, telemetry=telemetry)
-        memory = engine.gather(memory_of_rank(engine.rank, engine.device, rss_at_start=rss_at_start))
+        seen = memory_of_rank(engine.rank, engine.device, rss_at_start=rss_at_start, traffic_at_start=traffic)
+        memory = engine.gather(seen)
         after = evaluate(engine, held_out)
     stops = data.encoder.stop_token_ids()
-    export(engine, folder.export, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
+    export(engine, folder, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
     if is_main:
         facts = {
             "wall_seconds": time.time() - started,

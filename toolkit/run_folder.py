@@ -59,6 +59,11 @@ class RunFolder:
         return self.path / "final"
 
     @property
+    def adapter(self) -> Path:
+        """The adapters of a LoRA run, for peft."""
+        return self.path / "adapter"
+
+    @property
     def curves(self) -> Path:
         """Event files of TensorBoard and other trackers."""
         return self.path / "curves"
@@ -82,7 +87,8 @@ class RunFolder:
 
     def results(self) -> list[Path]:
         """What a run has left here."""
-        return [p for p in (self.telemetry, self.summary, self.export, self.curves, self.plots) if p.exists()]
+        known = (self.telemetry, self.summary, self.export, self.adapter, self.curves, self.plots)
+        return [path for path in known if path.exists()]
 
     def refuse_results(self) -> None:
         """Refuse a folder in which a run has trained already.

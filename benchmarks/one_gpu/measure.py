@@ -23,7 +23,6 @@ from toolkit.planner.buckets import DEEPSPEED_DEFAULTS
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.cluster import ClusterSpec
-from toolkit.specs.model import ModelSpec
 from toolkit.specs.recipe import Recipe
 
 WARM_UP_STEPS = 2
@@ -116,6 +115,7 @@ def measure(case: Case, cluster: ClusterSpec) -> dict[str, Any]:
 
 def _engine(case: Case, plan: Plan) -> Any:
     """The toolkit's engine on random weights, as `toolkit.finetune` starts it on loaded ones."""
+    from one_gpu.weights import random_model
     from toolkit.engines import engine_for
 
     with socket.socket() as free:
@@ -124,54 +124,16 @@ def _engine(case: Case, plan: Plan) -> Any:
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     recipe = Recipe.parse({"model": plan.model.name, "workload": plan.workload.model_dump()}, source="benchmark")
-    model = _random_model(plan, recipe)
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(Path(name))
         folder.ds_config.write_text(json.dumps(_ds_config(case, plan)), encoding="utf-8")
+        model = random_model(plan, recipe, folder.path)
         if not case.chunked_loss:
             return engine_for(plan, recipe, model=model, folder=folder)
         from one_gpu.chunked import ChunkedLossEngine, ChunkedLossModel
 
-        return ChunkedLossEngine(plan, recipe, model=ChunkedLossModel(model), folder=folder)
-
-
-def _random_model(plan: Plan, recipe: Recipe) -> Any:
-    """What `toolkit.models.build.build_model` returns, with random weights made on the device."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from toolkit.models.lora import add_lora
-    from toolkit.models.pretrained import DTYPES, checkpoint_activations
-
-    with torch.device("cpu" if plan.cluster.device.kind == "cpu" else "cuda"):
-        model = AutoModelForCausalLM.from_config(
-            _hf_config(plan.model), dtype=DTYPES[plan.workload.precision], attn_implementation="sdpa"
-        )
-        model.config.use_cache = False
-        adapters, checkpointed = plan.workload.method == "lora", plan.strategy.activation_checkpointing == "full"
-        if checkpointed:
-            checkpoint_activations(model, adapters=adapters)
-        if adapters:
-            model = add_lora(model, recipe.lora, rank=plan.workload.lora_rank, checkpointed=checkpointed)
-    return model.train()
-
-
-def _hf_config(spec: ModelSpec) -> Any:
-    from transformers import LlamaConfig
-
-    scaling = {} if spec.rope_scaling is None else spec.rope_scaling.model_dump(exclude_none=True)
-    return LlamaConfig(
-        vocab_size=spec.vocab_size,
-        hidden_size=spec.hidden_size,
-        intermediate_size=spec.intermediate_size,
-        num_hidden_layers=spec.num_layers,
-        num_attention_heads=spec.num_heads,
-        num_key_value_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        tie_word_embeddings=spec.tied_embeddings,
-        max_position_embeddings=spec.max_position_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta} | scaling,
-    )
+        model.module = ChunkedLossModel(model.module)
+        return ChunkedLossEngine(plan, recipe, model=model, folder=folder)
 
 
 def _ds_config(case: Case, plan: Plan) -> dict[str, Any]:

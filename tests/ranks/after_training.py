@@ -55,7 +55,7 @@ def learn_and_export(folder: Path, prompts: Sequence[Sequence[list[int]]], stop:
     run = RunFolder(folder)
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
     tokenizer = load_tokenizer(recipe.model, plan.model)
-    export(engine, run.export, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=[EOS])
+    export(engine, run, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=[EOS])
     steps.append(engine.train_step(batches.step(NUM_STEPS), learning_rate=LEARNING_RATES[NUM_STEPS]))
     engine.close()
     return Shown(steps, losses, answers)

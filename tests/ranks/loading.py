@@ -30,7 +30,7 @@ def peak_of_loading(folder: Path) -> int:
     if strategy.engine == "zero":
         assemble(model, config, sp=strategy.layout.sp)
     else:
-        pipeline_module(model, topology=topology_of(strategy.layout), stages=strategy.stages, loss=torch.add)
+        pipeline_module(model, topology=topology_of(plan), stages=strategy.stages, loss=torch.add)
     return peak_resident_bytes() - before
 
 

@@ -1,7 +1,9 @@
 """What the ranks of a test run: a planned and emitted run folder through the public engine."""
 
 import json
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from toolkit.models.build import build_model
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import LoraConfig, OptimizerConfig, Recipe
+from toolkit.training.memory import disk_traffic
 
 
 def write_run(folder: Path, model: Path, *, cluster: str = "2xcpu", **choices: Any) -> Path:
@@ -88,6 +91,26 @@ def train(folder: Path) -> Trained:
     weights = dict(engine.full_state())
     engine.close()
     return Trained(results, weights)
+
+
+def train_and_look_at_the_disk(folder: Path) -> tuple[Trained, int, int, int]:
+    """As `train`; bytes read from disks and written to them, and those in the swap folder at its fullest."""
+    rank, largest = os.environ["RANK"], 0
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal largest
+        while not done.wait(0.02):
+            files = [path for path in (folder / "offload").glob(f"zero_stage_3/*/rank{rank}/*") if path.is_file()]
+            largest = max(largest, sum(path.stat().st_size for path in files))
+
+    before, watcher = disk_traffic(), threading.Thread(target=watch)
+    watcher.start()
+    trained = train(folder)
+    done.set()
+    watcher.join()
+    read, written = (after - first for after, first in zip(disk_traffic(), before, strict=True))
+    return trained, read, written, largest
 
 
 def finetune(folder: Path) -> None:

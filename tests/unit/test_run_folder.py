@@ -13,17 +13,19 @@ def test_results_are_refused_by_name_and_stay(tmp_path: Path) -> None:
     run.refuse_results()
     run.telemetry.write_text("{}\n")
     run.export.mkdir()
-    with pytest.raises(ConfigError, match=r"holds another run \(telemetry.jsonl, final\); give --overwrite"):
+    run.adapter.mkdir()
+    with pytest.raises(ConfigError, match=r"holds another run \(telemetry.jsonl, final, adapter\); give --overwrite"):
         run.refuse_results()
-    assert run.results() == [run.telemetry, run.export]
+    assert run.results() == [run.telemetry, run.export, run.adapter]
 
 
 def test_only_results_are_removed(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for path in (run.telemetry, run.summary, run.recipe):
         path.write_text("x")
-    run.export.mkdir()
-    (run.export / "model.safetensors").write_text("x")
+    for folder in (run.export, run.adapter):
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("x")
     run.remove_results()
     assert list(tmp_path.iterdir()) == [run.recipe]
 

@@ -1,7 +1,5 @@
 """What a processor reaches outside of matrix products: elementwise operations, attention and cross entropy by size."""
 
-import contextlib
-import ctypes
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -10,6 +8,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention, sil
 
 from toolkit.calibration.compute import DTYPES, Say, num_copies, taking_turns
 from toolkit.calibration.ranks import PASSES, Ranks, TimeBox
+from toolkit.engines.ds.heap import give_back_freed_memory
 from toolkit.specs.measurements import AttentionRate, SizeRate
 from toolkit.specs.workload import PRECISION_BYTES, Precision
 
@@ -75,7 +74,8 @@ def _least(
         if share <= 0 and place in taken:
             continue
         say(str(items[place]))
-        _give_back_heap()
+        # Else a large tensor may come from what tensors before it left free, which in a step smaller ones have taken.
+        give_back_freed_memory()
         taken.setdefault(place, []).append(measure(items[place], share))
     return [(items[place], tuple(map(min, zip(*passes, strict=True)))) for place, passes in sorted(taken.items())]
 
@@ -84,12 +84,6 @@ def _raise_mapping_threshold() -> None:
     """glibc's threshold starts at 128 KiB and follows the largest mapping that was freed; a run's is at its limit soon,
     so that smaller tensors come from memory that the process has already."""
     torch.empty(_MAPPED_AFRESH - _MIB, dtype=torch.uint8)
-
-
-def _give_back_heap() -> None:
-    """Else a large tensor may come from what tensors before it left free, which in a step smaller ones have taken."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 _PASSES = 12

@@ -1,19 +1,20 @@
 """One Hugging Face folder out of any layout: streamed, checked after writing, published by one rename."""
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
+from toolkit.checkpoints.adapter import Adapters
+from toolkit.checkpoints.check import check_export
 from toolkit.checkpoints.merge import merge_lora
+from toolkit.checkpoints.publish import published
 from toolkit.engines.base import Engine
-from toolkit.errors import CheckpointError
 from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
 from toolkit.specs.model_source import weights_source
 from toolkit.specs.recipe import Recipe
 
@@ -26,22 +27,22 @@ Weights = Iterator[tuple[str, torch.Tensor]]
 
 def export(
     engine: Engine,
-    target: Path,
+    folder: RunFolder,
     *,
     plan: Plan,
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerFast,
     stop_token_ids: Sequence[int],
 ) -> None:
-    """Write `target` as a folder that plain `transformers` loads; all ranks call it, rank 0 writes.
+    """Write the fine-tuned model for plain `transformers`, and a LoRA run's adapters for peft; all ranks call it.
 
-    Nothing appears under `target` before the written files were read back and found whole.
+    Neither folder appears before the files of both were read back and found whole.
 
     Args:
-        engine: gives the weights one by one; at most one shard is held at a time.
-        target: folder to make; must not exist.
+        engine: gives the weights one by one, once; at most one shard and the adapters are held at a time.
+        folder: of the run; rank 0 makes its `export` and, with LoRA, its `adapter`. Neither may exist.
         plan: knows the shapes that the model must have.
-        recipe: names the model that was fine-tuned (its config is taken over) and says whether adapters are merged.
+        recipe: names the model that was fine-tuned (its config is taken over) and how it is adapted.
         tokenizer: saved along, with the chat template of the training.
         stop_token_ids: tokens that end an answer, for the generation config.
 
@@ -49,57 +50,22 @@ def export(
         CheckpointError: the disk is full, or what was written is not what the config describes.
     """
     weights = engine.full_state()
-    if recipe.workload.method != "full":
-        weights = merge_lora(weights, scale=recipe.lora.alpha / recipe.workload.lora_rank)
     if engine.rank != 0:
         for _ in weights:  # gathering is collective: this rank takes part, and gets nothing
             pass
         return
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    adapters = None
+    if recipe.workload.method != "full":
+        adapters = Adapters(folder.adapter, plan, recipe)
+        weights = merge_lora(adapters.kept_of(weights), scale=recipe.lora.alpha / recipe.workload.lora_rank)
+    with published(folder.export) as partial:
         dtype = _write_weights(weights, partial)
         _write_config(partial, base=recipe.model, dtype=dtype)
         _write_generation(partial, base=recipe.model, stop_token_ids=stop_token_ids, pad=tokenizer.pad_token_id)
         tokenizer.save_pretrained(partial)
-        for path in partial.glob("*.safetensors"):
-            path.chmod((partial / "config.json").stat().st_mode)  # safetensors leaves them readable by the owner only
         check_export(partial, plan.model.weight_shapes)
-        partial.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{target}: cannot be written ({error}); free disk space or give another folder"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_export(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare the weights on disk with the names and shapes that the model must have.
-
-    Raises:
-        CheckpointError: a missing, unexpected, empty, misshapen or non-finite tensor, by name; all of them at once.
-    """
-    seen: dict[str, tuple[int, ...]] = {}
-    faults: list[str] = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
-                tensor = tensors.get_tensor(name)
-                seen[name] = tuple(tensor.shape)
-                if not bool(torch.isfinite(tensor).all()):
-                    faults.append(f"{name} holds NaN or Inf")
-    faults += [f"{name} is missing" for name in sorted(expected.keys() - seen.keys())]
-    faults += [f"{name} is not part of the model" for name in sorted(seen.keys() - expected.keys())]
-    faults += [
-        f"{name} has shape {seen[name]}, needs {expected[name]}"
-        for name in sorted(seen.keys() & expected.keys())
-        if seen[name] != expected[name]
-    ]
-    if faults:
-        more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
-        raise CheckpointError(f"{folder}: damaged export: {'; '.join(faults[:5])}{more}; train or export again")
+        if adapters is not None:
+            adapters.write()  # in here: a full disk leaves neither folder
 
 
 def _write_weights(weights: Weights, folder: Path) -> torch.dtype:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-_PREFIX = "base_model.model."
+from toolkit.models.lora import PEFT_PREFIX
 
 
 def merge_lora(weights: Iterator[tuple[str, torch.Tensor]], *, scale: float) -> Iterator[tuple[str, torch.Tensor]]:
@@ -18,7 +18,7 @@ def merge_lora(weights: Iterator[tuple[str, torch.Tensor]], *, scale: float) -> 
     base: tuple[str, torch.Tensor] | None = None
     lora_a: torch.Tensor | None = None
     for name, tensor in weights:
-        plain = name.removeprefix(_PREFIX)
+        plain = name.removeprefix(PEFT_PREFIX)
         if ".lora_A." in plain:
             lora_a = tensor
         elif ".lora_B." in plain:

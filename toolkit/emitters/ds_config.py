@@ -5,6 +5,7 @@ right number), `optimizer` and `scheduler` (the toolkit builds both), `steps_per
 Keys and defaults: deepspeed/runtime/config.py, zero/config.py and precision_config.py of 0.19.8.
 """
 
+import math
 from typing import Any
 
 from toolkit.planner.buckets import zero_buckets
@@ -43,11 +44,10 @@ def _zero(plan: Plan) -> dict[str, Any]:
         "reduce_scatter": True,
         "reduce_bucket_size": sizes.reduce,
     }
-    host = {"device": "cpu", "pin_memory": on_gpu}
     if offload != "none":
-        zero["offload_optimizer"] = dict(host)
+        zero["offload_optimizer"] = _offload_device(plan)
     if offload == "all":
-        zero["offload_param"] = dict(host)
+        zero["offload_param"] = _offload_device(plan) | _parameter_swap(plan)
     if stage < 3:
         return zero | {"allgather_partitions": True, "allgather_bucket_size": sizes.allgather}
     return zero | {
@@ -59,6 +59,26 @@ def _zero(plan: Plan) -> dict[str, Any]:
         # Without it `save_16bit_model` writes no weights at all.
         "stage3_gather_16bit_weights_on_model_save": True,
     }
+
+
+def _offload_device(plan: Plan) -> dict[str, Any]:
+    """Host memory, or a folder on a local disk; a relative path lies in the run folder."""
+    pinned = {"pin_memory": plan.cluster.device.kind != "cpu"}
+    if plan.strategy.offload_to == "cpu":
+        return {"device": "cpu", **pinned}
+    return {"device": "nvme", "nvme_path": plan.cluster.nvme_path or "offload", **pinned}
+
+
+def _parameter_swap(plan: Plan) -> dict[str, Any]:
+    """Buffers that hold a rank's share of the largest weight, and no weights kept in memory beside them.
+
+    DeepSpeed would hold 1e9 weights in memory before it writes the first to the disk.
+    """
+    if plan.strategy.offload_to == "cpu":
+        return {}
+    largest = max(math.prod(shape) for shape in plan.model.weight_shapes.values())
+    shares = plan.strategy.layout.dp * plan.strategy.layout.sp
+    return {"buffer_count": 5, "buffer_size": math.ceil(largest / shares), "max_in_cpu": 0}
 
 
 def _fp16(plan: Plan) -> dict[str, Any]:

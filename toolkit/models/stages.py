@@ -56,14 +56,14 @@ class Body(torch.nn.Module):
             past_key_values=None,
             position_ids=positions,
         )
-        return self.run(hidden, positions, seen), marks
+        return self.run(hidden, positions, seen=seen), marks
 
     def new_cache(self) -> Cache:
         """Place for keys and values of the tokens that these layers have seen."""
         return DynamicCache(config=self._config)
 
     def run(
-        self, hidden: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor | None, cache: Cache | None = None
+        self, hidden: torch.Tensor, positions: torch.Tensor, *, seen: torch.Tensor | None, cache: Cache | None = None
     ) -> torch.Tensor:
         """All layers.
 

@@ -15,7 +15,7 @@ from toolkit.planner.memory.activations import MicroBatch, micro_batch_bytes
 from toolkit.planner.memory.estimate import HEADROOM, Peak, Resident, context_bytes, estimate_of, peak, residents_of
 from toolkit.planner.memory.host import offloaded_bytes
 from toolkit.planner.plan import Candidate
-from toolkit.planner.release import OFFLOADS_TO, RELEASED
+from toolkit.planner.release import RELEASED
 from toolkit.planner.request import Request
 from toolkit.planner.setup import Checkpointing, Setup
 from toolkit.planner.strategy import EngineName, Layout, Strategy
@@ -140,8 +140,7 @@ def _eligible(request: Request) -> Request:
     if request.beyond_release:
         return request
     today = tuple(engine for engine in request.among if engine in RELEASED)
-    pinned = {"offload_to": OFFLOADS_TO[0]} if len(OFFLOADS_TO) == 1 else {}
-    return request._replace(fixed=request.fixed.model_copy(update=pinned), among=today)
+    return request._replace(among=today)
 
 
 def timed(judged: Judged) -> Timed:
@@ -151,8 +150,8 @@ def timed(judged: Judged) -> Timed:
 
 
 def released(judged: Judged) -> bool:
-    """True where this release runs a candidate's engine and offload; the method is the user's own choice."""
-    return judged.engine in RELEASED and judged.setup.offload_to in OFFLOADS_TO
+    """True where this release runs a candidate's engine; the method is the user's own choice."""
+    return judged.engine in RELEASED
 
 
 class _Judge:

@@ -178,7 +178,7 @@ def _adapters(request: Request, method: str) -> Iterator[Knob]:
     workload = request.workload.model_copy(update={"method": method})
     name = {"lora": "LoRA", "qlora": "QLoRA"}[method]
     was = "full fine-tuning" if asked == "full" else "LoRA"
-    later = not_released("zero", offload_to="cpu", method=method)
+    later = not_released("zero", method)
     note = ", planned only as this release cannot run it" if later else ""
     yield f"{name} of rank {workload.lora_rank} instead of {was}{note}", request._replace(workload=workload)
 

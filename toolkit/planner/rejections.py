@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from toolkit.planner.explain import SILENT_ZERO_0, Choice, binding_constraint, compared_words
 from toolkit.planner.judge import Judged, Timed, Verdict, released
 from toolkit.planner.plan import Rejection
-from toolkit.planner.release import RELEASED
 from toolkit.planner.request import Request
 from toolkit.planner.setup import Setup
 from toolkit.units import human_bytes, human_seconds
@@ -55,7 +54,7 @@ def best_of_engines(fits: Sequence[Timed]) -> list[Timed]:
 
 def pin_of(judged: Judged) -> str:
     """What to fix so that a strategy which this release cannot run is planned."""
-    return "offload_to=nvme" if judged.engine in RELEASED else f"engine={judged.engine}"
+    return f"engine={judged.engine}"
 
 
 def _unsafe(request: Request) -> Iterator[Rejection]:

@@ -2,26 +2,22 @@
 
 from toolkit.planner.engines import ENGINES
 from toolkit.planner.multiples import choice
-from toolkit.planner.setup import Method, OffloadTo
+from toolkit.planner.setup import Method
 from toolkit.planner.strategy import EngineName, Strategy
 
 RELEASED: tuple[EngineName, ...] = ("zero", "pipeline")
 """The engines of this release, with all that the table says of them."""
-OFFLOADS_TO: tuple[OffloadTo, ...] = ("cpu",)
-"""Where this release offloads to."""
 
 
 def runs_today(strategy: Strategy, method: Method = "full") -> str | None:
     """Why this release cannot run a strategy, with what it can; None where it can."""
-    return not_released(strategy.engine, offload_to=strategy.offload_to, method=method)
+    return not_released(strategy.engine, method)
 
 
-def not_released(engine: EngineName, *, offload_to: OffloadTo, method: str) -> str | None:
+def not_released(engine: EngineName, method: str) -> str | None:
     """`runs_today` from single values."""
     if engine not in RELEASED:
         return f"engine={engine}: this release runs engine={choice(RELEASED)} only"
-    if offload_to not in OFFLOADS_TO:
-        return "offload_to=nvme: this release offloads to host memory only; use offload_to=cpu"
     if method == "qlora":
         return "method=qlora: this release trains adapters on 16-bit weights only; use method=lora"
     return None

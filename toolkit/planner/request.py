@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from toolkit.errors import SpecError
 from toolkit.planner.engines import DEGREES, ENGINES, faults, is_lack
 from toolkit.planner.multiples import batch_words, close_choice, divisors
-from toolkit.planner.release import OFFLOADS_TO, RELEASED
+from toolkit.planner.release import RELEASED
 from toolkit.planner.resolve import base_setup
 from toolkit.planner.setup import Checkpointing, Setup
 from toolkit.planner.strategy import EngineName, stages_words
@@ -97,8 +97,7 @@ class Request(NamedTuple):
         modes = {mode for engine in RELEASED for mode in ENGINES[engine].checkpointing}
         asked = fixed.engine not in (None, *RELEASED)
         asked = asked or any((getattr(fixed, degree) or 1) > 1 for degree in DEGREES if degree not in known)
-        asked = asked or fixed.activation_checkpointing not in (None, *modes)
-        return asked or fixed.offload_to not in (None, *OFFLOADS_TO)
+        return asked or fixed.activation_checkpointing not in (None, *modes)
 
     @property
     def spans_replicas(self) -> bool:

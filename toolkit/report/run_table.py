@@ -22,6 +22,9 @@ def run_report(run: Run) -> Group:
     if summary["example"]:
         parts += [Text(), _example(summary["example"])]
     parts += [Text(), Text(f"exported: {run.export}")]
+    # A run of an earlier release has none.
+    if run.adapter is not None and run.adapter.is_dir():
+        parts.append(Text(f"adapters: {run.adapter}"))
     return Group(*parts)
 
 
@@ -46,6 +49,11 @@ def _speed(run: Run, summary: dict[str, Any]) -> Table:
     table.add_row("tokens per second", f"{summary['tokens_per_second']:,.0f}", "")
     peak = steps[-1].get("peak_allocated_bytes") or steps[-1]["peak_rss_bytes"]
     table.add_row("peak memory of rank 0", human_bytes(peak), human_bytes(plan.memory.total_bytes))
+    if plan.strategy.offload_to == "nvme":
+        read, written = (
+            sum(rank[name] for rank in summary["memory_by_rank"]) for name in ("disk_read_bytes", "disk_written_bytes")
+        )
+        table.add_row("swapped from and to disk", f"{human_bytes(read)}, {human_bytes(written)}", "")
     skipped = f", {summary['skipped_steps']} of them skipped" if summary["skipped_steps"] else ""
     table.add_row("optimizer steps", f"{summary['steps']}{skipped}", "")
     table.add_row("whole run", human_seconds(summary["wall_seconds"]), "")

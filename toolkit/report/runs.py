@@ -60,6 +60,11 @@ class Run:
         """The fine-tuned model as a Hugging Face folder."""
         return self.folder.export
 
+    @property
+    def adapter(self) -> Path | None:
+        """The adapters as a folder of peft's; None where all weights were trained."""
+        return None if self.plan.workload.method == "full" else self.folder.adapter
+
 
 def load_run(folder: Path | str) -> Run:
     """Open a run folder.

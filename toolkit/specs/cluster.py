@@ -53,6 +53,8 @@ class ClusterSpec(Spec):
     """US dollars for one device for one hour; none where nobody has said."""
     nvme_bytes: Bytes | None = None
     """Local disk per node that a run may fill with offloaded states, bytes; none without a local disk."""
+    nvme_path: str | None = None
+    """Folder on that disk, the same on every node; a run's own folder where not given."""
     nvme_read_bandwidth: float | None = Field(default=None, gt=0)
     """Reading from all local disks of a node, bytes/s."""
     nvme_write_bandwidth: float | None = Field(default=None, gt=0)

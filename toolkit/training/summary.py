@@ -48,6 +48,7 @@ def write_summary(
         "steps": len(records),
         "skipped_steps": sum(record["skipped"] for record in records),
         "export": folder.export.relative_to(folder.path).as_posix(),
+        "adapter": None if plan.workload.method == "full" else folder.adapter.relative_to(folder.path).as_posix(),
         "world_size": plan.world_size,
         **facts,
         "versions": {"toolkit": toolkit.__version__} | {name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -11,44 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from toolkit.checkpoints.export import check_export, export
+from toolkit.checkpoints.check import check_export
 from toolkit.errors import CheckpointError
-from toolkit.models.pretrained import load_tokenizer
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 
 
-class Holder:
-    """An engine as far as `export` knows it."""
-
-    def __init__(self, weights: list[tuple[str, torch.Tensor]], rank: int = 0) -> None:
-        self.rank = rank
-        self.taken = 0
-        self._weights = weights
-
-    def full_state(self) -> Any:
-        for name, tensor in self._weights:
-            self.taken += 1
-            if self.rank == 0:
-                yield name, tensor
-
-
-def write(trained: Any, target: Path, *, rank: int = 0) -> Holder:
-    engine: Any = Holder(trained.weights, rank)
-    tokenizer = load_tokenizer(str(trained.base), trained.plan.model)
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    export(engine, target, plan=trained.plan, recipe=trained.recipe, tokenizer=tokenizer, stop_token_ids=[2, 9])
-    return engine
-
-
-def change(trained: Any, edit: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
-    """Replace the tensor NAME, or leave it out."""
-    changed = [(name, edit(tensor) if name == NAME else tensor) for name, tensor in trained.weights]
-    trained.weights = [(name, tensor) for name, tensor in changed if tensor is not None]
-
-
 def test_plain_transformers_loads_it(trained: Any, tmp_path: Path) -> None:
-    write(trained, tmp_path / "final")
+    trained.export_to(tmp_path)
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "final", output_loading_info=True)
     assert not any(report.values())
     state = model.state_dict()
@@ -60,7 +30,7 @@ def test_plain_transformers_loads_it(trained: Any, tmp_path: Path) -> None:
 
 def test_dtype_is_the_weights_own(trained: Any, tmp_path: Path) -> None:
     trained.weights = [(name, tensor.bfloat16()) for name, tensor in trained.weights]
-    write(trained, tmp_path / "final")
+    trained.export_to(tmp_path)
     assert json.loads((tmp_path / "final" / "config.json").read_text())["dtype"] == "bfloat16"
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "final").dtype == torch.bfloat16
 
@@ -68,7 +38,7 @@ def test_dtype_is_the_weights_own(trained: Any, tmp_path: Path) -> None:
 def test_several_shards_have_an_index(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 40_000
     monkeypatch.setattr("toolkit.checkpoints.export._SHARD_BYTES", limit)
-    write(trained, tmp_path / "final")
+    trained.export_to(tmp_path)
     shards = sorted((tmp_path / "final").glob("*.safetensors"))
     assert len(shards) > 3
     assert shards[0].name == f"model-00001-of-{len(shards):05d}.safetensors"
@@ -83,7 +53,7 @@ def test_several_shards_have_an_index(trained: Any, tmp_path: Path, monkeypatch:
 
 
 def test_other_ranks_take_part_and_write_nothing(trained: Any, tmp_path: Path) -> None:
-    engine = write(trained, tmp_path / "final", rank=1)
+    engine = trained.export_to(tmp_path, rank=1)
     assert engine.taken == len(trained.weights)
     assert list(tmp_path.iterdir()) == []
 
@@ -102,9 +72,9 @@ def test_other_ranks_take_part_and_write_nothing(trained: Any, tmp_path: Path) -
 def test_damaged_weights_are_named_and_nothing_appears(
     trained: Any, tmp_path: Path, edit: Callable[[torch.Tensor], torch.Tensor | None], told: str
 ) -> None:
-    change(trained, edit)
+    trained.change(NAME, edit)
     with pytest.raises(CheckpointError) as failure:
-        write(trained, tmp_path / "final")
+        trained.export_to(tmp_path)
     assert f"damaged export: {told}; " in str(failure.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -112,7 +82,7 @@ def test_damaged_weights_are_named_and_nothing_appears(
 def test_a_tensor_too_many_is_named(trained: Any, tmp_path: Path) -> None:
     trained.weights.append(("model.layers.2.mlp.up_proj.weight", torch.zeros(3)))
     with pytest.raises(CheckpointError, match=r"model\.layers\.2\.mlp\.up_proj\.weight is not part of the model"):
-        write(trained, tmp_path / "final")
+        trained.export_to(tmp_path)
 
 
 def test_many_faults_are_counted(tmp_path: Path) -> None:
@@ -127,7 +97,7 @@ def test_many_faults_are_counted(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(trained: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"final: cannot be written \(.+\); free disk space"):
-        write(trained, tmp_path / "file" / "final")
+        trained.export_to(tmp_path / "file")
 
 
 def test_a_full_disk_leaves_nothing(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,13 +106,13 @@ def test_a_full_disk_leaves_nothing(trained: Any, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("toolkit.checkpoints.export.save_file", full)
     with pytest.raises(CheckpointError, match=r"cannot be written \(.*No space left on device\)"):
-        write(trained, tmp_path / "final")
+        trained.export_to(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_export_left_is_replaced(trained: Any, tmp_path: Path) -> None:
     (tmp_path / ".final.partial").mkdir()
     (tmp_path / ".final.partial" / "shard-9.safetensors").write_text("half")
-    write(trained, tmp_path / "final")
+    trained.export_to(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["final"]
     assert not list((tmp_path / "final").glob("shard-*"))

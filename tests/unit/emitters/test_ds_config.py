@@ -106,6 +106,18 @@ def test_deepspeed_reads_what_the_plan_says(made: Plan, parsers: Any) -> None:
     assert read.scheduler_name is None
 
 
+def test_a_disk_gets_a_folder_and_buffers_that_hold_the_largest_share() -> None:
+    fixed = Fixed(zero_stage=3, offload="all", offload_to="nvme")
+    model, cluster = ModelSpec.resolve("llama-3.1-8b"), ClusterSpec.resolve("2xA100-80GB")
+    named = cluster.model_copy(update={"nvme_path": "/local_nvme/swap"})
+    for machines, path in ((cluster, "offload"), (named, "/local_nvme/swap")):
+        made = make_plan(model, machines, Workload(seq_len=512, global_batch=8), fixed=fixed)
+        zero = ds_config(made)["zero_optimization"]
+        device = {"device": "nvme", "nvme_path": path, "pin_memory": True}
+        assert zero["offload_optimizer"] == device
+        assert zero["offload_param"] == device | {"buffer_count": 5, "buffer_size": 128256 * 4096 // 2, "max_in_cpu": 0}
+
+
 @pytest.mark.parametrize("made", STRATEGIES, ids=name)
 def test_accelerate_reads_it_without_filling_anything_in(made: Plan, parsers: Any) -> None:
     config = ds_config(made)

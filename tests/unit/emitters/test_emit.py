@@ -121,9 +121,7 @@ def test_every_way_to_divide_a_replica_is_written(tmp_path: Path, given: dict[st
     assert {name: getattr(Plan.load(tmp_path / "run/plan.json").strategy.layout, name) for name in given} == given
 
 
-@pytest.mark.parametrize(
-    "given", [{"engine": "mcore"}, {"cp": 2}, {"pp": 2, "vpp": 2}, {"offload_to": "nvme"}, SELECTIVE], ids=str
-)
+@pytest.mark.parametrize("given", [{"engine": "mcore"}, {"cp": 2}, {"pp": 2, "vpp": 2}, SELECTIVE], ids=str)
 def test_what_this_release_cannot_run_is_not_written(tmp_path: Path, given: dict[str, object]) -> None:
     model, machines = ModelSpec.resolve("llama-3.2-1b"), ClusterSpec.resolve("2xA100-80GB")
     later = make_plan(model, machines, WORK, fixed=Fixed.model_validate(given))

@@ -31,10 +31,10 @@ def setup(model: ModelSpec = LLAMA_8B, *, work: Workload | None = None, **given:
 
 def test_logits_are_divided_where_the_loss_works_on_parts() -> None:
     all_logits = LLAMA_8B.vocab_size * 4096
-    for one in (setup(tp=4), setup(tp=4, engine="mcore")):
-        assert logits_bytes(one, 0) == one.profile.memory.logits_bytes * all_logits / 4
-    gathering = setup(tp=4, pp=2, engine="pipeline")
-    assert logits_bytes(gathering, 1) == gathering.profile.memory.logits_bytes * all_logits
+    for one in (setup(tp=4), setup(tp=4, engine="mcore"), setup(tp=4, pp=2, engine="pipeline")):
+        assert logits_bytes(one, one.pp - 1) == one.profile.memory.logits_bytes * all_logits / 4
+    whole = one.profile.model_copy(update={"memory": one.profile.memory.model_copy(update={"vocab_parallel": False})})
+    assert logits_bytes(one._replace(profile=whole), 1) == one.profile.memory.logits_bytes * all_logits
 
 
 def test_behind_the_first_backward_of_a_warm_up_stand_gradients_and_the_other_micro_batches() -> None:

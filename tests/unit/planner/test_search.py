@@ -240,7 +240,6 @@ def test_what_this_release_cannot_run_is_told_and_not_chosen() -> None:
         {"engine": "mcore"},
         {"vpp": 2},
         {"cp": 2},
-        {"offload_to": "nvme"},
         {"activation_checkpointing": "selective"},
     ],
 )
@@ -252,7 +251,16 @@ def test_what_this_release_cannot_run_is_planned_if_asked_for(given: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "given", [{"engine": "pipeline"}, {"tp": 4}, {"pp": 2}, {"sp": 8}, {"tp": 2, "sp": 2}, {"tp": 2, "pp": 2}]
+    "given",
+    [
+        {"engine": "pipeline"},
+        {"tp": 4},
+        {"pp": 2},
+        {"sp": 8},
+        {"tp": 2, "sp": 2},
+        {"tp": 2, "pp": 2},
+        {"offload_to": "nvme"},
+    ],
 )
 def test_what_is_asked_for_is_planned(given: dict[str, Any]) -> None:
     made = plan(fixed=Fixed(**given))

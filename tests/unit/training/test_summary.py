@@ -56,10 +56,18 @@ def test_the_run_in_one_object(folder: RunFolder, plan: Plan, telemetry: Telemet
         "steps": 4,
         "skipped_steps": 1,
         "export": "final",
+        "adapter": None,
         "world_size": 2,
         "parameters": 7,
     }
     assert [entry.name for entry in folder.path.glob("summary*")] == ["summary.json"]
+
+
+def test_adapters_are_named(folder: RunFolder, telemetry: Telemetry) -> None:
+    adapted = toolkit.plan("smollm-135m", "2xcpu", seq_len=64, global_batch=8, method="lora")
+    nothing = Evaluation(loss=None, exact_match=None, example=None)
+    write_summary(folder, adapted, telemetry, before=nothing, after=nothing, facts={})
+    assert json.loads(folder.summary.read_text(encoding="utf-8"))["adapter"] == "adapter"
 
 
 def test_what_was_not_measured_is_null(folder: RunFolder, plan: Plan, telemetry: Telemetry) -> None:

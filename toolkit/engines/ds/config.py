@@ -28,7 +28,8 @@ class _Switch(_Part):
 
 
 class _Offload(_Part):
-    device: Literal["none", "cpu"] = "none"
+    device: Literal["none", "cpu", "nvme"] = "none"
+    nvme_path: str | None = None
 
 
 class _Zero(_Part):
@@ -83,7 +84,9 @@ class DsConfig:
     zero_stage: int
     """0-3."""
     offload: Literal["none", "optimizer", "all"]
-    """What lives in host memory."""
+    """What lives in host memory, or on a local disk."""
+    swap_folder: Path | None
+    """Where on the disk."""
     precision: Precision
     """Of weights and activations."""
     tp: int
@@ -111,15 +114,28 @@ def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in found)) from None
     if found := [*autos, *_contradictions(content, read, plan)]:
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in found))
+    swap_folder = _place_on_disk(content, folder)
     return DsConfig(
         content=content,
         zero_stage=read.zero_optimization.stage,
         offload=read.offload,
+        swap_folder=swap_folder,
         precision=read.precision,
         tp=max(read.tensor_parallel.autotp_size, 1),
         vocab_parallel=read.tensor_parallel.vocab_parallel_lm_head,
         notes=_notes(read, plan, path),
     )
+
+
+def _place_on_disk(content: dict[str, Any], folder: RunFolder) -> Path | None:
+    """Make `nvme_path` absolute where something goes to a disk: relative paths lie in the run folder."""
+    found = None
+    for name in ("offload_optimizer", "offload_param"):
+        section = content.get("zero_optimization", {}).get(name, {})
+        if section.get("device") == "nvme":
+            found = (folder.path / section["nvme_path"]).absolute()
+            section["nvme_path"] = str(found)
+    return found
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -162,6 +178,12 @@ def _zero_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
     if layout.tp > 1 and read.zero_optimization.stage == 0:
         # DeepSpeed's stage 0 clips by the norm of one rank's part.
         yield "`zero_optimization.stage` is 0, tensor parallelism runs with 1, 2 and 3; use one of them"
+    zero = read.zero_optimization
+    for name, part in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
+        if part.device == "nvme" and part.nvme_path is None:
+            yield f"`zero_optimization.{name}.nvme_path` is missing; name a folder on the local disk"
+        if part.device == "nvme" and zero.stage != 3:
+            yield f"`zero_optimization.{name}.device` is nvme, which ZeRO-3 alone can; use cpu, or stage 3"
     if layout.dp == plan.world_size:
         yield from _batch_contradiction(read, plan)
     elif read.train_batch_size is not None:

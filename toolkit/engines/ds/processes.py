@@ -6,8 +6,10 @@ import io
 import logging
 import os
 import shutil
+import tempfile
 import warnings
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -81,6 +83,9 @@ def _make_ready(plan: Plan) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed calls collectives by names that torch 2.13 deprecates: nothing a user could mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # DeepSpeed's pipeline sends by broadcasts among two where it was installed without compiled ops; the gradient comes
+    # back by a broadcast of its own, not through this one.
+    warnings.filterwarnings("ignore", message="c10d::broadcast_: an autograd kernel was not registered")
     if plan.cluster.device.kind == "cpu":
         _load_cpu_collectives()
 
@@ -91,6 +96,30 @@ def _check_world(ranks: int, plan: Plan, *, seen_by: str) -> None:
             f"{seen_by} sees {ranks} process(es), the plan has {plan.world_size}; "
             "every rank would train a model of its own; start the run with `toolkit launch`"
         )
+
+
+def make_swap_folder(folder: Path) -> None:
+    """The folder that ZeRO-Infinity swaps states to, and DeepSpeed's op that does it.
+
+    Raises:
+        MachineError: the op does not build here (it needs libaio), or the folder cannot be written.
+    """
+    try:
+        load_op("AsyncIOBuilder")
+    except BUILD_FAILURES as error:
+        raise MachineError(
+            f"offload to a disk needs DeepSpeed's async_io, which does not build here ({error}); install libaio "
+            "(Debian: `apt install libaio-dev`), or plan again with --offload-to cpu"
+        ) from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MachineError(
+            f"{folder}: cannot be written ({error.strerror}); set `nvme_path` in ds_config.json to a folder on the "
+            "local disk"
+        ) from None
 
 
 def _check_device(plan: Plan) -> None:

@@ -37,7 +37,7 @@ class PipelineEngine:
         self.device = processes.join(plan)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         strategy, layout = plan.strategy, plan.strategy.layout
-        self._topology = topology_of(layout)
+        self._topology = topology_of(plan)
         place = self._topology.get_coord(self.rank)
         self.data_rank: int = place.data
         self._dp = layout.dp

@@ -75,7 +75,7 @@ class StageGenerator:
                 case Embedding():
                     hidden = layer.embed_tokens(hidden)
                 case Body():
-                    hidden = layer.run(hidden, positions, seen, cache)
+                    hidden = layer.run(hidden, positions, seen=seen, cache=cache)
                 case Norm():
                     hidden = layer.norm(hidden[:, -1])
                 case Head():

@@ -13,13 +13,14 @@ from toolkit.engines.ds.tensor import TensorCuts
 from toolkit.errors import EngineError
 from toolkit.models.stages import Body, Embedding, Head, Norm, layer_ranges
 from toolkit.models.unloaded import UnloadedModel
-from toolkit.planner.strategy import Layout
+from toolkit.planner.plan import Plan
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def topology_of(layout: Layout) -> PipeModelDataParallelTopology:
+def topology_of(plan: Plan) -> PipeModelDataParallelTopology:
     """Which rank is where: stage by stage, in it replica by replica, tensor-parallel ranks next to each other."""
+    layout = plan.strategy.layout
     return PipeModelDataParallelTopology(num_pp=layout.pp, num_mp=layout.tp, num_dp=layout.dp)
 
 

@@ -8,6 +8,7 @@ from deepspeed import zero
 from deepspeed.utils import groups
 
 from toolkit.engines.ds.config import DsConfig
+from toolkit.engines.ds.heap import give_back_freed_memory
 from toolkit.engines.ds.tensor import TensorCuts
 from toolkit.models.ulysses import divide_attention
 from toolkit.models.unloaded import UnloadedModel
@@ -73,3 +74,6 @@ class _Partitioned:
             param_swapper=self._swapper,
         )
         self._swapper = done.param_swapper
+        # The whole weights are gone, this rank's shares lie in between: without it a rank's resident size stays at 0.69
+        # of what one process takes (1.1e9 weights in fp32, two ranks), with it at 0.60.
+        give_back_freed_memory()

@@ -1,5 +1,6 @@
 """The ZeRO engine: accelerate prepares DeepSpeed, we own the loss, the batch arithmetic and the learning rate."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -35,6 +36,9 @@ class ZeroEngine:
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
         config = load_ds_config(folder, plan)
         accelerator = processes.start(config, plan)
+        self._swap_folder = config.swap_folder
+        if self._swap_folder is not None:
+            processes.make_swap_folder(self._swap_folder)
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
         layout = plan.strategy.layout
@@ -159,6 +163,10 @@ class ZeroEngine:
     def close(self) -> None:
         """Free DeepSpeed's buffers and leave the process group."""
         self._engine.destroy()
+        if self._swap_folder is not None:
+            # What a rank has swapped is of no use to anybody else, and as large as the optimizer's states.
+            for swapped in self._swap_folder.glob(f"zero_stage_3/*/rank{self.rank}"):
+                shutil.rmtree(swapped, ignore_errors=True)
         dist.destroy_process_group()
 
     def _whole(self, parameter: torch.nn.Parameter) -> ExitStack:

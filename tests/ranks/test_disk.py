@@ -1,0 +1,93 @@
+"""ZeRO-Infinity: what is offloaded to a disk goes there and comes back, and nothing else changes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from procs import run_ranks
+from ranks.equality import assert_equal, trained
+from ranks.tiny import BOS, EOS, PAD, VOCAB_SIZE, write_tokenizer
+from ranks.zero_runs import edited_ds_config, train_and_look_at_the_disk, write_run
+from toolkit.engines.ds.config import load_ds_config
+from toolkit.engines.ds.processes import make_swap_folder
+from toolkit.errors import ConfigError
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+
+pytestmark = pytest.mark.ranks
+needs_libaio = pytest.mark.skipif(
+    not Path("/usr/include/libaio.h").exists(), reason="needs libaio (Debian: apt install libaio-dev)"
+)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DeepSpeed swaps nothing that is smaller than 1 MiB: a rank's share of these layers is larger."""
+    folder = tmp_path_factory.mktemp("models") / "large"
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        dtype=torch.float32,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+@needs_libaio
+# The op that reads and writes is compiled on first use: a minute on two idle cores.
+@pytest.mark.timeout(600)
+def test_states_and_weights_are_swapped_and_nothing_changes(tmp_path: Path, large: Path) -> None:
+    in_memory = trained(write_run(tmp_path / "in memory", large, zero_stage=3, offload="all"))
+    run = write_run(tmp_path / "run", large, zero_stage=3, offload="all", offload_to="nvme")
+    with edited_ds_config(run) as config:
+        # As large as a layer: the default takes the whole model at once.
+        config["zero_optimization"]["sub_group_size"] = 1_000_000
+    seen = run_ranks(train_and_look_at_the_disk, 2, run, timeout_s=500)
+    # Two moments of four bytes for this rank's half of the weights, read and written once a step.
+    states = 2 * 4 * sum(weight.numel() for weight in in_memory.weights.values()) / 2
+    for rank, (on_disk, read, written, largest) in enumerate(seen):
+        assert read > len(on_disk.steps) * states, rank
+        assert written > len(on_disk.steps) * states, rank
+        assert largest > states, rank
+    # Both by DeepSpeedCPUAdam, whose roundings grow faster in a model of this width than torch's (4e-5 in 20 steps).
+    assert_equal(seen[0][0].steps, in_memory.steps, loss=3e-6, norm=1e-5)
+    assert not list((run / "offload").rglob("*.swp"))
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "told"),
+    [
+        ("offload_optimizer", {"device": "nvme"}, "`zero_optimization.offload_optimizer.nvme_path` is missing"),
+        ("stage", 2, "`zero_optimization.offload_optimizer.device` is nvme, which ZeRO-3 alone can"),
+    ],
+)
+def test_an_edit_that_no_disk_can_serve_is_refused(
+    tmp_path: Path, untied: Path, where: str, change: Any, told: str
+) -> None:
+    run = write_run(tmp_path / "run", untied, zero_stage=3, offload="optimizer", offload_to="nvme")
+    with edited_ds_config(run) as config:
+        config["zero_optimization"][where] = change
+    with pytest.raises(ConfigError) as failure:
+        load_ds_config(RunFolder(run), Plan.load(RunFolder(run).plan))
+    assert told in str(failure.value)
+
+
+@needs_libaio
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AssertionError, match=r"MachineError: .+/file/offload: cannot be written \(Not a directory\)"):
+        run_ranks(make_swap_folder, 1, tmp_path / "file" / "offload", timeout_s=300)

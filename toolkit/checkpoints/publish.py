@@ -1,0 +1,34 @@
+"""A folder that appears whole or not at all: filled beside its place, then renamed."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from toolkit.errors import CheckpointError
+
+
+@contextmanager
+def published(target: Path) -> Iterator[Path]:
+    """A folder to fill in the place of `target`, which appears when the block ends; nothing stays of one that fails.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        mode = next(partial.glob("*config.json")).stat().st_mode
+        for path in partial.glob("*.safetensors"):
+            path.chmod(mode)  # safetensors leaves them readable by the owner only
+        partial.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{target}: cannot be written ({error}); free disk space or give another folder"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
