@@ -97,7 +97,7 @@ def measure(folder: Path) -> None:
     model, config = build_model(plan, recipe), load_ds_config(run, plan)
     if plan.strategy.engine == "zero":
         processes.start(config, plan)
-        assemble(model, config, sp=1)
+        assemble(model, config, plan=plan)
     else:
         processes.join(plan)
         pipeline_module(model, topology=topology_of(plan), stages=plan.strategy.stages, loss=lambda a, _: a)

@@ -16,19 +16,33 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3 layers; the head is the embedding."""
-    return write_model(tmp_path_factory.mktemp("models") / "tied", num_layers=3, tied=True)
+    return write_model(tmp_path_factory.mktemp("models") / "tied", num_hidden_layers=3, tied=True)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 layers, and as many key/value heads as query heads: two ways of dividing heads go together."""
+    return write_model(tmp_path_factory.mktemp("models") / "wide", num_hidden_layers=3, num_key_value_heads=4)
 
 
 @pytest.fixture(scope="session")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """5 layers, and as many key/value heads as query heads: can be divided in every way, never evenly into stages."""
-    return write_model(tmp_path_factory.mktemp("models") / "deep", num_layers=5, num_kv_heads=4)
+    return write_model(tmp_path_factory.mktemp("models") / "deep", num_hidden_layers=5, num_key_value_heads=4)
 
 
 @pytest.fixture(scope="session")
 def deep_tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`deep`, with the embedding as head."""
-    return write_model(tmp_path_factory.mktemp("models") / "deep-tied", num_layers=5, num_kv_heads=4, tied=True)
+    return write_model(
+        tmp_path_factory.mktemp("models") / "deep-tied", num_hidden_layers=5, num_key_value_heads=4, tied=True
+    )
+
+
+@pytest.fixture(scope="session")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Mistral whose tokens see 12 tokens; most rows are longer."""
+    return write_model(tmp_path_factory.mktemp("models") / "windowed", num_hidden_layers=3, window=12)
 
 
 @pytest.fixture(scope="session")

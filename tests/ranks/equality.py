@@ -48,5 +48,5 @@ def assert_same_weights(weights: Mapping[str, torch.Tensor], model: Any, *, with
     """Compare the weights that a run left with those of one process, every number of them."""
     expected = dict(model.named_parameters())
     assert weights.keys() == expected.keys()
-    wrong = {name: float((weights[name] - parameter).abs().max()) for name, parameter in expected.items()}
+    wrong = {name: float((weights[name] - parameter.detach()).abs().max()) for name, parameter in expected.items()}
     assert all(by <= within for by in wrong.values()), {name: by for name, by in wrong.items() if not by <= within}

@@ -28,7 +28,7 @@ def peak_of_loading(folder: Path) -> int:
     _warm_up()
     before = begin_memory_watch()
     if strategy.engine == "zero":
-        assemble(model, config, sp=strategy.layout.sp)
+        assemble(model, config, plan=plan)
     else:
         pipeline_module(model, topology=topology_of(plan), stages=strategy.stages, loss=torch.add)
     return peak_resident_bytes() - before

@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from procs import run_ranks
 from ranks.equality import assert_equal, trained
 from ranks.runs import edited_ds_config, train_and_look_at_the_disk, write_run
-from ranks.tiny import BOS, EOS, PAD, VOCAB_SIZE, write_tokenizer
+from ranks.tiny import write_model
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.processes import make_swap_folder
 from toolkit.errors import ConfigError
@@ -26,25 +24,15 @@ needs_libaio = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DeepSpeed swaps nothing that is smaller than 1 MiB: a rank's share of these layers is larger."""
-    folder = tmp_path_factory.mktemp("models") / "large"
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
+    return write_model(
+        tmp_path_factory.mktemp("models") / "large",
+        spread=0.02,
         hidden_size=512,
         intermediate_size=1024,
-        num_hidden_layers=2,
         num_attention_heads=8,
         num_key_value_heads=4,
-        max_position_embeddings=64,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        dtype=torch.float32,
+        num_hidden_layers=1,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    write_tokenizer(folder)
-    return folder
 
 
 @needs_libaio

@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from procs import run_ranks
 from ranks.loading import peak_of_loading
 from ranks.runs import write_run
-from ranks.tiny import BOS, EOS, PAD, write_tokenizer
+from ranks.tiny import write_model
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 
@@ -24,23 +22,16 @@ SLACK = 48 * 2**20
 @pytest.fixture(scope="module")
 def weighty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """198 MiB in fp32: embedding and head 31 MiB each, a layer 11 MiB."""
-    folder = tmp_path_factory.mktemp("models") / "weighty"
-    config = LlamaConfig(
+    return write_model(
+        tmp_path_factory.mktemp("models") / "weighty",
+        spread=0.02,
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         intermediate_size=1408,
         num_hidden_layers=LAYERS,
         num_attention_heads=8,
         num_key_value_heads=4,
-        max_position_embeddings=64,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        dtype=torch.float32,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    write_tokenizer(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

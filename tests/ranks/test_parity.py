@@ -12,7 +12,7 @@ import torch
 from procs import run_ranks
 from ranks.equality import assert_equal, assert_same_weights, trained
 from ranks.reference import global_batches, reference_run
-from ranks.runs import train_on_other_rows, train_without, write_run
+from ranks.runs import train, train_on_other_rows, train_without, write_run
 from ranks.settings import CLIP, GLOBAL_BATCH
 
 pytestmark = pytest.mark.ranks
@@ -21,30 +21,30 @@ LOSS, NORM, WEIGHTS = 3e-6, 1e-5, 1e-5
 STAGES = (0, 1, 2, 3)
 
 # Ranks, and what is chosen besides.
-DIVIDED: dict[str, tuple[int, dict[str, Any]]] = {
-    **{
-        f"{name}-zero{stage}": (ranks, {"zero_stage": stage, **degrees})
-        for name, ranks, degrees in (
-            ("tp2", 2, {"tp": 2}),
-            ("tp2-dp2", 4, {"tp": 2}),
-            ("sp2", 2, {"sp": 2}),
-            ("sp2-dp2", 4, {"sp": 2}),
-        )
-        for stage in (1, 2, 3)
-    },
+REPLICAS: dict[str, tuple[int, dict[str, Any]]] = {
+    f"{name}-zero{stage}": (ranks, {"zero_stage": stage, **degrees})
+    for name, ranks, degrees in (
+        ("tp2", 2, {"tp": 2}),
+        ("tp2-dp2", 4, {"tp": 2}),
+        ("sp2", 2, {"sp": 2}),
+        ("sp2-dp2", 4, {"sp": 2}),
+    )
+    for stage in (1, 2, 3)
+}
+PIPELINES: dict[str, tuple[int, dict[str, Any]]] = {
     "pp2": (2, {"pp": 2}),
     "pp4": (4, {"pp": 4}),
     "pp2-dp2": (4, {"pp": 2}),
     "pp2-tp2": (4, {"pp": 2, "tp": 2}),
     "pp2-tp2-dp2": (8, {"pp": 2, "tp": 2}),
 }
-CHECKPOINTED: dict[str, tuple[int, dict[str, Any]]] = {
-    "tp2-zero1": (2, {"tp": 2, "zero_stage": 1}),
-    "tp2-sp2-zero1": (4, {"tp": 2, "sp": 2, "zero_stage": 1}),
-    "tp2-sp2-zero3": (4, {"tp": 2, "sp": 2, "zero_stage": 3}),
-    "sp4-zero2": (4, {"sp": 4, "zero_stage": 2}),
-    "pp3-stages": (3, {"pp": 3, "stages": (2, 3, 0)}),
-    "pp2-tp2": (4, {"pp": 2, "tp": 2}),
+RECOMPUTED: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "tp2-zero1": ("untied", 2, {"tp": 2, "zero_stage": 1}),
+    "tp2-sp2-zero1": ("wide", 4, {"tp": 2, "sp": 2, "zero_stage": 1}),
+    "tp2-sp2-zero3": ("wide", 4, {"tp": 2, "sp": 2, "zero_stage": 3}),
+    "sp4-zero2": ("wide", 4, {"sp": 4, "zero_stage": 2}),
+    "pp3-stages": ("deep", 3, {"pp": 3, "stages": (2, 3, 0)}),
+    "pp2-tp2": ("deep", 4, {"pp": 2, "tp": 2}),
 }
 
 
@@ -61,17 +61,24 @@ def check_divided(tmp_path: Path, model: Path, *, ranks: int, **choices: Any) ->
     check(tmp_path, model, cluster=f"{ranks}xcpu", micro_batch=GLOBAL_BATCH // replicas // 2, **choices)
 
 
-@pytest.mark.parametrize("layout", DIVIDED)
-@pytest.mark.parametrize("which", ["deep", "deep_tied"])
+@pytest.mark.parametrize("layout", REPLICAS)
+@pytest.mark.parametrize("which", ["untied", "tied"])
 def test_divided_replicas(tmp_path: Path, request: pytest.FixtureRequest, which: str, layout: str) -> None:
-    ranks, choices = DIVIDED[layout]
+    ranks, choices = REPLICAS[layout]
     check_divided(tmp_path, request.getfixturevalue(which), ranks=ranks, **choices)
 
 
-@pytest.mark.parametrize("layout", CHECKPOINTED)
-def test_divided_and_recomputed(tmp_path: Path, deep: Path, layout: str) -> None:
-    ranks, choices = CHECKPOINTED[layout]
-    check_divided(tmp_path, deep, ranks=ranks, activation_checkpointing="full", **choices)
+@pytest.mark.parametrize("layout", PIPELINES)
+@pytest.mark.parametrize("which", ["deep", "deep_tied"])
+def test_pipelines(tmp_path: Path, request: pytest.FixtureRequest, which: str, layout: str) -> None:
+    ranks, choices = PIPELINES[layout]
+    check_divided(tmp_path, request.getfixturevalue(which), ranks=ranks, **choices)
+
+
+@pytest.mark.parametrize("layout", RECOMPUTED)
+def test_divided_and_recomputed(tmp_path: Path, request: pytest.FixtureRequest, layout: str) -> None:
+    which, ranks, choices = RECOMPUTED[layout]
+    check_divided(tmp_path, request.getfixturevalue(which), ranks=ranks, activation_checkpointing="full", **choices)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -103,7 +110,7 @@ def test_activation_checkpointing(tmp_path: Path, untied: Path, stage: int) -> N
         *({"zero_stage": stage, "offload": "optimizer"} for stage in (1, 2, 3)),
         {"zero_stage": 3, "offload": "all"},
         {"zero_stage": 2, "offload": "optimizer", "tp": 2},
-        {"zero_stage": 3, "offload": "all", "sp": 2},
+        {"zero_stage": 2, "offload": "optimizer", "sp": 2},
         {"offload": "optimizer", "pp": 2},
     ],
     ids=str,
@@ -114,10 +121,24 @@ def test_offload(tmp_path: Path, untied: Path, choices: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
 @pytest.mark.parametrize(
-    "choices", [{"zero_stage": 2}, {"zero_stage": 3}, {"zero_stage": 3, "sp": 2}, {"pp": 2}], ids=str
+    "choices", [{"zero_stage": 2}, {"zero_stage": 3}, {"zero_stage": 2, "sp": 2}, {"pp": 2}], ids=str
 )
 def test_lora_equals_peft(tmp_path: Path, untied: Path, choices: dict[str, Any], recompute: str) -> None:
     check(tmp_path, untied, method="lora", activation_checkpointing=recompute, **choices)
+
+
+@pytest.mark.parametrize("choices", [{"pp": 2}, {"tp": 2, "zero_stage": 1}], ids=str)
+def test_a_window_of_tokens_is_kept(tmp_path: Path, windowed: Path, choices: dict[str, Any]) -> None:
+    check(tmp_path, windowed, **choices)
+
+
+def test_sequence_parallelism_refuses_a_window(tmp_path: Path, windowed: Path) -> None:
+    run = write_run(tmp_path / "run", windowed, zero_stage=1, sp=2)
+    told = (
+        r"SpecError: sp=2: this model's tokens see the 12 before them, seq_len is 48.+ use sp=1, or seq_len=12 or less"
+    )
+    with pytest.raises(AssertionError, match=told):
+        run_ranks(train, 2, run)
 
 
 # Each fault as a function that does nothing, or not enough, and a layout in which it shows.

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 VOCAB_SIZE = 96
 SEQ_LEN = 48
@@ -13,35 +13,35 @@ PAD, BOS, EOS = 0, 1, 2
 
 
 def write_model(
-    folder: Path, *, num_layers: int = 2, num_kv_heads: int = 2, tied: bool = False, spread: float = 0.06
+    folder: Path, *, tied: bool = False, spread: float = 0.06, window: int | None = None, **sizes: int
 ) -> Path:
     """A LLaMA with grouped-query attention and a tokenizer of as many words, ready for `load_pretrained`.
 
     Args:
         folder: to be made.
-        num_layers: decoder layers.
-        num_kv_heads: key/value heads, 2 for 4 query heads unless said otherwise.
         tied: the head is the embedding.
         spread: standard deviation of the weights; above LLaMA's own 0.02 the logits say more and errors grow faster.
+        window: tokens that a token sees; makes it a Mistral.
+        sizes: `num_hidden_layers` and other numbers of config.json.
     """
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=num_layers,
-        num_attention_heads=4,
-        num_key_value_heads=num_kv_heads,
-        max_position_embeddings=64,
-        tie_word_embeddings=tied,
-        initializer_range=spread,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        dtype=torch.float32,
-    )
+    shape = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    }
+    tokens = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+    rest = {"tie_word_embeddings": tied, "initializer_range": spread, "dtype": torch.float32}
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        if window is None:
+            LlamaForCausalLM(LlamaConfig(**shape | sizes, **tokens, **rest)).save_pretrained(folder)
+        else:
+            windowed = MistralConfig(**shape | sizes, **tokens, **rest, sliding_window=window, head_dim=12)
+            MistralForCausalLM(windowed).save_pretrained(folder)
     write_tokenizer(folder)
     return folder
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from transformers import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from toolkit.models.unloaded import UnloadedModel
 
@@ -43,13 +43,17 @@ class Body(torch.nn.Module):
             read(inner.layers[index])
         self.layers = torch.nn.ModuleList(inner.layers[index] for index in layers)
         self._config = model.base.config
+        # Mistral's; LLaMA has none.
+        self.window: int | None = getattr(self._config, "sliding_window", None)
+        """Tokens that a token sees, itself included; None: all before it."""
         self.rotary_emb = inner.rotary_emb
 
     def forward(self, inputs: Crossing) -> Crossing:
         """All layers, causal, without what is padding."""
         hidden, marks = inputs
         mask, positions = marks.unbind()
-        seen = create_causal_mask(
+        make_mask = create_causal_mask if self.window is None else create_sliding_window_causal_mask
+        seen = make_mask(
             config=self._config,
             inputs_embeds=hidden,
             attention_mask=mask,
@@ -59,8 +63,8 @@ class Body(torch.nn.Module):
         return self.run(hidden, positions, seen=seen), marks
 
     def new_cache(self) -> Cache:
-        """Place for keys and values of the tokens that these layers have seen."""
-        return DynamicCache(config=self._config)
+        """Place for keys and values of all tokens that these layers have seen, also those outside a window."""
+        return DynamicCache()
 
     def run(
         self, hidden: torch.Tensor, positions: torch.Tensor, *, seen: torch.Tensor | None, cache: Cache | None = None

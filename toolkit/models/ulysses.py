@@ -13,17 +13,29 @@ import torch.distributed as dist
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from toolkit.errors import SpecError
+
 _NAME = "toolkit_ulysses"
 _GROUP = "ulysses_group"
 
 
-def divide_attention(model: Any, group: dist.ProcessGroup) -> None:
+def divide_attention(model: Any, group: dist.ProcessGroup, *, seq_len: int) -> None:
     """Make a `transformers` model take this rank's share of the tokens, in the order of the group's ranks.
 
     Args:
         model: with heads and key/value heads that the size of the group divides.
         group: the ranks that hold one sequence.
+        seq_len: longest sequence in tokens.
+
+    Raises:
+        SpecError: the model's tokens see a window of fewer tokens than that (Mistral).
     """
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and window < seq_len:
+        raise SpecError(
+            f"sp={dist.get_world_size(group)}: this model's tokens see the {window} before them, seq_len is {seq_len}, "
+            f"and Ulysses here lets them see all; use sp=1, or seq_len={window} or less"
+        )
     AttentionInterface.register(_NAME, _attention)
     for layer in model.model.layers:
         setattr(layer.self_attn, _GROUP, group)

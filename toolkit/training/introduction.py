@@ -16,7 +16,7 @@ def introduction(plan: Plan, data: PreparedData, engine: Engine, *, trainable: i
     tokenizer = data.encoder.template.tokenizer
     lines = [
         f"model: {human_count(trainable)} of {human_count(total)} parameters are trained, {plan.workload.precision}, "
-        f"ZeRO-{strategy.zero_stage} on {plan.cluster.name}",
+        f"{strategy.words} on {plan.cluster.name}",
         f"batch: {plan.workload.global_batch} samples = {_replicas(plan)} x {strategy.micro_batch} "
         f"x {strategy.grad_accum} accumulation; gradients clipped at {plan.gradient_clipping}",
         f"data: {rows.rows:,} samples, {rows.tokens:,} tokens, {rows.supervised_tokens / rows.tokens:.1%} supervised",

@@ -66,7 +66,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("base") / "llama", num_layers=2)
+    return write_model(tmp_path_factory.mktemp("base") / "llama", num_hidden_layers=2)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from toolkit.specs.recipe import LoraConfig, Recipe
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("lora") / "llama", num_layers=2)
+    return write_model(tmp_path_factory.mktemp("lora") / "llama", num_hidden_layers=2)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from toolkit.specs.model import ModelSpec
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("whole") / "llama", num_layers=2)
+    return write_model(tmp_path_factory.mktemp("whole") / "llama", num_hidden_layers=2)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_weights_of_another_shape(model: Path) -> None:
 
 
 def test_another_model_than_planned(whole: Path, tmp_path: Path) -> None:
-    planned = ModelSpec.resolve(write_model(tmp_path / "other", num_layers=3))
+    planned = ModelSpec.resolve(write_model(tmp_path / "other", num_hidden_layers=3))
     with pytest.raises(CheckpointError, match=r"model\.layers\.2\..+ is missing, planned .+; the plan is for .+other"):
         load_pretrained(str(whole), planned, precision="fp32")
 

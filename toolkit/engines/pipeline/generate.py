@@ -24,6 +24,7 @@ class StageGenerator:
 
     def __init__(self, module: PipelineModule, hidden_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
         self._layers = list(module.forward_funcs)
+        self._body = next(layer for layer in self._layers if isinstance(layer, Body))
         self._hidden_size, self._device, self._dtype = hidden_size, device, dtype
         grid = module.mpu()
         self._group, self._ranks = grid.get_pipe_parallel_group(), list(grid.pp_group)
@@ -39,7 +40,7 @@ class StageGenerator:
         """
         ids, mask = (batch[name].to(self._device) for name in ("input_ids", "attention_mask"))
         stop_ids = torch.tensor(list(stops), device=self._device)
-        cache = next(layer.new_cache() for layer in self._layers if isinstance(layer, Body))
+        cache = self._body.new_cache()
         done = torch.zeros(ids.shape[0], dtype=torch.bool, device=self._device)
         answers: list[list[int]] = [[] for _ in range(ids.shape[0])]
         for _ in range(max_new_tokens):
@@ -63,9 +64,11 @@ class StageGenerator:
         new, total = ids.shape[1], mask.shape[1]
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, total - new :]
         order = torch.arange(total, device=self._device)
-        seen = (order[None, :] <= order[total - new :, None]) & mask[:, None, None, :].bool()
+        behind = order[total - new :, None] - order[None, :]  # how far a seen token lies behind one that sees
+        window = self._body.window or total
+        seen = (behind >= 0) & (behind < window) & mask[:, None, None, :].bool()
         # A row of padding sees itself: a softmax over nothing is NaN.
-        seen = seen | (order[None, :] == order[total - new :, None])
+        seen = seen | (behind == 0)
         hidden: Any = ids
         if self._stage > 0:
             hidden = torch.empty((*ids.shape, self._hidden_size), dtype=self._dtype, device=self._device)

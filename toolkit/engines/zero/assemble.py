@@ -12,15 +12,16 @@ from toolkit.engines.ds.heap import give_back_freed_memory
 from toolkit.engines.ds.tensor import TensorCuts
 from toolkit.models.ulysses import divide_attention
 from toolkit.models.unloaded import UnloadedModel
+from toolkit.planner.plan import Plan
 
 
-def assemble(model: UnloadedModel, config: DsConfig, *, sp: int) -> Any:
+def assemble(model: UnloadedModel, config: DsConfig, *, plan: Plan) -> Any:
     """Read the weights that this rank keeps; no more than one part of the model is ever whole in memory.
 
     Args:
         model: with its weights on disk.
         config: says into how many parts the layers are cut, and whether ZeRO partitions the weights.
-        sp: ranks that share a sequence.
+        plan: says how many ranks share a sequence.
 
     Returns:
         The `transformers` or peft model, for `deepspeed.initialize`.
@@ -39,12 +40,12 @@ def assemble(model: UnloadedModel, config: DsConfig, *, sp: int) -> Any:
             partition(part)
     if cuts is not None:
         model.module.ds_autotp_parsed = True
-    if sp > 1:
-        divide_attention(model.base, sequence_group(sp, config.tp))
+    if (sp := plan.strategy.layout.sp) > 1:
+        divide_attention(model.base, _sequence_group(sp, config.tp), seq_len=plan.workload.seq_len)
     return model.module
 
 
-def sequence_group(sp: int, tp: int) -> dist.ProcessGroup:
+def _sequence_group(sp: int, tp: int) -> dist.ProcessGroup:
     """The ranks that share this rank's sequences: tp apart, as tensor-parallel ranks are neighbours."""
     rank, world = dist.get_rank(), dist.get_world_size()
     mine: dist.ProcessGroup | None = None

@@ -42,9 +42,9 @@ class ZeroEngine:
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
         layout = plan.strategy.layout
-        self._tp, self._replica = layout.tp, layout.tp * layout.sp
+        self._tp = layout.tp
         # Tensor-parallel ranks are neighbours, then come those that share a sequence.
-        self.data_rank = self.rank // self._replica
+        self.data_rank = self.rank // (layout.tp * layout.sp)
         self._shares = Shares(layout.sp, self.rank // self._tp % layout.sp)
         self.device: torch.device = accelerator.device
         self._stage = config.zero_stage
@@ -52,7 +52,7 @@ class ZeroEngine:
         self._scales_loss = config.precision == "fp16"
 
         trainable = _num_trainable(model.module)
-        module = assemble(model, config, sp=layout.sp)
+        module = assemble(model, config, plan=plan)
         optimizer, chosen = build_adamw(
             module.parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
         )
