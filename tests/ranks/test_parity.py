@@ -39,6 +39,7 @@ PIPELINES: dict[str, tuple[int, dict[str, Any]]] = {
     "pp2-tp2-dp2": (8, {"pp": 2, "tp": 2}),
 }
 RECOMPUTED: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "sp2-zero0": ("untied", 2, {"sp": 2, "zero_stage": 0}),
     "tp2-zero1": ("untied", 2, {"tp": 2, "zero_stage": 1}),
     "tp2-sp2-zero1": ("wide", 4, {"tp": 2, "sp": 2, "zero_stage": 1}),
     "tp2-sp2-zero3": ("wide", 4, {"tp": 2, "sp": 2, "zero_stage": 3}),

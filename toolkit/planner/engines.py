@@ -164,6 +164,8 @@ def _split_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
         yield Fault("layers", f"{words} is for {len(stages)} stages, pp is {setup.pp}; use {works}")
     if sum(stages) != layers:
         yield Fault("layers", f"{words} adds up to {sum(stages)}, the model has {layers} layers; use numbers that do")
+    if stages[-1] == 0 and setup.method != "full":
+        yield Fault("layers", f"{words}: a last stage without layers has no adapters to train; give it one or more")
     if 0 in stages[:-1]:
         yield Fault(
             "layers", f"{words}: every stage but the last needs a layer; use 1 and more, and 0 for the last only"

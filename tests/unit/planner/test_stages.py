@@ -114,6 +114,18 @@ def test_the_search_keeps_a_given_split() -> None:
     assert {one.strategy.stages for one in made.alternatives} == {(9, 8, 8, 7)}
 
 
+def test_adapters_leave_no_stage_without_a_layer() -> None:
+    heavy = {"rule": "balanced", "head_cost": 6.0}
+    assert split_layers(16, 4, **heavy) == (5, 5, 6, 0)
+    assert split_layers(16, 4, **heavy, last_at_least=1) == (5, 5, 5, 1)
+    shallow = ModelSpec.resolve("llama-3.2-1b").model_copy(update={"num_layers": 4})
+    for method, stages in (("full", (2, 2, 0)), ("lora", (1, 2, 1))):
+        work = {"seq_len": 4096, "global_batch": 3, "method": method}
+        assert estimate(shallow, "3xA100-80GB", work=work, strategy={"pp": 3}).strategy.stages == stages
+    with pytest.raises(SpecError, match="stages=2,2,0: .* has no adapters to train"):
+        estimate(shallow, "3xA100-80GB", work=work, strategy={"stages": "2,2,0"})
+
+
 def test_other_engines_have_no_split_to_decide() -> None:
     assert judged(engine="mcore", pp=4).strategy.stages == judged(tp=2).strategy.stages == ()
     model, machines = ModelSpec.resolve("llama-3.1-8b"), ClusterSpec.resolve("8xA100-80GB")

@@ -163,6 +163,7 @@ def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[st
         if (given := getattr(read, key)) != planned:
             found.append(f"`{key}` is {given}, the plan has {planned}; plan again with --micro-batch/--global-batch")
     found += _zero_contradictions(read, plan) if strategy.engine == "zero" else _pipeline_contradictions(read, plan)
+    found += _disk_contradictions(read.zero_optimization)
     if read.bf16.enabled and read.fp16.enabled:
         found.append("`bf16` and `fp16` are both enabled; keep one of them")
     for key, section in (("optimizer", "optimizer"), ("scheduler", "schedule")):
@@ -178,12 +179,6 @@ def _zero_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
     if layout.tp > 1 and read.zero_optimization.stage == 0:
         # DeepSpeed's stage 0 clips by the norm of one rank's part.
         yield "`zero_optimization.stage` is 0, tensor parallelism runs with 1, 2 and 3; use one of them"
-    zero = read.zero_optimization
-    for name, part in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
-        if part.device == "nvme" and part.nvme_path is None:
-            yield f"`zero_optimization.{name}.nvme_path` is missing; name a folder on the local disk"
-        if part.device == "nvme" and zero.stage != 3:
-            yield f"`zero_optimization.{name}.device` is nvme, which ZeRO-3 alone can; use cpu, or stage 3"
     if layout.dp == plan.world_size:
         yield from _batch_contradiction(read, plan)
     elif read.train_batch_size is not None:
@@ -201,9 +196,15 @@ def _pipeline_contradictions(read: _Read, plan: Plan) -> Iterator[str]:
         # DeepSpeed keeps the shapes of the first micro-batch for all.
         yield "`pipeline.pipe_partitioned` and `grad_partitioned` must be false: micro-batches differ in width"
     if read.pipeline.activation_checkpoint_interval:
-        yield (
-            "`pipeline.activation_checkpoint_interval` is not read here; remove it and plan again with --checkpointing"
-        )
+        yield "`pipeline.activation_checkpoint_interval` is not read; remove it and plan again with --checkpointing"
+
+
+def _disk_contradictions(zero: _Zero) -> Iterator[str]:
+    for name, part in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
+        if part.device == "nvme" and part.nvme_path is None:
+            yield f"`zero_optimization.{name}.nvme_path` is missing; name a folder on the local disk"
+        if part.device == "nvme" and zero.stage != 3:
+            yield f"`zero_optimization.{name}.device` is nvme, which ZeRO-3 alone can; use cpu, or stage 3"
 
 
 def _batch_contradiction(read: _Read, plan: Plan) -> Iterator[str]:

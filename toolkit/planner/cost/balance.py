@@ -3,7 +3,7 @@
 from toolkit.planner.cost.estimate import slice_of
 from toolkit.planner.cost.layer import head_of, layer_of
 from toolkit.planner.cost.rates import rates_of
-from toolkit.planner.memory.stages import split_layers
+from toolkit.planner.memory.stages import last_at_least, split_layers
 from toolkit.planner.setup import Setup
 
 
@@ -11,7 +11,15 @@ def balanced_stages(setup: Setup) -> tuple[int, ...]:
     """Decoder layers of each stage; none without a pipeline."""
     if setup.pp == 1:
         return ()
-    return tuple(split_layers(setup.shape.num_layers, setup.pp, rule="balanced", head_cost=head_cost(setup)))
+    return tuple(
+        split_layers(
+            setup.shape.num_layers,
+            setup.pp,
+            rule="balanced",
+            head_cost=head_cost(setup),
+            last_at_least=last_at_least(setup),
+        )
+    )
 
 
 def head_cost(setup: Setup) -> float:

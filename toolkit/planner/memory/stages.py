@@ -9,7 +9,12 @@ from toolkit.planner.setup import Setup
 
 @functools.lru_cache(maxsize=4096)
 def split_layers(
-    num_layers: int, pp: int, *, rule: Literal["even", "by_cost", "balanced"], head_cost: float = 0.0
+    num_layers: int,
+    pp: int,
+    *,
+    rule: Literal["even", "by_cost", "balanced"],
+    head_cost: float = 0.0,
+    last_at_least: int = 0,
 ) -> Sequence[int]:
     """Decoder layers of each stage.
 
@@ -23,9 +28,10 @@ def split_layers(
             stage's share, as nanotron does (nanotron/models/base.py, build_model). `balanced` makes the slowest stage
             as fast as can be, ours in DeepSpeed's pipeline.
         head_cost: cost of the head in layers; nothing to `even`.
+        last_at_least: layers that the last stage gets whatever the head costs, for `balanced`.
     """
     if rule == "balanced":
-        return _balanced(num_layers, pp, head_cost)
+        return _balanced(num_layers, pp, head_cost, last_at_least)
     if rule == "even":
         each, extra = divmod(num_layers, pp)
         if extra == pp - 2 > 0:
@@ -39,7 +45,7 @@ def split_layers(
     return tuple(counts)
 
 
-def _balanced(num_layers: int, pp: int, head_cost: float) -> tuple[int, ...]:
+def _balanced(num_layers: int, pp: int, head_cost: float, last_at_least: int) -> tuple[int, ...]:
     """The least maximum over the stages of layers, and head on the last; the last alone may do without a layer.
 
     Of equally fast splits the one with the fewest layers on early stages, which hold the most micro-batches: the last
@@ -53,7 +59,7 @@ def _balanced(num_layers: int, pp: int, head_cost: float) -> tuple[int, ...]:
         return max(-(-(num_layers - last) // others), last + head_cost)
 
     # With the head on it the last never takes more than an even share.
-    last = min(range(min(-(-num_layers // pp), num_layers - others), -1, -1), key=slowest)
+    last = min(range(min(-(-num_layers // pp), num_layers - others), last_at_least - 1, -1), key=slowest)
     each, extra = divmod(num_layers - last, others)
     return (*(each + (stage >= others - extra) for stage in range(others)), last)
 
@@ -64,7 +70,18 @@ def stage_layers(setup: Setup) -> Sequence[int]:
         return setup.stages
     shape = setup.shape
     head_cost = shape.embedding_params / shape.layer_matmul
-    return split_layers(shape.num_layers, setup.pp, rule=setup.profile.memory.split, head_cost=head_cost)
+    return split_layers(
+        shape.num_layers,
+        setup.pp,
+        rule=setup.profile.memory.split,
+        head_cost=head_cost,
+        last_at_least=last_at_least(setup),
+    )
+
+
+def last_at_least(setup: Setup) -> int:
+    """Layers that the last stage needs: a stage without adapters would have nothing to train."""
+    return 0 if setup.method == "full" else 1
 
 
 def layers_in_flight(setup: Setup, stage: int) -> float:
