@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import ctypes.util
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Literal
 
 from toolkit import errors
 from toolkit.emitters.command import CPU_ENVIRONMENT, launch_command
-from toolkit.errors import INSTALL_TRAINING, ConfigError, EngineError, MachineError, ToolkitError
+from toolkit.errors import INSTALL_LIBAIO, INSTALL_TRAINING, ConfigError, EngineError, MachineError, ToolkitError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder
 from toolkit.specs.base import read_mapping
@@ -34,6 +35,7 @@ def launch(folder: Path | str, *, overwrite: bool = False) -> RunFolder:
 
     Raises:
         ConfigError: the folder is incomplete, holds results, or its files contradict each other.
+        MachineError: the plan swaps to a disk and this machine has no libaio.
         ToolkitError: what stopped the ranks, as they said it.
         EngineError: the processes died without saying why; their output is above.
     """
@@ -41,6 +43,7 @@ def launch(folder: Path | str, *, overwrite: bool = False) -> RunFolder:
     run.require_inputs()
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
     _check_agreement(run, plan, recipe)
+    _check_disk(plan)
     if not overwrite:
         run.refuse_results()
     command = launch_command(run.path, plan) + (["--overwrite"] if overwrite else [])
@@ -48,6 +51,15 @@ def launch(folder: Path | str, *, overwrite: bool = False) -> RunFolder:
     if status != 0:
         raise EngineError(f"{run.path}: the run ended with exit code {status}; the reason is in the output above")
     return run
+
+
+def _check_disk(plan: Plan) -> None:
+    """Refuse here what every rank would refuse a minute later."""
+    if plan.strategy.offload_to == "nvme" and ctypes.util.find_library("aio") is None:
+        raise MachineError(
+            f"the plan offloads to a disk, which needs libaio, not found here; {INSTALL_LIBAIO}, or plan again with "
+            "--offload-to cpu"
+        )
 
 
 def run_ranks(

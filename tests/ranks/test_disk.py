@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+import toolkit
 from procs import run_ranks
 from ranks.equality import assert_equal, trained
 from ranks.runs import edited_ds_config, train_and_look_at_the_disk, write_run
 from ranks.tiny import write_model
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.processes import make_swap_folder
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, MachineError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 
@@ -72,6 +73,16 @@ def test_an_edit_that_no_disk_can_serve_is_refused(
     with pytest.raises(ConfigError) as failure:
         load_ds_config(RunFolder(run), Plan.load(RunFolder(run).plan))
     assert told in str(failure.value)
+
+
+def test_a_machine_without_libaio_starts_no_process(
+    tmp_path: Path, untied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", untied, zero_stage=3, offload="optimizer", offload_to="nvme")
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    monkeypatch.setattr("toolkit.launcher._run", lambda *_: pytest.fail("processes were started"))
+    with pytest.raises(MachineError, match=r"needs libaio, not found here; install libaio .+--offload-to cpu"):
+        toolkit.launch(run)
 
 
 @needs_libaio

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from toolkit.errors import INSTALL_LIBAIO
 from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.judge import Timed, released
 from toolkit.planner.memory import HEADROOM
@@ -63,7 +64,8 @@ def fit_words(memory: MemoryEstimate, cluster: ClusterSpec) -> list[str]:
         told.append(f"Offloaded states take {human_bytes(memory.host_bytes)} of {host} host memory per node.")
     if memory.disk_bytes:
         disk = f" of {human_bytes(cluster.nvme_bytes)}" if cluster.nvme_bytes else ""
-        told.append(f"Offloaded states take {human_bytes(memory.disk_bytes)}{disk} on the local disk of each node.")
+        took = f"Offloaded states take {human_bytes(memory.disk_bytes)}{disk} on the local disk of each node"
+        told.append(f"{took}; each needs libaio for it: {INSTALL_LIBAIO}.")
     return told
 
 

@@ -122,7 +122,7 @@ def test_adapters_leave_no_stage_without_a_layer() -> None:
     for method, stages in (("full", (2, 2, 0)), ("lora", (1, 2, 1))):
         work = {"seq_len": 4096, "global_batch": 3, "method": method}
         assert estimate(shallow, "3xA100-80GB", work=work, strategy={"pp": 3}).strategy.stages == stages
-    with pytest.raises(SpecError, match="stages=2,2,0: .* has no adapters to train"):
+    with pytest.raises(SpecError, match=r"stages=2,2,0: .* has no adapters to train"):
         estimate(shallow, "3xA100-80GB", work=work, strategy={"stages": "2,2,0"})
 
 

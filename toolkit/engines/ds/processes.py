@@ -20,7 +20,7 @@ from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
 from toolkit.engines.ds.config import DsConfig
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
-from toolkit.errors import EngineError, MachineError
+from toolkit.errors import INSTALL_LIBAIO, EngineError, MachineError
 from toolkit.planner.plan import Plan
 
 # A rank may compile an op, or read a slow disk, for long while the others wait in the first collective.
@@ -108,8 +108,8 @@ def make_swap_folder(folder: Path) -> None:
         load_op("AsyncIOBuilder")
     except BUILD_FAILURES as error:
         raise MachineError(
-            f"offload to a disk needs DeepSpeed's async_io, which does not build here ({error}); install libaio "
-            "(Debian: `apt install libaio-dev`), or plan again with --offload-to cpu"
+            f"offload to a disk needs DeepSpeed's async_io, which does not build here ({error}); {INSTALL_LIBAIO}, or "
+            "plan again with --offload-to cpu"
         ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
