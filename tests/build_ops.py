@@ -1,4 +1,4 @@
-"""Compiles DeepSpeed's CPU ops before the tests that need them: `make test` lets it run beside the tests of one process.
+"""Compiles DeepSpeed's CPU ops before the tests that need them: `make test` runs it beside those of one process.
 
 What does not build here is left to the test that needs it, which says why or skips.
 """
