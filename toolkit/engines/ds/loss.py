@@ -17,17 +17,22 @@ def next_tokens(labels: torch.Tensor) -> torch.Tensor:
     return pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-def loss_factor(num_supervised: torch.Tensor, *, averaged_over: int) -> torch.Tensor:
+def num_supervised(wanted: torch.Tensor) -> int:
+    """Tokens of `next_tokens` whose prediction counts in the loss."""
+    return int((wanted != IGNORED).sum())
+
+
+def loss_factor(supervised: torch.Tensor, *, averaged_over: int) -> torch.Tensor:
     """What the sum of a micro-batch is multiplied by, in fp32.
 
     DeepSpeed averages over micro-batches and over ranks. That is undone, so that those with more supervised tokens
     weigh more, as in one batch: what it averages then is the mean over all supervised tokens.
 
     Args:
-        num_supervised: tokens that count in the whole global batch.
+        supervised: tokens that count in the whole global batch.
         averaged_over: micro-batches of a step, of all ranks that DeepSpeed averages over.
     """
-    return (averaged_over / num_supervised.clamp(min=1)).float()
+    return (averaged_over / supervised.clamp(min=1)).float()
 
 
 def loss_sum(logits: torch.Tensor, wanted: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:

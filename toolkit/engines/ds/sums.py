@@ -1,4 +1,7 @@
-"""Sums over the ranks, exact for counts."""
+"""What ranks tell each other: sums, exact for counts, values of any kind, and who belongs together."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,3 +21,18 @@ def sum_over_ranks(*values: float | torch.Tensor, speaks: bool, device: torch.de
     work = dist.all_reduce(total, async_op=True)
     assert work is not None, "all_reduce was called by a rank outside the group"
     return total, work
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The picklable value of every rank, in rank order, on every rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def own_group(groups: Sequence[Sequence[int]]) -> dist.ProcessGroup:
+    """The process group of this rank, where the ranks are divided so; every rank calls it with all the groups."""
+    mine: dist.ProcessGroup | None
+    mine, _ = dist.new_subgroups_by_enumeration(groups)  # type: ignore[no-untyped-call]
+    assert mine is not None, f"rank {dist.get_rank()} is in none of {groups}"
+    return mine

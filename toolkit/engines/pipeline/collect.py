@@ -8,6 +8,7 @@ import torch.distributed as dist
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
+from toolkit.engines.ds.sums import gather_objects
 from toolkit.engines.ds.tensor import gathered
 
 
@@ -24,8 +25,7 @@ def weights_of_all_stages(
     """
     rank, place = dist.get_rank(), topology.get_coord(dist.get_rank())
     held = set(stage.parameters())
-    names: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(names, [name for name, parameter in _parameters(model) if parameter in held])
+    names = gather_objects([name for name, parameter in _parameters(model) if parameter in held])
     stage_of = {
         name: topology.get_coord(holder).pipe for holder in reversed(range(len(names))) for name in names[holder]
     }

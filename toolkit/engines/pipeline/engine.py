@@ -13,9 +13,9 @@ import torch.distributed as dist
 from toolkit.engines.base import Batch, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.loss import IGNORED, loss_factor, loss_sum, next_tokens
+from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
 from toolkit.engines.ds.optimizer import build_adamw
-from toolkit.engines.ds.sums import sum_over_ranks
+from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.pipeline.collect import weights_of_all_stages
 from toolkit.engines.pipeline.generate import StageGenerator
 from toolkit.engines.pipeline.module import pipeline_module, topology_of
@@ -69,7 +69,7 @@ class PipelineEngine:
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate
         counts, counted = sum_over_ranks(
-            sum(int((next_tokens(batch["labels"]) != IGNORED).sum()) for batch in micro_batches),
+            sum(num_supervised(next_tokens(batch["labels"])) for batch in micro_batches),
             sum(int(batch["attention_mask"].sum()) for batch in micro_batches),
             speaks=self._speaks,
             device=self.device,
@@ -91,7 +91,7 @@ class PipelineEngine:
     def eval_loss(self, batches: Sequence[Batch]) -> float:
         """Mean cross-entropy over all supervised tokens of all ranks' batches."""
         counts, counted = sum_over_ranks(
-            sum(int((next_tokens(batch["labels"]) != IGNORED).sum()) for batch in batches),
+            sum(num_supervised(next_tokens(batch["labels"])) for batch in batches),
             speaks=self._speaks,
             device=self.device,
         )
@@ -113,9 +113,7 @@ class PipelineEngine:
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, in rank order."""
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
+        return gather_objects(value)
 
     def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole weights one by one on rank 0's CPU, in the precision of the forward pass."""

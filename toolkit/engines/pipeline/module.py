@@ -5,10 +5,10 @@ import io
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
+from toolkit.engines.ds.sums import own_group
 from toolkit.engines.ds.tensor import TensorCuts
 from toolkit.errors import EngineError
 from toolkit.models.stages import Body, Embedding, Head, Norm, layer_ranges
@@ -66,12 +66,7 @@ def pipeline_module(
 def _tensor_cuts(model: UnloadedModel, topology: PipeModelDataParallelTopology) -> TensorCuts | None:
     if topology.get_dim("model") == 1:
         return None
-    mine: dist.ProcessGroup | None = None
-    for ranks in topology.get_axis_comm_lists("model"):
-        group = dist.new_group(ranks)  # collective: every rank makes every group
-        mine = group if dist.get_rank() in ranks else mine
-    assert mine is not None
-    return TensorCuts(model.base, mine, vocab=True)
+    return TensorCuts(model.base, own_group(topology.get_axis_comm_lists("model")), vocab=True)
 
 
 def _embedding(model: UnloadedModel, read: Callable[[torch.nn.Module], None]) -> LayerSpec:

@@ -9,6 +9,7 @@ from deepspeed.utils import groups
 
 from toolkit.engines.ds.config import DsConfig
 from toolkit.engines.ds.heap import give_back_freed_memory
+from toolkit.engines.ds.sums import own_group
 from toolkit.engines.ds.tensor import TensorCuts
 from toolkit.models.ulysses import divide_attention
 from toolkit.models.unloaded import UnloadedModel
@@ -47,15 +48,8 @@ def assemble(model: UnloadedModel, config: DsConfig, *, plan: Plan) -> Any:
 
 def _sequence_group(sp: int, tp: int) -> dist.ProcessGroup:
     """The ranks that share this rank's sequences: tp apart, as tensor-parallel ranks are neighbours."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    mine: dist.ProcessGroup | None = None
-    for first in range(0, world, sp * tp):
-        for offset in range(tp):
-            ranks = list(range(first + offset, first + sp * tp, tp))
-            group = dist.new_group(ranks)  # collective: every rank makes every group
-            mine = group if rank in ranks else mine
-    assert mine is not None, f"{world} ranks are not groups of {sp} x {tp}"
-    return mine
+    firsts = range(0, dist.get_world_size(), sp * tp)
+    return own_group([list(range(first + offset, first + sp * tp, tp)) for first in firsts for offset in range(tp)])
 
 
 class _Partitioned:

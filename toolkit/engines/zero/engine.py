@@ -15,7 +15,7 @@ from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.loss import loss_factor, loss_sum
 from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
-from toolkit.engines.ds.sums import sum_over_ranks
+from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.ds.tensor import gathered, whole_logits
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.shares import Share, Shares
@@ -146,9 +146,7 @@ class ZeroEngine:
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, in rank order."""
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
+        return gather_objects(value)
 
     def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole weights one by one on rank 0's CPU, in the precision of the forward pass."""

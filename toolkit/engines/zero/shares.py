@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from toolkit.engines.base import Batch
-from toolkit.engines.ds.loss import IGNORED, next_tokens
+from toolkit.engines.ds.loss import IGNORED, next_tokens, num_supervised
 from toolkit.errors import EngineError
 
 
@@ -25,7 +25,7 @@ class Share:
     @property
     def num_supervised(self) -> int:
         """Tokens whose prediction counts in the loss."""
-        return int((self.wanted != IGNORED).sum())
+        return num_supervised(self.wanted)
 
 
 @dataclass(frozen=True)
