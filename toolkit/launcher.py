@@ -44,6 +44,7 @@ def launch(folder: Path | str, *, overwrite: bool = False) -> RunFolder:
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
     _check_agreement(run, plan, recipe)
     _check_disk(plan)
+    run.lock().close()  # the ranks take it for as long as they train
     if not overwrite:
         run.refuse_results()
     command = launch_command(run.path, plan) + (["--overwrite"] if overwrite else [])

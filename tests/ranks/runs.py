@@ -14,6 +14,7 @@ from unittest import mock
 import torch
 
 import toolkit
+from procs import run_ranks
 from ranks.settings import CLIP, GLOBAL_BATCH, LEARNING_RATES, LORA_ALPHA, LORA_RANK, LORA_TARGETS, SEED, WEIGHT_DECAY
 from ranks.tiny import PAD, SEQ_LEN, training_rows
 from toolkit.data.loader import GlobalBatches, Share
@@ -118,6 +119,12 @@ def finetune(folder: Path) -> None:
     run = RunFolder(folder)
     with mock.patch.object(sys, "argv", ["finetune.py", "--recipe", str(run.recipe), "--plan", str(run.plan)]):
         main()
+
+
+def in_warm_ranks(folder: Path) -> None:
+    """As `toolkit.launch`, without 15 s of imports."""
+    world_size = Plan.load(RunFolder(folder).plan).world_size
+    run_ranks(finetune, world_size, folder, timeout_s=120)
 
 
 def tell(folder: Path) -> tuple[int, tuple[str, ...]]:

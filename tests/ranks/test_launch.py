@@ -142,10 +142,6 @@ def ranks_of(run: Path) -> dict[int, str]:
     return {pid: words for pid, words in found.items() if "toolkit.finetune" in words and str(run) in words}
 
 
-def empty(inputs: Path) -> None:
-    (inputs / "data.jsonl").write_text("")
-
-
 def broken_line(inputs: Path) -> None:
     with (inputs / "data.jsonl").open("a") as file:
         file.write('{"prompt": "cut off\n')
@@ -168,7 +164,6 @@ def nan_weights(inputs: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (empty, ["data.jsonl"]),
         (broken_line, ["data.jsonl:201"]),
         (truncated_weights, ["model.safetensors", "damaged"]),
         (nan_weights, ["loss is nan before any update", "weights"]),

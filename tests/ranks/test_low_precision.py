@@ -45,7 +45,6 @@ def test_equals_one_process(tmp_path: Path, calm: Path, precision: str, stage: i
     "choices",
     [
         {"tp": 2, "zero_stage": 2},
-        {"tp": 2, "zero_stage": 3},
         {"sp": 2, "zero_stage": 1},
         {"pp": 2},
         {"pp": 2, "tp": 2, "cluster": "4xcpu"},

@@ -41,7 +41,6 @@ PIPELINES: dict[str, tuple[int, dict[str, Any]]] = {
 RECOMPUTED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "sp2-zero0": ("untied", 2, {"sp": 2, "zero_stage": 0}),
     "tp2-zero1": ("untied", 2, {"tp": 2, "zero_stage": 1}),
-    "tp2-sp2-zero1": ("wide", 4, {"tp": 2, "sp": 2, "zero_stage": 1}),
     "tp2-sp2-zero3": ("wide", 4, {"tp": 2, "sp": 2, "zero_stage": 3}),
     "sp4-zero2": ("wide", 4, {"sp": 4, "zero_stage": 2}),
     "pp3-stages": ("deep", 3, {"pp": 3, "stages": (2, 3, 0)}),
@@ -92,7 +91,7 @@ def test_tied_embeddings(tmp_path: Path, tied: Path, stage: int) -> None:
     check(tmp_path, tied, zero_stage=stage)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, 3])
 def test_four_micro_batches_are_one_of_four_times_the_size(tmp_path: Path, untied: Path, stage: int) -> None:
     for micro_batch in (1, 4):
         check(tmp_path / str(micro_batch), untied, zero_stage=stage, micro_batch=micro_batch)
@@ -108,7 +107,7 @@ def test_activation_checkpointing(tmp_path: Path, untied: Path, stage: int) -> N
 @pytest.mark.parametrize(
     "choices",
     [
-        *({"zero_stage": stage, "offload": "optimizer"} for stage in (1, 2, 3)),
+        *({"zero_stage": stage, "offload": "optimizer"} for stage in (2, 3)),
         {"zero_stage": 3, "offload": "all"},
         {"zero_stage": 2, "offload": "optimizer", "tp": 2},
         {"zero_stage": 2, "offload": "optimizer", "sp": 2},
@@ -120,9 +119,16 @@ def test_offload(tmp_path: Path, untied: Path, choices: dict[str, Any]) -> None:
     check(tmp_path, untied, timeout_s=500, **choices)
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
 @pytest.mark.parametrize(
-    "choices", [{"zero_stage": 2}, {"zero_stage": 3}, {"zero_stage": 2, "sp": 2}, {"pp": 2}], ids=str
+    ("choices", "recompute"),
+    [
+        ({"zero_stage": 2}, "none"),
+        ({"zero_stage": 3}, "full"),
+        ({"zero_stage": 2, "sp": 2}, "full"),
+        ({"pp": 2}, "none"),
+        ({"pp": 2}, "full"),
+    ],
+    ids=str,
 )
 def test_lora_equals_peft(tmp_path: Path, untied: Path, choices: dict[str, Any], recompute: str) -> None:
     check(tmp_path, untied, method="lora", activation_checkpointing=recompute, **choices)

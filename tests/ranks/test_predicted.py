@@ -17,7 +17,7 @@ takes several times as long; on a quiet machine the benchmark asks for 1.25 and 
 
 @pytest.mark.timeout(300)
 def test_step_time_and_memory_of_two_real_layouts(tmp_path: Path) -> None:
-    words = [sys.executable, str(ROOT / "benchmarks" / "cpu_layouts.py"), "--json", "--budget", "15", "--turns", "1"]
+    words = [sys.executable, str(ROOT / "benchmarks" / "cpu_layouts.py"), "--json", "--budget", "6", "--turns", "1"]
     words += ["--hidden", "256", "--layers", "4", "--heads", "4", "--kv-heads", "2", "--ffn", "704", "--vocab", "4096"]
     words += ["--seq-len", "128", "--steps", "8", "--only", "ZeRO-1", "ZeRO-3", "--keep", str(tmp_path)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

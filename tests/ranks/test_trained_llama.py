@@ -11,10 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import toolkit
-from procs import run_ranks
 from ranks.instructions import SOURCES, one_process_loss, write_samples
 from ranks.reference import DTYPES
-from ranks.runs import finetune
+from ranks.runs import in_warm_ranks
 from toolkit.specs.recipe import Recipe
 
 pytestmark = pytest.mark.ranks
@@ -22,17 +21,12 @@ pytestmark = pytest.mark.ranks
 SEQ_LEN, GLOBAL_BATCH, NUM_STEPS = 256, 8, 15
 
 
-def in_warm_ranks(run: Path) -> None:
-    """As `toolkit.launch`, without 15 s of imports."""
-    run_ranks(finetune, 2, run, timeout_s=120)
-
-
 @pytest.mark.parametrize(
     ("precision", "stage", "source", "start"),
     [
         ("fp32", 2, "alpaca", in_warm_ranks),
         ("fp32", 3, "gsm8k", toolkit.launch),
-        ("bf16", 2, "gsm8k", toolkit.launch),
+        ("bf16", 2, "gsm8k", in_warm_ranks),
         ("bf16", 3, "alpaca", in_warm_ranks),
     ],
 )
