@@ -2,7 +2,7 @@
 
 import gc
 
-# DeepSpeed collects garbage when an engine starts and when it ends; looking through what the libraries have made by then
-# took half a second of every rank.
+# DeepSpeed collects garbage when an engine starts and when it ends; looking through what the libraries have made by
+# then took half a second of every rank.
 gc.collect()
 gc.freeze()
