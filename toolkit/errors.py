@@ -1,12 +1,17 @@
 """The error tree: everything a user can cause ends in one ToolkitError with one readable message.
 
 A message says what was given, what was needed and what to do. The library raises; only the command line and
-finetune.py catch, print the message and exit with code 2.
+finetune.py catch, print the message and exit with the error's code.
 """
+
+from typing import ClassVar
 
 
 class ToolkitError(Exception):
     """Base of all errors a user can cause; `str(error)` is the whole message."""
+
+    exit_code: ClassVar[int] = 2
+    """Of the process that it ends. 2: the input is at fault, and the same command would fail again."""
 
 
 class SpecError(ToolkitError):
@@ -31,6 +36,24 @@ class EngineError(ToolkitError):
 
 class CheckpointError(ToolkitError):
     """Weights on disk are missing, damaged or do not fit the model."""
+
+
+class SaveFailed(CheckpointError):
+    """A checkpoint could not be written, and the recipe wants the run to stop then; the older ones are intact."""
+
+    exit_code: ClassVar[int] = 75
+
+
+class NumericalFault(EngineError):
+    """Loss or gradients went wrong, and the recipe wants the run to stop then; the checkpoints are from before."""
+
+    exit_code: ClassVar[int] = 76
+
+
+class Preempted(ToolkitError):
+    """The run was asked to leave and has saved; the same command goes on."""
+
+    exit_code: ClassVar[int] = 85
 
 
 class MachineError(ToolkitError):

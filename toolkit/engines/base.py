@@ -1,8 +1,8 @@
-"""What every engine can do; the training loop, evaluation and export know nothing else about it."""
+"""What every engine can do; the training loop, evaluation, checkpoints and export know nothing else about it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 
@@ -25,7 +25,48 @@ class StepResult:
     loss_scale: float
     """Factor on the loss in fp16, 1.0 otherwise."""
     skipped: bool
-    """True if the gradients overflowed in fp16 and the weights stayed as they were."""
+    """True if the gradients were not finite and the weights stayed as they were: in fp16 an overflow, which ends."""
+    noticed: bool = False
+    """True if any rank had a notice."""
+
+
+State = Literal["weight", "exp_avg", "exp_avg_sq"]
+"""What AdamW keeps of every trained number, in fp32: the weight itself and the two moments."""
+STATES: tuple[State, ...] = get_args(State)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of consecutive numbers of one trained tensor, whose states this rank keeps.
+
+    Tensor parallelism cuts a tensor along one dimension, ZeRO divides what is left, flattened, over the replicas.
+    """
+
+    name: str
+    """Of the tensor, as in `full_state`."""
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    dim: int
+    """The dimension that tensor parallelism cuts; 0 where it does not."""
+    low: int
+    """First index of this rank's cut along `dim`."""
+    high: int
+    """Index after the last one."""
+    start: int
+    """First number in the flattened cut."""
+    stop: int
+    """Number after the last one."""
+    owned: bool
+    """Whether this rank speaks for the piece: where several hold the same, one of them does."""
+
+    @property
+    def cut_shape(self) -> tuple[int, ...]:
+        """Of this rank's cut."""
+        return (*self.shape[: self.dim], self.high - self.low, *self.shape[self.dim + 1 :])
+
+
+States = Mapping[State, torch.Tensor]
+"""Flat fp32 tensors of a piece, [stop - start] each."""
 
 
 class Engine(Protocol):
@@ -42,8 +83,15 @@ class Engine(Protocol):
     notes: tuple[str, ...]
     """What was decided at start and is worth telling, one sentence each."""
 
-    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
-        """One optimizer step over this rank's `grad_accum` micro-batches."""
+    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
+        """One optimizer step over this rank's `grad_accum` micro-batches.
+
+        Args:
+            micro_batches: of this rank.
+            learning_rate: of this step.
+            notice: this rank has something to tell the others (a signal, a checkpoint that failed); it travels with the
+                sums that a step needs anyway, so that all ranks stop to listen after the same step.
+        """
 
     def eval_loss(self, batches: Sequence[Batch]) -> float:
         """Mean cross-entropy over all supervised tokens of all ranks' batches; no gradients."""
@@ -58,6 +106,21 @@ class Engine(Protocol):
 
     def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and whole weights in CPU memory, one after the other; only rank 0 gets any."""
+
+    def states(self) -> Iterator[tuple[Piece, States]]:
+        """Every piece that this rank keeps, and its numbers, on whatever device; valid until the next is asked for."""
+
+    def counters(self) -> dict[str, float]:
+        """What the engine itself counts, equal on all ranks: the dynamic loss scale of fp16 and its history."""
+
+    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
+        """Continue where another run stopped, whatever its layout was.
+
+        Args:
+            read: the numbers of a piece, in CPU memory.
+            num_updates: steps that Adam has taken.
+            counters: as `counters` gave them; what this engine does not count is ignored.
+        """
 
     def close(self) -> None:
         """Leave the process group."""

@@ -58,6 +58,39 @@ def forget_dummy_step(optimizer: Optimizer) -> None:
             group["step"] = 0
 
 
+def begin_states(optimizer: Optimizer, tensors: Iterable[torch.Tensor], num_updates: int) -> None:
+    """Moments for tensors that an optimizer is about to continue with, as if it had stepped that often.
+
+    Args:
+        optimizer: one that `build_adamw` made.
+        tensors: what it updates: the parameters, or the flat buffers that DeepSpeed gives it in their place.
+        num_updates: steps taken.
+    """
+    for tensor in tensors:
+        # torch counts in a tensor on the same device, DeepSpeed in a number.
+        step = torch.tensor(float(num_updates), device=tensor.device) if isinstance(optimizer, AdamW) else num_updates
+        state = optimizer.state[tensor]
+        state["step"] = step
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moment not in state:  # of a run that goes back, DeepSpeed holds views of the ones that are there
+                state[moment] = torch.zeros_like(tensor.data, requires_grad=False)
+    if isinstance(optimizer, DeepSpeedCPUAdam):
+        _replay(optimizer, num_updates)
+
+
+def _replay(optimizer: DeepSpeedCPUAdam, num_updates: int) -> None:
+    """Let the C++ side count up: it multiplies beta ** step together, which a jump would compute with other roundings.
+
+    Without it a resumed run departs by 1e-7 in every weight.
+    """
+    group = optimizer.param_groups[0]
+    number, gradient, first, second = (torch.zeros(1) for _ in range(4))
+    for step in range(1, num_updates + 1):
+        optimizer.ds_opt_adam.adam_update(
+            optimizer.opt_id, step, 0.0, *group["betas"], group["eps"], 0.0, True, number, gradient, first, second
+        )
+
+
 def _build_failure(builder_name: str, device: torch.device) -> str | None:
     """None if DeepSpeed's op builds on every rank, else the first line of the reason."""
     failure = None

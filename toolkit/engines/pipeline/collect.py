@@ -1,6 +1,7 @@
-"""Whole weights from all stages, one after the other, on rank 0."""
+"""What the stages hold together: whole weights one after the other on rank 0, and which tensors each stage trains."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch.distributed as dist
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
+from toolkit.engines.ds.states import Tensor, trained_tensors
 from toolkit.engines.ds.sums import gather_objects
 from toolkit.engines.ds.tensor import gathered
 
@@ -42,6 +44,22 @@ def weights_of_all_stages(
             whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
             dist.recv(whole, src=sender)
             yield name, whole.to("cpu")
+
+
+def stage_tensors(model: Any, stage: PipelineModule, whole_shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:
+    """The trained tensors of this rank's stage; a tied head is the first stage's to speak for."""
+    grid, held = stage.mpu(), set(stage.parameters())
+    named = [(name, parameter) for name, parameter in _parameters(model) if parameter in held]
+    tied = next((name for name, _ in _parameters(model) if name.endswith("embed_tokens.weight")), "")
+    copied = model.config.tie_word_embeddings and stage.stage_id == stage.num_stages - 1
+    if copied:
+        named.append((tied, model.get_output_embeddings().weight))
+    tensors = trained_tensors(
+        named,
+        whole_shapes,
+        group=grid.get_slice_parallel_group() if grid.get_slice_parallel_world_size() > 1 else None,
+    )
+    return [replace(tensor, replicated=True) if copied and tensor.name == tied else tensor for tensor in tensors]
 
 
 def _parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:

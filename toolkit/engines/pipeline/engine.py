@@ -3,20 +3,21 @@
 import contextlib
 import copy
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
 
-from toolkit.engines.base import Batch, StepResult
+from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
 from toolkit.engines.ds.optimizer import build_adamw
+from toolkit.engines.ds.states import Keeper, counters_of, keeper_of, load, set_counters
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
-from toolkit.engines.pipeline.collect import weights_of_all_stages
+from toolkit.engines.pipeline.collect import stage_tensors, weights_of_all_stages
 from toolkit.engines.pipeline.generate import StageGenerator
 from toolkit.engines.pipeline.module import pipeline_module, topology_of
 from toolkit.models.stages import marks_of
@@ -54,6 +55,7 @@ class PipelineEngine:
             self._engine: Any = deepspeed.initialize(
                 model=self._pipe, optimizer=optimizer, config=copy.deepcopy(config.content)
             )[0]
+        self._tensors = stage_tensors(model.module, self._pipe, plan.model.weight_shapes)
         layers = " + ".join(map(str, strategy.stages))
         self.notes = (chosen, f"pipeline: {layers} layers, embedding with the first, head with the last", *config.notes)
         self._generator = StageGenerator(
@@ -63,7 +65,7 @@ class PipelineEngine:
             dtype=next(self._pipe.parameters()).dtype,
         )
 
-    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
+    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
         engine = self._engine
         for group in engine.optimizer.param_groups:
@@ -73,11 +75,12 @@ class PipelineEngine:
             sum(int(batch["attention_mask"].sum()) for batch in micro_batches),
             speaks=self._speaks,
             device=self.device,
+            notice=notice,
         )
         counted.wait()
         self._loss_factor = loss_factor(counts[0], averaged_over=len(micro_batches) * self._dp)
         loss = engine.train_batch(data_iter=self._pairs(micro_batches))
-        supervised, tokens = counts.tolist()
+        supervised, tokens, notices = counts.tolist()
         return StepResult(
             loss=loss.item(),
             grad_norm=float(engine.get_global_grad_norm()),
@@ -85,6 +88,7 @@ class PipelineEngine:
             supervised_tokens=int(supervised),
             loss_scale=float(engine.optimizer.loss_scale) if self._scales_loss else 1.0,
             skipped=bool(getattr(engine.optimizer, "overflow", False)),
+            noticed=notices > 0,
         )
 
     @torch.no_grad()
@@ -119,10 +123,26 @@ class PipelineEngine:
         """Whole weights one by one on rank 0's CPU, in the precision of the forward pass."""
         return weights_of_all_stages(self._model.module, self._pipe, self._topology, device=self.device)
 
+    def states(self) -> Iterator[tuple[Piece, States]]:
+        """Every piece that this rank keeps."""
+        return self._keeper().pieces()
+
+    def counters(self) -> dict[str, float]:
+        """Of the dynamic loss scale."""
+        return counters_of(self._engine.optimizer)
+
+    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
+        """Fill optimizer and weights from outside."""
+        load(self._keeper(), read, num_updates=num_updates)
+        set_counters(self._engine.optimizer, counters)
+
     def close(self) -> None:
         """Free DeepSpeed's buffers and leave the process group."""
         self._engine.destroy()
         dist.destroy_process_group()
+
+    def _keeper(self) -> Keeper:
+        return keeper_of(self._engine.optimizer, self._tensors, replica=self.data_rank, num_replicas=self._dp)
 
     def _loss(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """One micro-batch's part of the mean over all supervised tokens."""

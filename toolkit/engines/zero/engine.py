@@ -1,7 +1,7 @@
 """The ZeRO engine: accelerate prepares DeepSpeed, we own the loss, the batch arithmetic and the learning rate."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,12 +9,14 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed import zero
+from deepspeed.utils import groups
 
-from toolkit.engines.base import Batch, StepResult
+from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.loss import loss_factor, loss_sum
 from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
+from toolkit.engines.ds.states import Keeper, counters_of, keeper_of, load, set_counters, trained_tensors
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.ds.tensor import gathered, whole_logits
 from toolkit.engines.zero.assemble import assemble
@@ -50,6 +52,7 @@ class ZeroEngine:
         self._stage = config.zero_stage
         self._grad_accum = plan.strategy.grad_accum
         self._scales_loss = config.precision == "fp16"
+        self._plain_adam = self._stage == 0 and config.precision == "fp32"
 
         trainable = _num_trainable(model.module)
         module = assemble(model, config, plan=plan)
@@ -64,8 +67,13 @@ class ZeroEngine:
             raise EngineError(f"DeepSpeed {deepspeed.__version__} left {left} of {trainable} tensors to train")
         self._base = model.base
         self.notes = (chosen, *config.notes)
+        self._tensors = trained_tensors(
+            self._engine.module.named_parameters(),
+            plan.model.weight_shapes,
+            group=groups.get_tensor_model_parallel_group() if self._tp > 1 else None,
+        )
 
-    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
+    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
         engine = self._engine
         engine.train()
@@ -75,10 +83,10 @@ class ZeroEngine:
         # during the last backward pass. Waiting for them cost 3 % of a short step.
         shares = [self._shares.of(batch) for batch in micro_batches]
         counts, counted = self._sum_over_ranks(
-            sum(share.num_supervised for share in shares), sum(share.num_tokens for share in shares)
+            sum(share.num_supervised for share in shares), sum(share.num_tokens for share in shares), notice=notice
         )
         share_loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        norm = None
+        norm, skipped = None, False
         for index, share in enumerate(shares):
             loss = self._loss_sum(share)
             share_loss += loss.detach()
@@ -93,16 +101,18 @@ class ZeroEngine:
             engine.backward(mean_share)
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
                 norm = self._plain_grad_norm()
+                skipped = self._drop_bad_gradients(norm)
             engine.step()
         summed.wait()
-        supervised, tokens = counts.tolist()
+        supervised, tokens, notices = counts.tolist()
         return StepResult(
-            loss=total.item() / max(supervised, 1.0),
+            loss=total[0].item() / max(supervised, 1.0),
             grad_norm=float(engine.get_global_grad_norm() if norm is None else norm),
             tokens=int(tokens),
             supervised_tokens=int(supervised),
             loss_scale=self._loss_scale(),
-            skipped=bool(getattr(engine.optimizer, "overflow", False)),
+            skipped=skipped or bool(getattr(engine.optimizer, "overflow", False)),
+            noticed=notices > 0,
         )
 
     @torch.no_grad()
@@ -116,7 +126,7 @@ class ZeroEngine:
             count += share.num_supervised
         totals, summed = self._sum_over_ranks(total, count)
         summed.wait()
-        loss_total, supervised = totals.tolist()
+        loss_total, supervised, _ = totals.tolist()
         return float(loss_total / max(supervised, 1.0))
 
     @torch.no_grad()
@@ -158,6 +168,19 @@ class ZeroEngine:
                 if self.rank == 0:
                     yield name, parameter.detach().to("cpu", copy=True)
 
+    def states(self) -> Iterator[tuple[Piece, States]]:
+        """Every piece that this rank keeps."""
+        return self._keeper().pieces()
+
+    def counters(self) -> dict[str, float]:
+        """Of the dynamic loss scale."""
+        return counters_of(self._engine.optimizer)
+
+    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
+        """Fill optimizer and weights from outside."""
+        load(self._keeper(), read, num_updates=num_updates)
+        set_counters(self._engine.optimizer, counters)
+
     def close(self) -> None:
         """Free DeepSpeed's buffers and leave the process group."""
         self._engine.destroy()
@@ -166,6 +189,14 @@ class ZeroEngine:
             for swapped in self._swap_folder.glob(f"zero_stage_3/*/rank{self.rank}"):
                 shutil.rmtree(swapped, ignore_errors=True)
         dist.destroy_process_group()
+
+    def _keeper(self) -> Keeper:
+        return keeper_of(
+            self._engine.optimizer,
+            self._tensors,
+            replica=self.rank // self._tp,
+            num_replicas=self.world_size // self._tp,
+        )
 
     def _whole(self, parameter: torch.nn.Parameter) -> ExitStack:
         """All of a weight on every rank, for as long as the context lasts."""
@@ -188,6 +219,14 @@ class ZeroEngine:
         norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms)) / self._loss_scale()
         return norm
 
+    def _drop_bad_gradients(self, norm: torch.Tensor) -> bool:
+        """Whether they hold NaN or infinity: ZeRO-0 in fp32 is plain AdamW, which would put them into the weights."""
+        skipped = self._plain_adam and not bool(torch.isfinite(norm))
+        if skipped:
+            for parameter in self._engine.module.parameters():
+                parameter.grad = None
+        return skipped
+
     def _loss_scale(self) -> float:
         return float(self._engine.optimizer.loss_scale) if self._scales_loss else 1.0
 
@@ -199,9 +238,9 @@ class ZeroEngine:
         """
         return torch.full_like(gradient, self._loss_scale() / self._grad_accum)
 
-    def _sum_over_ranks(self, *values: float | torch.Tensor) -> tuple[torch.Tensor, dist.Work]:
+    def _sum_over_ranks(self, *values: float | torch.Tensor, notice: bool = False) -> tuple[torch.Tensor, dist.Work]:
         """Ranks of one tensor-parallel group compute the same, so the first speaks for all of them."""
-        return sum_over_ranks(*values, speaks=self.rank % self._tp == 0, device=self.device)
+        return sum_over_ranks(*values, speaks=self.rank % self._tp == 0, device=self.device, notice=notice)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, non_blocking=True)
