@@ -8,6 +8,8 @@ from typing import IO
 
 from toolkit.errors import ConfigError
 
+TRAINING = "training"
+"""The phase in a heartbeat in which a rank saves and leaves when it is asked to."""
 ERROR_MARK = "toolkit: "
 """Opens every stderr line with which a rank says why it stops; `toolkit launch` looks for it."""
 
@@ -49,9 +51,34 @@ class RunFolder:
         return self.path / "telemetry.jsonl"
 
     @property
+    def events(self) -> Path:
+        """One JSON line per event: checkpoints, faults, restarts."""
+        return self.path / "events.jsonl"
+
+    @property
+    def before(self) -> Path:
+        """The held-out measurements before the first step; a run that goes on has another model."""
+        return self.path / "before.json"
+
+    @property
+    def heartbeats(self) -> Path:
+        """A small file per rank: its process, and the last step it finished."""
+        return self.path / "heartbeats"
+
+    @property
+    def faults(self) -> Path:
+        """Stacks of the ranks of a run that stood still."""
+        return self.path / "faults"
+
+    @property
     def summary(self) -> Path:
         """The run in one JSON object, written at its end."""
         return self.path / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What the run needs to go on after a fault."""
+        return self.path / "checkpoints"
 
     @property
     def export(self) -> Path:
@@ -87,24 +114,35 @@ class RunFolder:
 
     def results(self) -> list[Path]:
         """What a run has left here."""
-        known = (self.telemetry, self.summary, self.export, self.adapter, self.curves, self.plots)
+        known = [self.telemetry, self.events, self.before, self.summary, self.checkpoints]
+        known += [self.export, self.adapter, self.curves, self.plots]
         return [path for path in known if path.exists()]
 
-    def refuse_results(self) -> None:
-        """Refuse a folder in which a run has trained already.
+    @property
+    def finished(self) -> bool:
+        """Whether a run has come to its end here."""
+        return self.summary.exists()
+
+    def refuse_finished(self) -> None:
+        """Refuse a folder in which a run has come to its end; one that has not goes on.
 
         Raises:
             ConfigError: naming what is there.
         """
-        if found := self.results():
-            names = ", ".join(p.name for p in found)
+        if self.finished:
+            names = ", ".join(p.name for p in self.results())
             raise ConfigError(
-                f"{self.path}: holds another run ({names}); give --overwrite to replace it, or another folder"
+                f"{self.path}: holds a finished run ({names}); give --overwrite to replace it, or another folder"
             )
 
-    def remove_results(self) -> None:
-        """Make room for a new run: call it when that run is about to write, not before it is known to start."""
-        for result in self.results():
+    def remove_results(self, *, all_of_them: bool) -> None:
+        """Make room: call it when the new run is about to write, not before it is known to start.
+
+        Args:
+            all_of_them: else what a run that goes on adds to stays: checkpoints, telemetry, events, curves.
+        """
+        kept = () if all_of_them else (self.telemetry, self.events, self.before, self.checkpoints, self.curves)
+        for result in set(self.results()) - set(kept):
             if result.is_dir():
                 shutil.rmtree(result)
             else:

@@ -8,15 +8,15 @@ from toolkit.errors import ConfigError
 from toolkit.run_folder import RunFolder
 
 
-def test_results_are_refused_by_name_and_stay(tmp_path: Path) -> None:
+def test_a_finished_run_is_refused_by_name_and_stays(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.refuse_results()
     run.telemetry.write_text("{}\n")
+    run.refuse_finished()
+    run.summary.write_text("{}")
     run.export.mkdir()
-    run.adapter.mkdir()
-    with pytest.raises(ConfigError, match=r"holds another run \(telemetry.jsonl, final, adapter\); give --overwrite"):
-        run.refuse_results()
-    assert run.results() == [run.telemetry, run.export, run.adapter]
+    with pytest.raises(ConfigError, match=r"a finished run \(telemetry.jsonl, summary.json, final\); give --overwrite"):
+        run.refuse_finished()
+    assert run.results() == [run.telemetry, run.summary, run.export]
 
 
 def test_only_results_are_removed(tmp_path: Path) -> None:
@@ -26,8 +26,18 @@ def test_only_results_are_removed(tmp_path: Path) -> None:
     for folder in (run.export, run.adapter):
         folder.mkdir()
         (folder / "model.safetensors").write_text("x")
-    run.remove_results()
+    run.remove_results(all_of_them=True)
     assert list(tmp_path.iterdir()) == [run.recipe]
+
+
+def test_what_a_run_needs_to_go_on_stays(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for path in (run.telemetry, run.summary, run.before, run.events):
+        path.write_text("x")
+    for folder in (run.export, run.checkpoints):
+        folder.mkdir()
+    run.remove_results(all_of_them=False)
+    assert set(tmp_path.iterdir()) == {run.telemetry, run.before, run.events, run.checkpoints}
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

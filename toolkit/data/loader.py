@@ -4,6 +4,7 @@ The epoch's permutation depends on (seed, epoch) alone; step s takes the next gl
 data rank r takes rows [m*dp*mb + r*mb, +mb) of these. Any step can be asked for, so resuming is starting at a number.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from toolkit.data.encode import IGNORED, SampleEncoder
 
 Batch = dict[str, torch.Tensor]
 """`input_ids`, `attention_mask`, `labels`: int64 [rows, seq]; padding has mask 0 and label -100."""
+_SAMPLE_ROWS = 1000
 PAD_MULTIPLE = 8
 """Widths are multiples of this: tensor cores want them, and fewer distinct widths mean fewer kernel choices."""
 
@@ -59,6 +61,12 @@ class GlobalBatches:
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one pass over the rows; the last one may hold fewer rows."""
         return math.ceil(len(self._rows) / self._share.global_batch)
+
+    def fingerprint(self) -> str:
+        """Tells these rows from others, or in another order, by their number and a sample of them."""
+        count = len(self._rows)
+        sample = sorted({place * count // _SAMPLE_ROWS for place in range(_SAMPLE_ROWS)})
+        return hashlib.sha256(f"{count} {_fetch(self._rows, sample)}".encode()).hexdigest()[:16]
 
     def step(self, index: int) -> list[Batch]:
         """grad_accum micro-batches of step `index` (from 0, over all epochs), each as wide as its longest row needs.

@@ -43,6 +43,10 @@ class UnloadedModel:
         """The `transformers` model itself, without peft's wrapping."""
         return self.module.get_base_model() if hasattr(self.module, "get_base_model") else self.module
 
+    def fingerprint(self) -> str:
+        """Of the weights on disk."""
+        return self._files.fingerprint()
+
     def parts(self) -> Iterator[torch.nn.Module]:
         """What is read at once: embedding, each decoder layer, last norm, head; a tied head with its embedding."""
         inner, head = self.base.model, self.base.lm_head

@@ -1,0 +1,57 @@
+"""What must be the same for a run to go on from a checkpoint; all else (layout, machines, learning rate) may change."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.errors import CheckpointError
+from toolkit.planner.plan import Plan
+from toolkit.specs.recipe import Recipe
+
+
+def identity_of(plan: Plan, recipe: Recipe, *, samples: str, base_weights: str) -> dict[str, str]:
+    """Name of each condition -> its value in words.
+
+    Args:
+        plan: of the run.
+        recipe: of the run.
+        samples: fingerprint of the training rows, in order.
+        base_weights: fingerprint of the weights that training began with; they count where they stay frozen.
+    """
+    work = plan.workload
+    found = {
+        "model": _digest({name: list(shape) for name, shape in plan.model.weight_shapes.items()}),
+        "samples": samples,
+        "seed": str(recipe.seed),
+        "global_batch": str(work.global_batch),
+        "seq_len": str(work.seq_len),
+        "method": work.method,
+    }
+    if work.method != "full":
+        adapters = recipe.lora.model_dump(mode="json", exclude={"dropout"})
+        found |= {"adapters": json.dumps({"rank": work.lora_rank, **adapters}), "base_weights": base_weights}
+    return found
+
+
+def check_identity(checkpoint: str, saved: Mapping[str, str], needed: Mapping[str, str]) -> None:
+    """Refuse the checkpoint of another run.
+
+    Raises:
+        CheckpointError: naming all that differs.
+    """
+    names = sorted(saved.keys() | needed.keys())
+    differing = [
+        f"{name} was {saved.get(name, 'not set')}, is {needed.get(name, 'not set')}"
+        for name in names
+        if saved.get(name) != needed.get(name)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{checkpoint}: of another run: {'; '.join(differing)}; change it back, train in another folder, or give "
+            "--overwrite to begin anew"
+        )
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,140 @@
+"""What a checkpoint says of itself: progress, what it belongs to, and size and SHA-256 of every file."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from typing_extensions import Self
+
+from toolkit.errors import CheckpointError, SpecError
+from toolkit.specs.base import Spec
+
+FORMAT: Literal[1] = 1
+MANIFEST = "manifest.json"
+_CHUNK_BYTES = 16 * 1024**2
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def plain_name(name: str) -> str:
+    """A file name that cannot leave its folder.
+
+    Raises:
+        ValueError: any other name.
+    """
+    if _PLAIN_NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is no plain file name")
+    return name
+
+
+class UnknownFormat(CheckpointError):
+    """A newer version of the toolkit wrote it: intact, and not to be passed over for an older one."""
+
+
+class Progress(Spec):
+    """How far a run has come; all that the training loop needs to go on."""
+
+    step: int = Field(default=0, ge=0)
+    """Optimizer steps behind it, skipped ones too: the next one trains on global batch `step`."""
+    num_updates: int = Field(default=0, ge=0)
+    """Steps that changed the weights."""
+    tokens: int = Field(default=0, ge=0)
+    """Tokens trained on, without padding."""
+    left_out: tuple[int, ...] = ()
+    """Global batches that are not trained on: each of them once made the loss or the gradients go wrong."""
+
+    def after(self, *, skipped: bool, tokens: int) -> Self:
+        """One step later."""
+        update = {
+            "step": self.step + 1,
+            "num_updates": self.num_updates + (not skipped),
+            "tokens": self.tokens + tokens,
+        }
+        return self.model_copy(update=update)
+
+
+class FileEntry(Spec):
+    """One file of a checkpoint."""
+
+    size: int = Field(ge=0)
+    """Bytes."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of its content."""
+
+
+class Manifest(Spec):
+    """The content of manifest.json."""
+
+    format: Literal[1] = FORMAT
+    """Of the checkpoint."""
+    progress: Progress
+    """Where the run stood."""
+    identity: dict[str, str]
+    """What must be the same for a run to go on from here: model, samples, their order, batch, adapters."""
+    num_ranks: int = Field(gt=0)
+    """Ranks that saved it."""
+    strategy: str
+    """Their layout in words."""
+    precision: str
+    """Of weights and activations; what is saved is fp32."""
+    counters: dict[str, float] = Field(default_factory=dict)
+    """Of the engine: fp16's dynamic loss scale."""
+    held_out_loss: float | None = None
+    """Measured when it was saved, where the best one is to be kept."""
+    written: str
+    """UTC time, for people; nothing is ordered by it."""
+    versions: dict[str, str]
+    """Of the libraries that made it."""
+    files: dict[Annotated[str, AfterValidator(plain_name)], FileEntry]
+    """Every file but this one, by name."""
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json, closed with a digest of its own."""
+        content = self.model_dump(mode="json")
+        # No newline at the end: a file that lost its last byte must not look whole.
+        text = json.dumps({**content, "digest": _digest(content)}, indent=1)
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read manifest.json.
+
+        Raises:
+            CheckpointError: it is missing, altered or damaged.
+        UnknownFormat: a newer version of the toolkit wrote it.
+        """
+        path = folder / MANIFEST
+        try:
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            claimed = content.pop("digest")
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise CheckpointError(f"{path}: damaged (no JSON object with a digest)") from None
+        if claimed != _digest(content):
+            raise CheckpointError(f"{path}: damaged (its digest is of other content)")
+        if content.get("format") != FORMAT:
+            raise UnknownFormat(
+                f"{path}: has format {content.get('format')}, this version reads {FORMAT}; use the version of the "
+                f"toolkit that wrote it ({content.get('versions', {}).get('toolkit', 'unknown')})"
+            )
+        try:
+            return cls.parse(content, source=str(path))
+        except SpecError as error:
+            raise CheckpointError(str(error)) from None
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and SHA-256 of a file as it lies on the disk."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileEntry(size=size, sha256=digest.hexdigest())
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

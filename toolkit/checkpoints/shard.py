@@ -1,0 +1,180 @@
+"""One rank's file of a checkpoint: the pieces it keeps, flat and in fp32, and where each belongs; no pickle."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from toolkit.checkpoints.manifest import FileEntry, file_entry
+from toolkit.engines.base import STATES, Piece, States
+from toolkit.errors import CheckpointError
+
+_RNG = "rng/"
+
+
+def shard_name(rank: int) -> str:
+    """Of rank's file."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+class Staged:
+    """A copy in host memory of all that one rank saves; training may go on while it is written.
+
+    The memory is kept for the next time: allocating it anew took longer than filling it.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._pieces: dict[str, Piece] = {}
+        self._rng: dict[str, torch.Tensor] = {}
+
+    def fill(self, states: Iterable[tuple[Piece, States]], rng: Mapping[str, torch.Tensor]) -> None:
+        """Copy what this rank speaks for.
+
+        Args:
+            states: all pieces that the rank keeps.
+            rng: states of the random number generators, uint8.
+        """
+        self._pieces, self._rng = {}, {name: state.clone() for name, state in rng.items()}
+        for piece, tensors in states:
+            if not piece.owned:
+                continue
+            self._pieces[piece.name] = piece
+            for key in STATES:
+                self._buffer(f"{key}/{piece.name}", tensors[key]).copy_(tensors[key], non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the copies may be under way still
+
+    @property
+    def size(self) -> int:
+        """Bytes that the file will hold, its header aside."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
+    def write(self, path: Path) -> FileEntry:
+        """Write the file, read it back from the disk, and compare.
+
+        Raises:
+            CheckpointError: a number is NaN or infinite, or what came back is not what was written.
+            OSError: the disk is full or cannot be written.
+        """
+        tensors = self._tensors()
+        for name, tensor in tensors.items():
+            if tensor.dtype == torch.float32 and not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(f"{name} holds NaN or Inf; a run could not go on from it")
+        pieces = {
+            name: {k: v for k, v in asdict(piece).items() if k not in _LEFT_OUT} for name, piece in self._pieces.items()
+        }
+        try:
+            save_file(tensors, path, metadata={"format": "pt", "pieces": json.dumps(pieces)})
+        except SafetensorError as error:  # what the system said is inside
+            raise OSError(str(error)) from None
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                # Else what is read back would come from memory, not from the disk.
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with safe_open(path, framework="pt") as back:
+            for name, tensor in tensors.items():
+                if not torch.equal(back.get_tensor(name).view(torch.uint8), tensor.view(torch.uint8)):
+                    raise CheckpointError(f"{path}: {name} was read back with other content; the disk is at fault")
+        return file_entry(path)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        found = {f"{key}/{name}": self._buffers[f"{key}/{name}"] for name in self._pieces for key in STATES}
+        return {**found, **{f"{_RNG}{name}": state for name, state in self._rng.items()}}
+
+    def _buffer(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        if name not in self._buffers:
+            self._buffers[name] = torch.empty(like.shape, dtype=torch.float32, pin_memory=like.is_cuda)
+        return self._buffers[name]
+
+
+_LEFT_OUT = ("name", "owned")
+
+
+class Shards:
+    """All rank files of a checkpoint, read piece by piece, however the run that wrote them was divided.
+
+    Args:
+        folder: of the checkpoint; verified before.
+        num_ranks: that wrote it.
+    """
+
+    def __init__(self, folder: Path, num_ranks: int) -> None:
+        self._folder = folder
+        self._holders: dict[str, list[tuple[Path, Piece]]] = {}
+        for path in (folder / shard_name(rank) for rank in range(num_ranks)):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    pieces = json.loads(file.metadata()["pieces"])
+                for name, told in pieces.items():
+                    piece = Piece(name=name, owned=True, **{**told, "shape": tuple(told["shape"])})
+                    self._holders.setdefault(name, []).append((path, piece))
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"{path}: damaged ({error})") from None
+
+    def read(self, wanted: Piece) -> States:
+        """The states of a piece, put together from those that were saved.
+
+        Raises:
+            CheckpointError: the tensor is not in the checkpoint, not whole, or of another shape.
+        """
+        holders = self._holders.get(wanted.name)
+        if holders is None:
+            raise CheckpointError(f"{self._folder}: holds no {wanted.name}; it is of another model")
+        if (shape := holders[0][1].shape) != wanted.shape:
+            raise CheckpointError(f"{self._folder}: {wanted.name} has shape {shape}, the model needs {wanted.shape}")
+        here = [(path, piece) for path, piece in holders if _cut(piece) == _cut(wanted)]
+        if here:
+            return {key: self._flat(here, key, wanted.start, wanted.stop) for key in STATES}
+        # Cut in another way, or not at all: through the whole tensor.
+        flat = slice(wanted.start, wanted.stop)
+        rows = slice(wanted.low, wanted.high)
+        return {
+            key: self._whole(holders, key)[(slice(None),) * wanted.dim + (rows,)].reshape(-1)[flat].clone()
+            for key in STATES
+        }
+
+    def rng(self, rank: int) -> dict[str, torch.Tensor]:
+        """Random number generators of the rank that wrote a file."""
+        with safe_open(self._folder / shard_name(rank), framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(_RNG)]  # noqa: SIM118 (safe_open is no mapping)
+            return {name.removeprefix(_RNG): file.get_tensor(name) for name in names}
+
+    def _whole(self, holders: list[tuple[Path, Piece]], key: str) -> torch.Tensor:
+        shape = holders[0][1].shape
+        whole = torch.full(shape, torch.nan)
+        for cut in sorted({_cut(piece) for _, piece in holders}):
+            held = [(path, piece) for path, piece in holders if _cut(piece) == cut]
+            dim, low, high = cut
+            part = whole[(slice(None),) * dim + (slice(low, high),)]
+            part.copy_(self._flat(held, key, 0, part.numel()).view(part.shape))
+        if bool(whole.isnan().any()):
+            raise CheckpointError(f"{self._folder}: {holders[0][1].name} is not whole; ranks' files are missing")
+        return whole
+
+    def _flat(self, holders: list[tuple[Path, Piece]], key: str, start: int, stop: int) -> torch.Tensor:
+        """Numbers start..stop of one cut, flattened."""
+        flat = torch.empty(stop - start)
+        filled = 0
+        for path, piece in holders:
+            first, last = max(start, piece.start), min(stop, piece.stop)
+            if first < last:
+                with safe_open(path, framework="pt") as file:
+                    saved = file.get_slice(f"{key}/{piece.name}")[first - piece.start : last - piece.start]
+                flat[first - start : last - start] = saved
+                filled += last - first
+        if filled != stop - start:
+            raise CheckpointError(
+                f"{self._folder}: {holders[0][1].name} has {filled:,} of {stop - start:,} numbers; files are missing"
+            )
+        return flat
+
+
+def _cut(piece: Piece) -> tuple[int, int, int]:
+    return piece.dim, piece.low, piece.high
