@@ -11,35 +11,38 @@ from pathlib import Path
 import torch
 
 from toolkit.checkpoints.export import export
+from toolkit.checkpoints.identity import identity_of
 from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batches
 from toolkit.data.prepare import PreparedData, prepare
 from toolkit.engines import engine_for
-from toolkit.errors import ToolkitError
+from toolkit.engines.base import Engine
+from toolkit.errors import ConfigError, Preempted, ToolkitError
 from toolkit.models.build import build_model
 from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder
 from toolkit.specs.recipe import Recipe
-from toolkit.training.evaluation import HeldOut, evaluate
+from toolkit.training.evaluation import HeldOut, evaluate, evaluate_before
+from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.introduction import introduction
-from toolkit.training.loop import num_steps, train
 from toolkit.training.memory import begin_memory_watch, disk_traffic, memory_of_rank
+from toolkit.training.session import Session
 from toolkit.training.summary import write_summary
-from toolkit.training.telemetry import Telemetry
-from toolkit.training.trackers import check_trackers, open_trackers
+from toolkit.training.trackers import check_trackers
 
 
 def parse_args() -> argparse.Namespace:
-    """Recipe, plan, and whether earlier results may go."""
+    """Recipe, plan, and what becomes of earlier results."""
     parser = argparse.ArgumentParser(prog="finetune.py", description=__doc__)
     parser.add_argument("--recipe", type=Path, required=True, help="recipe.yaml of the run")
     parser.add_argument("--plan", type=Path, required=True, help="plan.json of the run; results go to its folder")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
+    parser.add_argument("--resume", metavar="auto|STEP", help="go on from a checkpoint, even after the end of the run")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Load, train, evaluate before and after, export."""
+    """Load, go on from the last checkpoint, train, evaluate before and after, export."""
     started = time.time()
     faulthandler.enable()  # a rank that a library aborts says where it was
     args = parse_args()
@@ -49,8 +52,8 @@ def main() -> None:
     plan.check_workload(recipe.workload, folder.path)
     plan.check_world_size(int(os.environ.get("WORLD_SIZE", "1")), folder.path)
     _lock = folder.lock() if is_main else None
-    if not args.overwrite:
-        folder.refuse_results()
+    if not args.overwrite and args.resume is None:
+        folder.refuse_finished()
     check_trackers(recipe.trackers)
     torch.manual_seed(recipe.seed)
 
@@ -64,24 +67,24 @@ def main() -> None:
     engine = engine_for(plan, recipe, model=model, folder=folder)
     torch.manual_seed(recipe.seed + engine.data_rank)  # from here on only dropout draws: not the same on every rank
 
-    layout, strategy = plan.strategy.layout, plan.strategy
-    share = Share(layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
+    share = share_of(plan, engine)
     batches = GlobalBatches(data.train, share, seed=recipe.seed, pad_token_id=tokenizer.pad_token_id)
     held_out = held_out_test(recipe, data, share)
-    steps = num_steps(recipe, batches)
+    identity = identity_of(plan, recipe, samples=batches.fingerprint(), base_weights=model.fingerprint())
     if is_main:
-        folder.remove_results()  # only now: a run that could not start has cost nothing
-    trackers = open_trackers(recipe.trackers, folder) if is_main else ()
-    with Telemetry(folder, engine, num_steps=steps, trackers=trackers) as telemetry:
-        telemetry.say(introduction(plan, data, engine, trainable=trainable, total=total))
-        before = evaluate(engine, held_out)
+        folder.remove_results(all_of_them=args.overwrite)  # only now: a run that could not start has cost nothing
+    with Heartbeat(folder, engine.rank, hang_minutes=recipe.faults.hang_minutes) as heartbeat:
+        before = evaluate_before(engine, held_out, folder)
+        session = Session(folder, plan, recipe, engine, batches, held_out, identity)
         traffic = disk_traffic()
-        train(engine, batches, recipe=recipe, steps=steps, telemetry=telemetry)
+        told = introduction(plan, data, engine, trainable=trainable, total=total)
+        records = session.train(heartbeat, step=checkpoint_step(args.resume), introduction=told)
+        heartbeat.phase("end")
         seen = memory_of_rank(engine.rank, engine.device, rss_at_start=rss_at_start, traffic_at_start=traffic)
         memory = engine.gather(seen)
         after = evaluate(engine, held_out)
-    stops = data.encoder.stop_token_ids()
-    export(engine, folder, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
+        stops = data.encoder.stop_token_ids()
+        export(engine, folder, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
     if is_main:
         facts = {
             "wall_seconds": time.time() - started,
@@ -90,8 +93,23 @@ def main() -> None:
             "data": asdict(data.statistics),
             "memory_by_rank": memory,
         }
-        write_summary(folder, plan, telemetry, before=before, after=after, facts=facts)
+        write_summary(folder, plan, records, before=before, after=after, facts=facts)
     engine.close()
+
+
+def checkpoint_step(resume: str | None) -> int | None:
+    """The step that `--resume` names; None for the newest checkpoint."""
+    if resume in (None, "auto"):
+        return None
+    if not resume.isdecimal():
+        raise ConfigError(f"--resume {resume}: needs auto, or the step of a checkpoint as in --resume 200")
+    return int(resume)
+
+
+def share_of(plan: Plan, engine: Engine) -> Share:
+    """Which rows of every global batch this rank trains on."""
+    strategy = plan.strategy
+    return Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
 
 
 def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut | None:
@@ -120,4 +138,5 @@ if __name__ == "__main__":
         time.sleep(0 if os.environ.get("RANK", "0") == "0" else 2)
         for line in str(error).splitlines():
             print(f"{ERROR_MARK}{type(error).__name__}: {line}", file=sys.stderr)
-        sys.exit(2)
+        # A rank that leaves on demand has not failed: torchrun must neither report it nor start it again.
+        sys.exit(0 if isinstance(error, Preempted) else error.exit_code)

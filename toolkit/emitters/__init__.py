@@ -19,7 +19,8 @@ __all__ = ["accelerate_yaml", "ds_config", "emit", "launch_command", "launch_scr
 def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = False) -> Path:
     """Write plan.json, ds_config.json, accelerate.yaml, recipe.yaml and launch.sh into `folder`; all of them or none.
 
-    With `overwrite` the five files of an earlier run are replaced; its results go, as they belong to another plan.
+    With `overwrite` the five files of an earlier run are replaced. The results of a finished run go, as they belong to
+    another plan; what a run that was interrupted needs to go on stays, as it may go on with another plan.
 
     Raises:
         ConfigError: this release cannot run the plan, the folder holds a run or cannot be written, or the recipe asks
@@ -38,7 +39,7 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
         raise ConfigError(f"{folder} already holds a run ({', '.join(found)}); name another folder or add --overwrite")
     try:
         _write(plan, folder, recipe)
-        run.remove_results()
+        run.remove_results(all_of_them=run.finished)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); name a folder you may write to") from None
     return folder

@@ -1,10 +1,12 @@
 """What the model knows: loss and exact match on samples that training never sees."""
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from toolkit.engines.base import Batch, Engine
+from toolkit.run_folder import RunFolder
 
 
 class Questions(Protocol):
@@ -79,3 +81,18 @@ def evaluate(engine: Engine, held_out: HeldOut | None) -> Evaluation:
     of_all_ranks: list[Answer] = [answer for share in engine.gather(answers) for answer in share]
     right = sum(answer.given == answer.expected for answer in of_all_ranks)
     return Evaluation(loss=loss, exact_match=right / len(of_all_ranks), example=of_all_ranks[0])
+
+
+def evaluate_before(engine: Engine, held_out: HeldOut | None, folder: RunFolder) -> Evaluation:
+    """Measure a run's model before its first step, or read what was measured when the run began."""
+    kept: Any = engine.gather(folder.before.read_text(encoding="utf-8") if folder.before.exists() else None)[0]
+    if kept is not None:
+        content = json.loads(kept)
+        example = content.pop("example")
+        return Evaluation(**content, example=None if example is None else Answer(**example))
+    before = evaluate(engine, held_out)
+    if engine.rank == 0:
+        partial = folder.before.with_suffix(".json.partial")
+        partial.write_text(json.dumps(asdict(before)), encoding="utf-8")
+        partial.replace(folder.before)
+    return before

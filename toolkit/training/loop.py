@@ -1,12 +1,18 @@
 """The training loop: blind to engine, layout and method."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from toolkit.engines.base import Batch, Engine
-from toolkit.errors import EngineError
+from toolkit.checkpoints.manifest import Progress
+from toolkit.engines.base import Batch, Engine, StepResult
+from toolkit.errors import EngineError, NumericalFault
+from toolkit.run_folder import TRAINING
 from toolkit.specs.recipe import Recipe
+from toolkit.training.anomalies import Judge
+from toolkit.training.checkpointing import Checkpointing
+from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.schedule import learning_rate
 from toolkit.training.telemetry import Telemetry
 
@@ -21,6 +27,9 @@ class Steps(Protocol):
     def step(self, index: int) -> Sequence[Batch]:
         """Micro-batches of optimizer step `index`, counted from 0 over all epochs."""
 
+    def row_numbers(self, index: int) -> list[int]:
+        """Rows of the data set in the global batch of step `index`."""
+
 
 def num_steps(recipe: Recipe, batches: Steps) -> int:
     """Optimizer steps of the run."""
@@ -29,27 +38,94 @@ def num_steps(recipe: Recipe, batches: Steps) -> int:
     return max(math.ceil((recipe.epochs or 1.0) * batches.steps_per_epoch), 1)
 
 
-def train(engine: Engine, batches: Steps, *, recipe: Recipe, steps: int, telemetry: Telemetry) -> None:
-    """Run `steps` optimizer steps.
+@dataclass(frozen=True)
+class Trainer:
+    """One run's loop and all that watches it; every rank has one, and all decide alike."""
 
-    Raises:
-        EngineError: the loss is no longer a number; the weights of that step are not worth keeping.
-    """
-    applied = 0
-    telemetry.start_clock()
-    for index in range(steps):
-        lr = learning_rate(recipe.schedule, applied, num_steps=steps, peak=recipe.optimizer.learning_rate)
-        result = engine.train_step(batches.step(index), learning_rate=lr)
-        applied += not result.skipped
-        telemetry.record(index + 1, result, learning_rate=lr, epoch=(index + 1) / batches.steps_per_epoch)
-        if math.isfinite(result.loss):
-            continue
-        if index == 0:
+    engine: Engine
+    batches: Steps
+    recipe: Recipe
+    telemetry: Telemetry
+    checkpointing: Checkpointing
+    heartbeat: Heartbeat
+    go_back: Callable[[], Progress]
+    """Brings the engine to the last intact checkpoint."""
+
+    def train(self, progress: Progress) -> None:
+        """Run the steps that are left.
+
+        Raises:
+            EngineError: the loss is no number before any update.
+            NumericalFault: as the recipe's `faults` ask for.
+            Preempted: the run was asked to leave, and has saved.
+            SaveFailed: a checkpoint could not be written, and the recipe wants the run to stop then.
+        """
+        judge = Judge(self.recipe.faults, scales_loss=self.recipe.workload.precision == "fp16")
+        steps, bad_steps = num_steps(self.recipe, self.batches), 0
+        self.heartbeat.phase(TRAINING)  # from here on the launcher may ask this rank to save and leave
+        self.telemetry.start_clock()
+        while progress.step < steps:
+            if progress.step in progress.left_out:
+                progress = progress.model_copy(update={"step": progress.step + 1})
+                continue
+            result = self._step(progress, steps)
+            progress = progress.after(skipped=result.skipped, tokens=result.tokens)
+            fault = judge.fault(result)
+            bad_steps = bad_steps + 1 if fault else 0
+            if fault is not None:
+                progress = self._mend(fault, result, progress, bad_steps=bad_steps)
+            self.checkpointing.after_step(progress, noticed=result.noticed)
+        self.checkpointing.finish(progress)
+
+    def _step(self, progress: Progress, steps: int) -> StepResult:
+        index, recipe = progress.step, self.recipe
+        peak = recipe.optimizer.learning_rate
+        lr = learning_rate(recipe.schedule, progress.num_updates, num_steps=steps, peak=peak)
+        notice = self.checkpointing.notice()
+        result = self.engine.train_step(self.batches.step(index), learning_rate=lr, notice=notice)
+        self.heartbeat.beat(index + 1)
+        self.telemetry.record(index + 1, result, learning_rate=lr, epoch=(index + 1) / self.batches.steps_per_epoch)
+        return result
+
+    def _mend(self, fault: str, result: StepResult, progress: Progress, *, bad_steps: int) -> Progress:
+        """What the recipe asks for after a bad step; where to go on."""
+        config, index = self.recipe.faults, progress.step - 1
+        rows = self.batches.row_numbers(index)
+        self.telemetry.event("bad step", step=progress.step, reason=fault, rows=rows)
+        if index == 0 and not math.isfinite(result.loss):
             raise EngineError(
                 f"the loss is {result.loss} before any update: the model's own weights or the data hold NaN or Inf, "
                 "or overflow in fp16; check the checkpoint, or train in bf16"
             )
-        raise EngineError(
-            f"the loss is {result.loss} at step {index + 1} of {steps}; "
-            f"lower learning_rate (now {lr:.1e}), or train in bf16 if this is fp16"
+        told = f"step {progress.step}: {fault}; its samples are rows {_shortened(rows)} of the training data"
+        if config.on_bad_step == "rollback":
+            return self._roll_back(told, progress)
+        # A loss that only jumped was clipped as any other; one that is no number, with gradients that were not skipped,
+        # has gone into the weights.
+        harmless = result.skipped or math.isfinite(result.loss)
+        if config.on_bad_step == "skip" and harmless and bad_steps < config.max_bad_steps:
+            self.telemetry.say(
+                f"WARNING: {told}; {'its update was left out' if result.skipped else 'training goes on'}"
+            )
+            return progress
+        raise NumericalFault(
+            f"{told}; {bad_steps} bad step(s) in a row; lower learning_rate, look at these rows, or train in bf16 if "
+            "this is fp16; the last checkpoint is from before"
         )
+
+    def _roll_back(self, told: str, progress: Progress) -> Progress:
+        self.checkpointing.settle(progress.step)
+        left_out = tuple(sorted({*progress.left_out, progress.step - 1}))
+        if len(left_out) > self.recipe.faults.max_bad_steps:
+            raise NumericalFault(f"{told}; {len(left_out)} batches had to be left out; look at them")
+        earlier = self.go_back()
+        if earlier.step == 0:
+            raise NumericalFault(f"{told}; there is no checkpoint to go back to; set checkpoint.every_steps")
+        self.telemetry.go_back(earlier.step)
+        self.telemetry.event("rolled back", step=earlier.step, left_out=list(left_out))
+        self.telemetry.say(f"WARNING: {told}; back at step {earlier.step}, its batch is left out")
+        return earlier.model_copy(update={"left_out": left_out})
+
+
+def _shortened(rows: list[int]) -> str:
+    return ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")

@@ -3,13 +3,13 @@
 import importlib.metadata
 import json
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import toolkit
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.training.evaluation import Evaluation
-from toolkit.training.telemetry import Telemetry
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "peft", "datasets")
 
@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "peft", "datase
 def write_summary(
     folder: RunFolder,
     plan: Plan,
-    telemetry: Telemetry,
+    records: Sequence[Mapping[str, Any]],
     *,
     before: Evaluation,
     after: Evaluation,
@@ -28,12 +28,11 @@ def write_summary(
     Args:
         folder: the run.
         plan: what was planned.
-        telemetry: the records of all steps.
+        records: of all steps.
         before: held-out measurements before the first step.
         after: held-out measurements after the last step.
         facts: further entries: wall_seconds, parameter counts, data statistics.
     """
-    records = telemetry.records
     # The first steps of a run warm caches up; the median is what a user gets.
     rate = statistics.median(record["tokens_per_second"] for record in records)
     summary = {

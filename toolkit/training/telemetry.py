@@ -1,8 +1,10 @@
 """One JSON line per optimizer step is the truth; progress bar and trackers are views of it. Rank 0 speaks."""
 
+import contextlib
 import json
 import math
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -33,15 +35,17 @@ class Telemetry:
     """Records every step of a run into telemetry.jsonl, on rank 0 only; use as a context manager."""
 
     def __init__(
-        self, folder: RunFolder, engine: Engine, *, num_steps: int, trackers: tuple[Tracker, ...] = ()
+        self, folder: RunFolder, engine: Engine, *, num_steps: int, trackers: tuple[Tracker, ...] = (), done: int = 0
     ) -> None:
-        self.records: list[dict[str, Any]] = []
         self._speaks = engine.rank == 0
+        self._folder = folder
+        self.records = _kept_lines(folder.telemetry, done) if self._speaks else []
+        """One per step so far; on rank 0 those before a restart too."""
         self._device = engine.device
         self._num_steps = num_steps
         self._trackers = trackers
         self._console = Console(markup=False, highlight=False)  # messages may hold brackets
-        self._file = folder.telemetry.open("w", encoding="utf-8") if self._speaks else None
+        self._file = folder.telemetry.open("a", encoding="utf-8") if self._speaks else None
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=24),
@@ -52,7 +56,7 @@ class Telemetry:
             console=self._console,
             disable=not self._speaks or not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("train", total=num_steps, numbers="")
+        self._task = self._bar.add_task("train", total=num_steps, completed=done, numbers="")
         self.start_clock()
 
     def __enter__(self) -> Self:
@@ -99,6 +103,22 @@ class Telemetry:
                 tracker.log({name: float(value) for name, value in line.items() if name != "step"}, step)
             self._show(line)
 
+    def event(self, name: str, *, step: int, **facts: object) -> None:
+        """Note what happened beside the steps, in events.jsonl; rank 0 does."""
+        if self._speaks:
+            line = {"time": time.time(), "step": step, "event": name, **facts}
+            with self._folder.events.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def go_back(self, step: int) -> None:
+        """Forget the steps after that one: they are about to be done again."""
+        self.records = [record for record in self.records if record["step"] <= step]
+        if self._file is not None:
+            self._file.close()
+            _kept_lines(self._folder.telemetry, step)
+            self._file = self._folder.telemetry.open("a", encoding="utf-8")
+            self._bar.update(self._task, completed=step)
+
     def say(self, message: object) -> None:
         """Print on rank 0, above the bar."""
         if self._speaks:
@@ -112,3 +132,19 @@ class Telemetry:
         self._bar.update(self._task, completed=line["step"], numbers=numbers)
         if self._bar.disable and (line["step"] % max(self._num_steps // _PLAIN_LINES, 1) == 0 or line["step"] == 1):
             self._console.print(f"step {line['step']}/{self._num_steps}  {numbers}")
+
+
+def _kept_lines(path: Path, last: int) -> list[dict[str, Any]]:
+    """The records of the steps up to and with `last`; the others are removed from the file."""
+    if not path.exists():
+        return []
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # the line that a kill cut off
+            record = json.loads(text)
+            if record["step"] <= last:
+                kept.append(record)
+    partial = path.with_suffix(".jsonl.partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.replace(path)
+    return kept

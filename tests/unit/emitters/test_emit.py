@@ -75,14 +75,19 @@ def test_another_run_is_not_written_over(tmp_path: Path, mark: str) -> None:
     assert (tmp_path / mark).read_text() == "kept"
 
 
-def test_overwrite_replaces_the_files_and_removes_results(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("finished", "left"), [(True, set()), (False, {"telemetry.jsonl", "checkpoints"})])
+def test_overwrite_replaces_the_files(tmp_path: Path, finished: bool, left: set[str]) -> None:
+    """The results of a finished run belong to its plan; an unfinished one may go on with another."""
     folder = emit(PLAN, tmp_path / "run", RECIPE)
     (folder / "telemetry.jsonl").write_text("of another plan")
+    (folder / "checkpoints").mkdir()
+    if finished:
+        (folder / "summary.json").write_text("{}")
     (folder / "mine.txt").write_text("kept")
     (folder / "plan.json").write_text("old")
     emit(PLAN, folder, RECIPE, overwrite=True)
     assert Plan.load(folder / "plan.json") == PLAN
-    assert names(folder) == {*FILES, "mine.txt"}
+    assert names(folder) == {*FILES, "mine.txt", *left}
     assert names(tmp_path) == {"run"}
 
 

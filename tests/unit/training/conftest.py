@@ -1,31 +1,49 @@
 """An engine without processes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from toolkit.engines.base import Batch, StepResult
+from toolkit.engines.base import STATES, Batch, Piece, States, StepResult
 from toolkit.run_folder import RunFolder
 
 
 class ScriptedEngine:
-    """Tells the given results one after the other."""
+    """Tells the given results one after the other; four weights, which every update moves by the learning rate."""
 
-    world_size = 2
+    world_size = 1
     device = torch.device("cpu")
     notes: tuple[str, ...] = ()
 
     def __init__(self, results: Sequence[StepResult], rank: int = 0) -> None:
         self.rank = self.data_rank = rank
         self.learning_rates: list[float] = []
+        self.batches: list[Any] = []
+        self.kept = {key: torch.zeros(4) for key in STATES}
         self._results = iter(results)
 
-    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
+    def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         self.learning_rates.append(learning_rate)
-        return next(self._results)
+        self.batches.append(micro_batches)
+        result = next(self._results)
+        if not result.skipped:
+            self.kept["weight"] += learning_rate
+        return replace(result, noticed=notice)
+
+    def states(self) -> Iterator[tuple[Piece, States]]:
+        yield Piece("w", (4,), dim=0, low=0, high=4, start=0, stop=4, owned=True), self.kept
+
+    def counters(self) -> dict[str, float]:
+        return {}
+
+    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
+        for piece, states in self.states():
+            for key, given in read(piece).items():
+                states[key].copy_(given)
 
     def eval_loss(self, batches: Sequence[Batch]) -> float:
         return 1.0

@@ -1,26 +1,38 @@
-"""The loop: how long, at which rates, and what ends it early."""
+"""The loop: how long, at which rates, what ends it early, and what it does about bad steps."""
 
-from collections.abc import Callable, Sequence
+import json
+import os
+import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from toolkit.engines.base import Batch, StepResult
-from toolkit.errors import EngineError
+import toolkit
+from toolkit.checkpoints.store import Store
+from toolkit.engines.base import StepResult
+from toolkit.errors import EngineError, NumericalFault, Preempted, SaveFailed
+from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.recipe import OptimizerConfig, Recipe, ScheduleConfig
+from toolkit.specs.recipe import CheckpointConfig, FaultConfig, OptimizerConfig, Recipe, ScheduleConfig
 from toolkit.specs.workload import Workload
-from toolkit.training.loop import num_steps, train
-from toolkit.training.telemetry import Telemetry
+from toolkit.training.heartbeat import Heartbeat
+from toolkit.training.loop import num_steps
+from toolkit.training.session import Session
+
+NAN = float("nan")
 
 
-class NoBatches:
-    """Data of 10 steps an epoch."""
+class Numbers:
+    """Data of 10 steps an epoch; a batch is its own number."""
 
     steps_per_epoch = 10
 
-    def step(self, index: int) -> Sequence[Batch]:
-        return []
+    def step(self, index: int) -> Any:
+        return index
+
+    def row_numbers(self, index: int) -> list[int]:
+        return [10 * index, 10 * index + 1]
 
 
 def step(loss: float = 2.0, *, skipped: bool = False) -> StepResult:
@@ -42,24 +54,141 @@ def recipe(**changes: Any) -> Recipe:
     [({}, 10), ({"epochs": 2.0}, 20), ({"epochs": 0.25}, 3), ({"epochs": 0.01}, 1), ({"max_steps": 7}, 7)],
 )
 def test_length(length: dict[str, float], expected: int) -> None:
-    assert num_steps(recipe(**length), NoBatches()) == expected
+    assert num_steps(recipe(**length), Numbers()) == expected
 
 
-def test_a_skipped_step_does_not_use_up_the_schedule(folder: RunFolder, engine: Callable[..., Any]) -> None:
-    scripted = engine([step(skipped=True), step(skipped=True), step(), step(), step(), step()])
-    with Telemetry(folder, scripted, num_steps=6) as telemetry:
-        train(scripted, NoBatches(), recipe=recipe(), steps=6, telemetry=telemetry)
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return toolkit.plan("smollm-135m", "1xcpu", seq_len=8, global_batch=8)
+
+
+@pytest.fixture
+def train(folder: RunFolder, plan: Plan) -> Callable[..., list[dict[str, Any]]]:
+    """Train with a scripted engine, with real files around it."""
+    plan.save(folder.plan)
+
+    def run(engine: Any, recipe: Recipe, resume: int | None = None) -> list[dict[str, Any]]:
+        recipe.save(folder.recipe)
+        session = Session(folder, plan, recipe, engine, Numbers(), None, {"model": "scripted"})
+        with Heartbeat(folder, 0, hang_minutes=1.0) as heartbeat:
+            return session.train(heartbeat, step=resume, introduction="")
+
+    return run
+
+
+def events(folder: RunFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in folder.events.read_text().splitlines()]
+
+
+def test_a_skipped_step_does_not_use_up_the_schedule(engine: Callable[..., Any], train: Callable[..., Any]) -> None:
+    overflow = StepResult(2.0, float("inf"), tokens=100, supervised_tokens=50, loss_scale=64.0, skipped=True)
+    scripted = engine([overflow, overflow, step(), step(), step(), step()])
+    fp16 = Workload(seq_len=8, global_batch=8, precision="fp16")
+    records = train(scripted, recipe(max_steps=6).model_copy(update={"workload": fp16}))
     assert scripted.learning_rates == [0.5, 0.5, 0.5, 1.0, 1.0, 0.75]
-    assert [record["lr"] for record in telemetry.records] == scripted.learning_rates
-    assert [record["epoch"] for record in telemetry.records] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert [record["lr"] for record in records] == scripted.learning_rates
+    assert [record["epoch"] for record in records] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 
-@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run(folder: RunFolder, engine: Callable[..., Any], loss: float) -> None:
-    scripted = engine([step(), step(loss), step()])
-    with (
-        Telemetry(folder, scripted, num_steps=3) as telemetry,
-        pytest.raises(EngineError, match=rf"the loss is {loss} at step 2 of 3; lower learning_rate \(now 1.0e\+00\)"),
-    ):
-        train(scripted, NoBatches(), recipe=recipe(), steps=3, telemetry=telemetry)
-    assert len(folder.telemetry.read_text().splitlines()) == 2
+def test_a_model_that_is_broken_from_the_start_ends_the_run(
+    engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    with pytest.raises(EngineError, match="the loss is nan before any update: the model's own weights"):
+        train(engine([step(NAN, skipped=True)]), recipe(max_steps=3))
+
+
+def test_bad_steps_are_left_out_and_told(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    scripted = engine([step(), step(NAN, skipped=True), step(NAN, skipped=True), step(), step()])
+    assert [record["step"] for record in train(scripted, recipe(max_steps=5))] == [1, 2, 3, 4, 5]
+    told = [(event["step"], event["reason"], event["rows"]) for event in events(folder) if event["event"] == "bad step"]
+    assert told == [(2, "the loss is nan", [10, 11]), (3, "the loss is nan", [20, 21])]
+
+
+def test_bad_steps_in_a_row_end_the_run_with_its_checkpoints(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    bad = step(NAN, skipped=True)
+    every_step = CheckpointConfig(every_steps=1)
+    with pytest.raises(NumericalFault, match=r"step 4: the loss is nan.+rows 30, 31.+ 3 bad step\(s\) in a row"):
+        train(engine([step(), bad, bad, bad]), recipe(max_steps=9, checkpoint=every_step))
+    assert NumericalFault.exit_code == 76
+    assert Store(folder.checkpoints).steps()[0] in (2, 3)
+
+
+def test_a_loss_that_went_into_the_weights_ends_the_run(engine: Callable[..., Any], train: Callable[..., Any]) -> None:
+    with pytest.raises(NumericalFault, match="step 2"):
+        train(engine([step(), step(NAN, skipped=False)]), recipe(max_steps=9))
+
+
+def test_going_back_leaves_the_bad_batch_out(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    scripted = engine([step(), step(), step(), step(NAN, skipped=True), step(1.5), step(1.4), step(1.3)])
+    wanted = recipe(max_steps=6, checkpoint=CheckpointConfig(every_steps=2), faults=FaultConfig(on_bad_step="rollback"))
+    records = train(scripted, wanted)
+    assert scripted.batches == [0, 1, 2, 3, 2, 4, 5]
+    assert [record["step"] for record in records] == [1, 2, 3, 5, 6]
+    assert [line["step"] for line in map(json.loads, folder.telemetry.read_text().splitlines())] == [1, 2, 3, 5, 6]
+    # Of six batches five have moved the weights, each once.
+    rates = [scripted.learning_rates[index] for index in (0, 1, 4, 5, 6)]
+    assert scripted.kept["weight"].tolist() == pytest.approx([sum(rates)] * 4)
+    (back,) = (event for event in events(folder) if event["event"] == "rolled back")
+    assert (back["step"], back["left_out"]) == (2, [3])
+
+
+def test_nothing_to_go_back_to(engine: Callable[..., Any], train: Callable[..., Any]) -> None:
+    scripted = engine([step(), step(NAN, skipped=True)])
+    with pytest.raises(NumericalFault, match="no checkpoint to go back to"):
+        train(scripted, recipe(max_steps=6, faults=FaultConfig(on_bad_step="rollback")))
+
+
+def test_a_jump_of_the_loss_is_a_bad_step(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    losses = [2.0 + 0.01 * (index % 3) for index in range(20)]
+    faults = FaultConfig(spike_zscore=6.0, spike_window=10)
+    train(engine([step(loss) for loss in [*losses, 9.0, 2.0]]), recipe(max_steps=22, faults=faults))
+    (told,) = (event for event in events(folder) if event["event"] == "bad step")
+    assert told["step"] == 21
+    assert told["reason"].startswith("the loss jumps to 9.0000")
+
+
+def test_asked_to_leave_it_saves_and_goes_on_later(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    class Asked(engine):  # type: ignore[misc, valid-type]
+        def train_step(self, micro_batches: Any, **told: Any) -> StepResult:
+            if micro_batches == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            result: StepResult = super().train_step(micro_batches, **told)
+            return result
+
+    asked = Asked([step()] * 9)
+    with pytest.raises(Preempted, match="SIGTERM: saved after step 3"):
+        train(asked, recipe(max_steps=6))
+    again = engine([step()] * 9)
+    assert [record["step"] for record in train(again, recipe(max_steps=6))] == [1, 2, 3, 4, 5, 6]
+    assert again.batches == [3, 4, 5]
+    assert again.learning_rates == [0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("on_failure", ["warn", "stop"])
+def test_a_checkpoint_that_cannot_be_written(
+    folder: RunFolder,
+    engine: Callable[..., Any],
+    train: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    on_failure: Any,
+) -> None:
+    folder.checkpoints.parent.mkdir(exist_ok=True)
+    folder.checkpoints.write_text("a file is in the way")
+    wanted = recipe(max_steps=4, checkpoint=CheckpointConfig(every_steps=2, on_failure=on_failure))
+    if on_failure == "stop":
+        with pytest.raises(SaveFailed, match="no checkpoint at step 2"):
+            train(engine([step()] * 4), wanted)
+        return
+    assert len(train(engine([step()] * 4), wanted)) == 4
+    assert "WARNING: no checkpoint at step 2" in capsys.readouterr().out
+    assert {event["event"] for event in events(folder)} == {"checkpoint failed"}

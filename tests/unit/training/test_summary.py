@@ -39,7 +39,7 @@ def telemetry(folder: RunFolder, engine: Callable[..., Any], monkeypatch: pytest
 def test_the_run_in_one_object(folder: RunFolder, plan: Plan, telemetry: Telemetry) -> None:
     before = Evaluation(loss=3.1, exact_match=0.0, example=Answer("1 + 1 =", "2", "9"))
     after = Evaluation(loss=2.1, exact_match=0.5, example=Answer("1 + 1 =", "2", "2"))
-    write_summary(folder, plan, telemetry, before=before, after=after, facts={"parameters": 7})
+    write_summary(folder, plan, telemetry.records, before=before, after=after, facts={"parameters": 7})
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     versions = summary.pop("versions")
     assert versions["toolkit"] == toolkit.__version__
@@ -66,13 +66,13 @@ def test_the_run_in_one_object(folder: RunFolder, plan: Plan, telemetry: Telemet
 def test_adapters_are_named(folder: RunFolder, telemetry: Telemetry) -> None:
     adapted = toolkit.plan("smollm-135m", "2xcpu", seq_len=64, global_batch=8, method="lora")
     nothing = Evaluation(loss=None, exact_match=None, example=None)
-    write_summary(folder, adapted, telemetry, before=nothing, after=nothing, facts={})
+    write_summary(folder, adapted, telemetry.records, before=nothing, after=nothing, facts={})
     assert json.loads(folder.summary.read_text(encoding="utf-8"))["adapter"] == "adapter"
 
 
 def test_what_was_not_measured_is_null(folder: RunFolder, plan: Plan, telemetry: Telemetry) -> None:
     nothing = Evaluation(loss=None, exact_match=None, example=None)
-    write_summary(folder, plan, telemetry, before=nothing, after=nothing, facts={})
+    write_summary(folder, plan, telemetry.records, before=nothing, after=nothing, facts={})
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     assert summary["held_out_loss_before"] is None
     assert summary["exact_match_after"] is None
