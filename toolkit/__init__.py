@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toolkit.emitters import emit
     from toolkit.errors import ToolkitError
-    from toolkit.launcher import launch
+    from toolkit.launcher.run import launch
     from toolkit.planner.api import plan
     from toolkit.planner.plan import Plan
     from toolkit.report.runs import Run, load_run
@@ -50,7 +50,7 @@ _HOMES = {
     "ToolkitError": "toolkit.errors",
     "Workload": "toolkit.specs.workload",
     "emit": "toolkit.emitters",
-    "launch": "toolkit.launcher",
+    "launch": "toolkit.launcher.run",
     "load_run": "toolkit.report.runs",
     "plan": "toolkit.planner.api",
 }

@@ -18,12 +18,12 @@ for group in (planning, runs, measuring):
 
 
 def main() -> None:
-    """Console script: a ToolkitError is one message and exit code 2."""
+    """Console script: a ToolkitError is one message and its exit code."""
     try:
         app()
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

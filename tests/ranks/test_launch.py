@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 import toolkit
+from toolkit.checkpoints.store import Store
 from toolkit.demo.model import write_demo_model
 from toolkit.demo.tasks import demo_rows
+from toolkit.errors import Preempted
 
 pytestmark = pytest.mark.ranks
 ROOT = Path(__file__).parents[2]
@@ -90,7 +92,7 @@ def test_world_size_that_was_not_planned(inputs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_stopped_from_outside_and_started_again(inputs: Path, tmp_path: Path) -> None:
-    """SIGTERM to the launcher ends every rank; a new run that cannot start leaves the old results alone."""
+    """SIGTERM to the launcher lets the ranks save and leave; a new run that cannot start leaves the results alone."""
     run = make_run(tmp_path / "run", inputs / "model", inputs / "data.jsonl", steps=10_000)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "toolkit", "launch", str(run)]
@@ -101,8 +103,9 @@ def test_stopped_from_outside_and_started_again(inputs: Path, tmp_path: Path) ->
     assert "another process trains here" in second.stderr
 
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=40) == 128 + signal.SIGTERM
+    assert process.wait(timeout=40) == Preempted.exit_code
     assert ranks_of(run) == {}
+    assert Store(run / "checkpoints").steps() == [len(losses(run))]
 
     before = losses(run)
     (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("data.jsonl", "dota.jsonl"))
@@ -115,7 +118,7 @@ def test_stopped_from_outside_and_started_again(inputs: Path, tmp_path: Path) ->
 @pytest.mark.timeout(300)
 def test_a_rank_that_a_library_aborts_says_where(inputs: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", inputs / "model", inputs / "data.jsonl", steps=10_000)
-    command = [sys.executable, "-m", "toolkit", "launch", str(run)]
+    command = [sys.executable, "-m", "toolkit", "launch", str(run), "--max-restarts", "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         wait_for_steps(run)
         rank = next(pid for pid, words in ranks_of(run).items() if "accelerate" not in words)

@@ -157,11 +157,24 @@ def test_launch_of_edited_files(model: Path, tmp_path: Path, file: str, old: str
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == EMITTED
 
 
-def test_launch_over_results(model: Path, tmp_path: Path) -> None:
+def test_launch_over_a_finished_run(model: Path, tmp_path: Path) -> None:
     assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
-    (tmp_path / "run" / "telemetry.jsonl").write_text("{}\n")
-    refused(toolkit("launch", "run", cwd=tmp_path), "telemetry.jsonl", "--overwrite")
-    assert (tmp_path / "run" / "telemetry.jsonl").exists()
+    (tmp_path / "run" / "summary.json").write_text("{}\n")
+    refused(toolkit("launch", "run", cwd=tmp_path), "summary.json", "--overwrite")
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--resume", "auto", "--overwrite"], ["--resume and --overwrite are both given"]),
+        (["--resume", "last"], ["--resume last: needs auto, or the step of a checkpoint"]),
+        (["--resume", "-3"], ["--resume -3"]),
+    ],
+)
+def test_launch_refuses_odd_wishes_to_resume(model: Path, tmp_path: Path, options: list[str], parts: list[str]) -> None:
+    assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
+    refused(toolkit("launch", "run", *options, cwd=tmp_path), *parts)
 
 
 @pytest.mark.parametrize(

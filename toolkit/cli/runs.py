@@ -15,11 +15,24 @@ RunArgument = Annotated[Path, typer.Argument(help="Run folder written by `toolki
 
 
 @app.command()
-def launch(run: RunArgument, overwrite: options.Overwrite = False) -> None:
-    """Train a run, export the model and draw its curves."""
+def launch(
+    run: RunArgument,
+    overwrite: options.Overwrite = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="auto|STEP", help="Go on from a checkpoint, even after the end of the run."),
+    ] = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="Starts in a row without a new checkpoint after which dead ranks stay dead.")
+    ] = 3,
+    grace: Annotated[
+        float, typer.Option(min=0.0, help="Seconds for the ranks to save when they are asked to leave.")
+    ] = 60.0,
+) -> None:
+    """Train a run, export the model and draw its curves; a run that was interrupted goes on."""
     from toolkit.launcher import launch as start
 
-    start(run, overwrite=overwrite)
+    start(run, overwrite=overwrite, resume=resume, max_restarts=max_restarts, grace_seconds=grace)
     show_run(run, options.console)
 
 

@@ -1,0 +1,193 @@
+"""One start of a run's ranks, from `accelerate launch` to their end: what they said, and how they ended."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from toolkit import errors
+from toolkit.errors import INSTALL_TRAINING, MachineError, ToolkitError
+from toolkit.launcher.processes import die_with_parent
+from toolkit.run_folder import ERROR_MARK, TRAINING, RunFolder
+
+_POLL_SECONDS = 0.5
+_END_SECONDS = 30.0
+"""For accelerate to end its ranks after SIGTERM."""
+_STACK_SECONDS = 5.0
+"""From the first rank that noticed a hang until the others are ended: they write their stacks meanwhile."""
+_ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt ended."""
+
+    status: int
+    """Exit code of accelerate."""
+    error: ToolkitError | None
+    """What the ranks said why they end; the same would happen again."""
+    started: bool
+    """The ranks came as far as to train or to evaluate."""
+    hung: tuple[str, ...]
+    """Files with the stacks of ranks that stood still."""
+
+
+class Attempt:
+    """Starts the ranks and waits for their end.
+
+    The first SIGTERM, SIGUSR1 or Ctrl-C is passed on to the ranks, which save and leave; a second one, or one before
+    they train, ends them.
+
+    Args:
+        run: the run folder.
+        grace_seconds: for the ranks to save.
+    """
+
+    def __init__(self, run: RunFolder, *, grace_seconds: float) -> None:
+        self._run, self._grace = run, grace_seconds
+        self._started = False
+        self._asked: int | None = None
+        self._deadline = float("inf")
+
+    def wait(self, command: list[str], environment: dict[str, str]) -> Outcome:
+        """Run to the end; the ranks' own error becomes ours, without the launcher's traceback behind it.
+
+        Raises:
+            MachineError: accelerate is not installed.
+            SystemExit: a signal ended the ranks before they could save.
+        """
+        try:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                preexec_fn=_apart,
+            )
+        except FileNotFoundError:
+            raise MachineError(f"`accelerate` is not installed; {INSTALL_TRAINING}") from None
+        ended = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(process, ended), name="watch", daemon=True)
+        with process, _listening(lambda number: self._ask(process, number)):
+            watch.start()
+            try:
+                error = _relay(process)
+                process.wait()
+            except BaseException:
+                self._end(process)
+                raise
+            finally:
+                ended.set()
+                watch.join()
+        if self._asked is not None and error is None and process.returncode != 0:
+            raise SystemExit(128 + self._asked)
+        hung = tuple(path.name for path in self._stacks())
+        return Outcome(process.returncode, error, self._started, hung)
+
+    def _ask(self, process: subprocess.Popen[str], number: int) -> None:
+        """In the main thread, between two of its instructions."""
+        training = [rank for rank in self._ranks() if rank["phase"] == TRAINING]
+        if self._asked is not None or not training:
+            self._asked = number
+            raise SystemExit(128 + number)
+        self._asked = number
+        self._deadline = time.monotonic() + self._grace
+        for rank in training:
+            _send(rank["pid"], signal.SIGUSR1)
+
+    def _watch(self, process: subprocess.Popen[str], ended: threading.Event) -> None:
+        """Whether ranks have come to life, stand still, or take too long to leave."""
+        first_stack = None
+        while not ended.wait(_POLL_SECONDS):
+            ranks = self._ranks()
+            self._started = self._started or bool(ranks)
+            if first_stack is None and self._stacks():
+                first_stack = time.monotonic()
+            if first_stack is not None and time.monotonic() > first_stack + _STACK_SECONDS:
+                # One that is stopped writes its stacks when it goes on: its watchdog's time is over.
+                for number in (signal.SIGCONT, signal.SIGKILL):
+                    for rank in ranks:
+                        _send(rank["pid"], number)
+                    ended.wait(1.0)
+                first_stack = float("inf")
+            if time.monotonic() > self._deadline:
+                self._deadline = float("inf")
+                self._end(process)
+
+    def _ranks(self) -> list[dict[str, Any]]:
+        """The heartbeats of the ranks on this host."""
+        found = []
+        for path in self._run.heartbeats.glob("rank-*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                sign = json.loads(path.read_text(encoding="utf-8"))
+                if sign["host"] == socket.gethostname():
+                    found.append(sign)
+        return found
+
+    def _stacks(self) -> list[Path]:
+        return [path for path in sorted(self._run.faults.glob("rank-*.txt")) if path.stat().st_size]
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        """accelerate passes SIGTERM on to its ranks; without this they would train on, as orphans."""
+        process.terminate()
+        try:
+            process.wait(timeout=_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            for rank in self._ranks():
+                _send(rank["pid"], signal.SIGKILL)
+            process.kill()
+
+
+def _relay(process: subprocess.Popen[str]) -> ToolkitError | None:
+    """Pass stderr on until a rank says why it ends; what follows is the launcher's traceback about it."""
+    said: list[str] = []
+    kind = ToolkitError.__name__
+    assert process.stderr is not None, "started with a pipe"
+    for line in process.stderr:
+        if line.startswith(ERROR_MARK):
+            kind, _, text = line.removeprefix(ERROR_MARK).rstrip("\n").partition(": ")
+            said.append(text)
+        elif not said:
+            sys.stderr.write(line)
+    found: type[ToolkitError] = getattr(errors, kind, ToolkitError)
+    return found("\n".join(dict.fromkeys(said))) if said else None
+
+
+@contextlib.contextmanager
+def _listening(heard: Callable[[int], None]) -> Iterator[None]:
+    """Call `heard` with each signal that asks to leave."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread only
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        heard(number)
+
+    before = {number: signal.signal(number, handler) for number in _ASKING}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _apart() -> None:
+    """In the child: Ctrl-C is this process's to hear; it asks the ranks, which a terminal's signal would kill."""
+    die_with_parent()
+    os.setpgid(0, 0)

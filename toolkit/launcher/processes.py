@@ -1,0 +1,47 @@
+"""What every started process gets: its environment, and an end when this one ends."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from toolkit.emitters.command import CPU_ENVIRONMENT
+
+_PR_SET_PDEATHSIG = 1
+
+
+def environment_for(kind: str) -> dict[str, str]:
+    """Of ranks that run on that kind of device."""
+    environment = dict(os.environ)
+    # DeepSpeed finds ninja and accelerate finds python on PATH, which a venv that is not activated is not part of.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    if kind == "cpu":
+        environment |= CPU_ENVIRONMENT
+    return environment
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM (a scheduler, `timeout`, `kill`) ends the block as Ctrl-C does; else it would end this process only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread only
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def die_with_parent() -> None:
+    """In the child: ask Linux for SIGTERM if this process is killed outright, so that no rank is left behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

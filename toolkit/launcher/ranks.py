@@ -1,0 +1,80 @@
+"""Ranks on this machine without a training run around them: they measure, and end together."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from toolkit import errors
+from toolkit.errors import EngineError, ToolkitError
+from toolkit.launcher.processes import die_with_parent, ended_by_sigterm, environment_for
+from toolkit.run_folder import ERROR_MARK
+
+_POLL_SECONDS = 0.05
+
+
+def run_ranks(
+    module: str, arguments: Sequence[str], *, num_ranks: int, kind: Literal["cuda", "cpu"], logs: Path, timeout_s: float
+) -> None:
+    """Run `python -m module arguments` as that many ranks on this machine, in the environment of a training run.
+
+    RANK and WORLD_SIZE tell each which it is; they meet as they like. Rank 0 may write to stdout.
+
+    Args:
+        module: dotted name.
+        arguments: the same for all ranks.
+        num_ranks: processes to start.
+        kind: what the ranks run on.
+        logs: folder for the ranks' stderr; shown only of a rank that fails.
+        timeout_s: ranks that take longer are ended.
+
+    Raises:
+        ToolkitError: what stopped the first rank that failed, as it said it.
+        EngineError: a rank died without saying why, or the time is over.
+    """
+    # accelerate gives ranks on GPUs one thread each unless told otherwise.
+    environment = {"OMP_NUM_THREADS": "1"} | environment_for(kind) | {"WORLD_SIZE": str(num_ranks)}
+    command = [sys.executable, "-m", module, *arguments]
+    ranks: list[subprocess.Popen[str]] = []
+    deadline = time.monotonic() + timeout_s
+    with ended_by_sigterm():
+        try:
+            for rank in range(num_ranks):
+                with (logs / f"rank{rank}.log").open("w") as log:
+                    own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                    out = None if rank == 0 else subprocess.DEVNULL
+                    start = subprocess.Popen(
+                        command, env=own, stdout=out, stderr=log, text=True, preexec_fn=die_with_parent
+                    )
+                    ranks.append(start)
+            while any(rank.poll() is None for rank in ranks):
+                if any(rank.poll() for rank in ranks):
+                    break
+                if time.monotonic() > deadline:
+                    raise EngineError(f"the {num_ranks} rank(s) had not ended after {timeout_s:.0f} s; stopped")
+                time.sleep(_POLL_SECONDS)
+            failed = {number: rank.returncode for number, rank in enumerate(ranks) if rank.poll()}
+        finally:
+            # A dead rank leaves the others waiting for it in a collective, for ever.
+            for process in ranks:
+                process.kill()
+                process.wait()
+    if failed:
+        raise _rank_error(failed, logs)
+
+
+def _rank_error(failed: dict[int, int], logs: Path) -> ToolkitError:
+    """What the rank that failed first said; the others have only lost it. A killed rank says nothing."""
+    killed = [rank for rank, status in failed.items() if status < 0]
+    first = killed[0] if killed else min(failed, key=lambda rank: (logs / f"rank{rank}.log").stat().st_mtime_ns)
+    lines = (logs / f"rank{first}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.removeprefix(ERROR_MARK).partition(": ") for line in lines if line.startswith(ERROR_MARK)]
+    if said:
+        kind: type[ToolkitError] = getattr(errors, said[0][0], ToolkitError)
+        return kind("\n".join(text for _, _, text in said))
+    end = f"was killed by {signal.Signals(-failed[first]).name}" if killed else f"ended with exit code {failed[first]}"
+    last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    return EngineError(f"rank {first} {end}: {last}")

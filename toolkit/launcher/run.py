@@ -1,0 +1,139 @@
+"""A run from its start to its end: checked before any process starts, started again where that can help."""
+
+import ctypes.util
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from toolkit.emitters.command import launch_command
+from toolkit.errors import INSTALL_LIBAIO, ConfigError, EngineError, MachineError
+from toolkit.launcher.attempt import Attempt, Outcome
+from toolkit.launcher.processes import environment_for
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+from toolkit.specs.base import read_mapping
+from toolkit.specs.recipe import Recipe
+
+MAX_RESTARTS = 3
+GRACE_SECONDS = 60.0
+
+
+def launch(
+    folder: Path | str,
+    *,
+    overwrite: bool = False,
+    resume: str | None = None,
+    max_restarts: int = MAX_RESTARTS,
+    grace_seconds: float = GRACE_SECONDS,
+) -> RunFolder:
+    """Train the run that `plan` and `emit` wrote into `folder`; returns when it has ended.
+
+    A run that was interrupted goes on from its newest intact checkpoint. SIGTERM, SIGUSR1 and Ctrl-C let it save and
+    leave.
+
+    Args:
+        folder: a run folder.
+        overwrite: remove the results of a run that has trained there before, its checkpoints too.
+        resume: "auto" or the step of a checkpoint, to go on from it even after the end of a run.
+        max_restarts: how often in a row ranks that died or stood still are started again without a new checkpoint.
+        grace_seconds: for the ranks to save and leave when asked to.
+
+    Raises:
+        ConfigError: the folder is incomplete, holds a finished run, or its files contradict each other.
+        MachineError: the plan swaps to a disk and this machine has no libaio.
+        Preempted: the run was asked to leave, and has saved.
+        ToolkitError: what else stopped the ranks, as they said it.
+        EngineError: the processes died, and starting them again did not help.
+    """
+    run = RunFolder(Path(folder))
+    run.require_inputs()
+    plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
+    _check_agreement(run, plan, recipe)
+    _check_disk(plan)
+    _check_resume(resume, overwrite=overwrite)
+    run.lock().close()  # the ranks take it for as long as they train
+    if not overwrite and resume is None:
+        run.refuse_finished()
+    environment = environment_for(plan.cluster.device.kind)
+    options = ["--overwrite"] if overwrite else []
+    options += ["--resume", resume] if resume is not None else []
+    without_progress, newest = 0, _newest_checkpoint(run)
+    while True:
+        _set_aside(run)
+        outcome = Attempt(run, grace_seconds=grace_seconds).wait(
+            [*launch_command(run.path, plan), *options], environment
+        )
+        if outcome.error is not None:
+            raise outcome.error
+        if outcome.status == 0:
+            return run
+        now = _newest_checkpoint(run)
+        without_progress, newest = (0 if now != newest else without_progress + 1), now
+        _start_again_or_raise(run, outcome, without_progress, max_restarts=max_restarts)
+        options = ["--resume", "auto"]  # what is there now is this run's own
+
+
+def _start_again_or_raise(run: RunFolder, outcome: Outcome, without_progress: int, *, max_restarts: int) -> None:
+    reason = f"the ranks ended with exit code {outcome.status}; the reason is in the output above"
+    if outcome.hung:
+        ranks = ", ".join(name.removeprefix("rank-").removesuffix(".txt").lstrip("0") or "0" for name in outcome.hung)
+        reason = f"rank {ranks} stood still; where is in {run.faults}"
+    if not outcome.started:
+        raise EngineError(f"{run.path}: {reason}; they had not begun to train, so they are not started again")
+    if without_progress > max_restarts:
+        times = f" after {max_restarts} restarts without a new checkpoint" if max_restarts else ""
+        raise EngineError(f"{run.path}: {reason}{times}; `toolkit launch {run.path}` goes on from the last checkpoint")
+    _note_restart(run, reason)
+    sys.stderr.write(f"{reason}; starting again from the last checkpoint\n")
+
+
+def _note_restart(run: RunFolder, reason: str) -> None:
+    with run.events.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": time.time(), "event": "restarted", "reason": reason}) + "\n")
+
+
+def _newest_checkpoint(run: RunFolder) -> str:
+    """Name of the newest published checkpoint; empty without one."""
+    latest = run.checkpoints / "latest"
+    return latest.read_text(encoding="utf-8", errors="replace") if latest.is_file() else ""
+
+
+def _set_aside(run: RunFolder) -> None:
+    """Keep the stacks of earlier attempts apart, and forget their heartbeats."""
+    shutil.rmtree(run.heartbeats, ignore_errors=True)
+    if stacks := list(run.faults.glob("rank-*.txt")):
+        number = len(list(run.faults.glob("attempt-*"))) + 1
+        (run.faults / f"attempt-{number}").mkdir()
+        for path in stacks:
+            path.rename(run.faults / f"attempt-{number}" / path.name)
+
+
+def _check_resume(resume: str | None, *, overwrite: bool) -> None:
+    if resume is not None and overwrite:
+        raise ConfigError("--resume and --overwrite are both given; keep one of them")
+    if resume is not None and resume != "auto" and not resume.isdecimal():
+        raise ConfigError(f"--resume {resume}: needs auto, or the step of a checkpoint as in --resume 200")
+
+
+def _check_disk(plan: Plan) -> None:
+    """Refuse here what every rank would refuse a minute later."""
+    if plan.strategy.offload_to == "nvme" and ctypes.util.find_library("aio") is None:
+        raise MachineError(
+            f"the plan offloads to a disk, which needs libaio, not found here; {INSTALL_LIBAIO}, or plan again with "
+            "--offload-to cpu"
+        )
+
+
+def _check_agreement(run: RunFolder, plan: Plan, recipe: Recipe) -> None:
+    """Refuse edits that would make the ranks refuse, before any of them starts."""
+    plan.check_workload(recipe.workload, run.path)
+    processes = read_mapping(run.accelerate).get("num_processes")
+    if not isinstance(processes, int):
+        raise ConfigError(f"{run.accelerate}: num_processes is {processes!r}, needs {plan.world_size}")
+    if processes != plan.world_size:
+        raise ConfigError(
+            f"{run.accelerate}: num_processes is {processes}, the plan has {plan.world_size} ranks; "
+            f"plan again: {plan.replan_command(processes, run.path)}"
+        )
