@@ -6,7 +6,7 @@ MODEL ?=
 DATA ?=
 DEMO_ARGS := $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA))
 
-.PHONY: demo test lint types check ds_configs benchmark clean
+.PHONY: demo test lint types check ds_configs soak benchmark clean
 
 demo: $(VENV)/.train  ## plan, launch, fine-tune, export and compare a small LLaMA (or MODEL=... DATA=...)
 	$(BIN)/toolkit demo $(DEMO_ARGS)
@@ -27,6 +27,10 @@ check: lint types test  ## what CI runs
 
 ds_configs: $(VENV)/.train  ## write ds_configs/ again
 	$(BIN)/python -m toolkit.emitters.scenarios ds_configs
+
+soak: $(VENV)/.dev  ## 200 random faults, and every layout's checkpoint under every other: half an hour
+	PYTHONPATH=tests $(BIN)/python tests/soak.py --faults 200
+	PYTHONPATH=tests $(BIN)/python tests/soak.py --pairs
 
 benchmark: $(VENV)/.train  ## tokens/s of the training loop against a bare DeepSpeed loop
 	$(BIN)/python benchmarks/overhead.py

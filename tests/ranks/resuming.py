@@ -1,0 +1,97 @@
+"""What the ranks of a test run around a checkpoint: the first half of a run, and the second in fresh processes."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ranks.runs import batches_of, open_engine
+from ranks.settings import LEARNING_RATES
+from toolkit.checkpoints.manifest import Progress
+from toolkit.checkpoints.resume import resume
+from toolkit.checkpoints.save import Saver
+from toolkit.checkpoints.store import Store
+from toolkit.engines import Engine
+from toolkit.engines.base import StepResult
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+from toolkit.specs.recipe import CheckpointConfig
+
+IDENTITY = {"model": "of this test"}
+
+
+@dataclass(frozen=True)
+class Half:
+    """Some steps of a run as one rank saw them."""
+
+    steps: list[StepResult]
+    weights: dict[str, torch.Tensor]
+    """All of them, after the last step; only on rank 0."""
+
+
+def first_half(folder: Path, store: Path, stop: int, go_on: bool) -> Half:
+    """Train `stop` steps and save; with `go_on`, train to the end while the files are being written."""
+    engine = open_engine(folder)
+    steps = _steps(engine, folder, 0, stop)
+    saver = _saver(engine, folder, store)
+    assert saver.begin(_progress(steps)) is None
+    if go_on:
+        steps += _steps(engine, folder, stop, len(LEARNING_RATES))
+    _settle(engine, saver)
+    half = Half(steps, dict(engine.full_state()))
+    engine.close()
+    return half
+
+
+def second_half(folder: Path, store: Path) -> Half:
+    """Go on from the newest intact checkpoint to the end."""
+    engine = open_engine(folder)
+    plan = Plan.load(RunFolder(folder).plan)
+    progress = resume(engine, Store(store), plan=plan, identity=IDENTITY)
+    steps = _steps(engine, folder, progress.step, len(LEARNING_RATES))
+    half = Half(steps, dict(engine.full_state()))
+    engine.close()
+    return half
+
+
+def there_and_back(folder: Path, store: Path, stop: int) -> Half:
+    """Save after `stop` steps, train three more, go back in the same processes, and train to the end."""
+    engine = open_engine(folder)
+    plan = Plan.load(RunFolder(folder).plan)
+    steps = _steps(engine, folder, 0, stop)
+    saver = _saver(engine, folder, store)
+    assert saver.begin(_progress(steps)) is None
+    _settle(engine, saver)
+    _steps(engine, folder, stop, stop + 3)
+    progress = resume(engine, saver.store, plan=plan, identity=IDENTITY)
+    steps += _steps(engine, folder, progress.step, len(LEARNING_RATES))
+    half = Half(steps, dict(engine.full_state()))
+    engine.close()
+    return half
+
+
+def _steps(engine: Engine, folder: Path, first: int, last: int) -> list[StepResult]:
+    batches = batches_of(folder, engine)
+    return [engine.train_step(batches.step(index), learning_rate=LEARNING_RATES[index]) for index in range(first, last)]
+
+
+def _saver(engine: Engine, folder: Path, store: Path) -> Saver:
+    run = RunFolder(folder)
+    saver: Any = Saver(run, engine, plan=Plan.load(run.plan), identity=IDENTITY, config=CheckpointConfig())
+    saver.store = Store(store)
+    return saver
+
+
+def _progress(steps: list[StepResult]) -> Progress:
+    progress = Progress()
+    for step in steps:
+        progress = progress.after(skipped=step.skipped, tokens=step.tokens)
+    return progress
+
+
+def _settle(engine: Engine, saver: Saver) -> None:
+    while not all(engine.gather(saver.idle)):
+        time.sleep(0.01)
+    assert not any(engine.gather(saver.failure)), engine.gather(saver.failure)
