@@ -16,7 +16,10 @@ app = typer.Typer()
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="Model folder: Meta's (params.json, consolidated.NN.pth) or Hugging Face's.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="Model folder: Meta's (params.json, consolidated.NN.pth) or Hugging Face's."
+        ),
     ],
     target: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make, in the other layout.")],
     shards: Annotated[int | None, typer.Option(help="Files to write in Meta's layout; default 1.")] = None,
