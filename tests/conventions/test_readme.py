@@ -1,7 +1,8 @@
 """Every command of the README runs: in order, in one folder, with a model and samples that every machine has.
 
-Only what cannot be had everywhere is replaced: the hub model by a small one made on the spot, the GPUs by two CPU
-processes, the samples by a few rows. Commands that would run this very suite are looked at with `make --dry-run`.
+Only what cannot be had everywhere is replaced: the hub model by a small one made on the spot, Meta's files by what the
+line before converted, the GPUs by two CPU processes, the samples by a few rows. Commands that would run this very suite
+are looked at with `make --dry-run`.
 """
 
 import json
@@ -19,6 +20,7 @@ REPLACED = {
     "meta-llama/Llama-3.1-8B": "model",
     "8xA100-80GB": "2xcpu",
     "4xA100-80GB": "2xcpu",
+    "~/.llama/checkpoints/Llama3.1-8B": "run/meta",
     "--seq-len 4096": "--seq-len 64",
     "--global-batch 64": "--global-batch 8 --max-steps 3",
 }

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import pickle
+import re
+import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import torch
@@ -15,12 +17,15 @@ from safetensors import SafetensorError, safe_open
 from toolkit.errors import CheckpointError
 from toolkit.specs.model_source import weights_source
 
-# The last three come from a damaged pytorch_model.bin, which is a pickle.
-_READ_FAILURES = (OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError)
+_READ_FAILURES = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
+# What torch's unpickler raises over bytes that are no pickle of its own.
+_PICKLE_FAILURES = (OSError, ValueError, RuntimeError, LookupError, EOFError, TypeError, AttributeError, struct.error)
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 _CHUNK_BYTES = 16 * 1024**2
 _NUM_SAMPLES, _SAMPLE_BYTES = 64, 4096
 _CONFIGS = ("config.json", "generation_config.json")
+_SAFE_UNPICKLING = "2.10"
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class WeightFiles:
@@ -38,6 +43,8 @@ class WeightFiles:
         self._file_of: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Of every tensor."""
+        self.dtypes: dict[str, str] = {}
+        """Of every tensor, as `bfloat16`."""
         try:
             for path in _files(_folder(name)):
                 self.shapes |= self._add(path)
@@ -82,31 +89,41 @@ class WeightFiles:
             digest.update(str(size).encode())
         return digest.hexdigest()[:16]
 
-    def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """A copy of one tensor in CPU memory."""
-        path = self._file_of[name]
+    def read(self, name: str, dtype: torch.dtype, *, rows: range | None = None) -> torch.Tensor:
+        """A copy of one tensor, or of some of its rows, in CPU memory."""
+        path, wanted = self._file_of[name], range(self.shapes[name][0]) if rows is None else rows
         if path.suffix == ".bin":
-            pickled: torch.Tensor = _unpickled(path)[name]
-            return pickled.to(dtype, copy=True)
-        tensor = torch.empty(self.shapes[name], dtype=dtype)
+            pickled: torch.Tensor = unpickled(path)[name]
+            return pickled[wanted.start : wanted.stop].to(dtype, copy=True)
+        tensor = torch.empty((len(wanted), *self.shapes[name][1:]), dtype=dtype)
         step = max(1, _CHUNK_BYTES // max(1, tensor[0].nbytes))
-        for start in range(0, tensor.shape[0], step):
+        for start in range(0, len(wanted), step):
+            part = tensor[start : start + step]
+            first = wanted.start + start
             # Open for these rows only: what stays mapped counts as this process's memory.
             with safe_open(path, framework="pt") as tensors:
-                tensor[start : start + step] = tensors.get_slice(name)[start : start + step]
+                part.copy_(tensors.get_slice(name)[first : first + len(part)])
         return tensor
+
+    def where(self, name: str) -> str:
+        """File and name of a tensor, for a message."""
+        return f"{self._file_of[name]}: {name}"
 
     def _add(self, path: Path) -> dict[str, tuple[int, ...]]:
         """Shapes of a file's tensors."""
         if path.suffix == ".bin":
-            shapes = {name: tuple(tensor.shape) for name, tensor in _unpickled(path).items()}
+            content = unpickled(path)
+            shapes = {name: tuple(tensor.shape) for name, tensor in content.items()}
+            self.dtypes |= {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in content.items()}
         else:
             try:
                 with safe_open(path, framework="pt") as tensors:
-                    names = tensors.keys()
-                    shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+                    slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (no mapping)
+                    shapes = {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}
+                    codes = {name: tensor.get_dtype() for name, tensor in slices.items()}
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(f"{path}: damaged ({first_line(error)}); fetch the file again") from None
+            self.dtypes |= {name: _DTYPES.get(code, code) for name, code in codes.items()}
         self._file_of |= dict.fromkeys(shapes, path)
         return shapes
 
@@ -152,7 +169,32 @@ def _listed(folder: Path, first: str) -> list[Path]:
     return [folder / file for file in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
-    """The tensors of a .bin file, mapped: what is not used is not read."""
-    content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+def unpickled(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .bin or .pth file, mapped: what is not used is not read. Code in it is never run.
+
+    Raises:
+        CheckpointError: the file is damaged or holds more than tensors, or this torch is too old to look.
+    """
+    if torch.__version__ < torch.torch_version.TorchVersion(_SAFE_UNPICKLING):
+        # Before it a crafted file could corrupt memory even so (CVE-2026-24747).
+        raise CheckpointError(
+            f"{path}: a pickle, which torch {torch.__version__} cannot read safely; install torch {_SAFE_UNPICKLING} "
+            "or newer, or use safetensors"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its age
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own text says how to load it all the same.
+        found = re.search(r"GLOBAL (\S+)|module (\S+) is blocked", str(error))
+        what = f" ({found[1] or found[2]})" if found else ""
+        raise CheckpointError(
+            f"{path}: refused: no pickle of tensors alone{what}; nothing of it was run, get the weights from their "
+            "source or as safetensors"
+        ) from None
+    except _PICKLE_FAILURES as error:
+        raise CheckpointError(f"{path}: damaged ({first_line(error)}); fetch the file again") from None
+    if not isinstance(content, dict) or not all(isinstance(one, torch.Tensor) for one in content.values()):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, needs tensors by name; get the weights again")
     return content

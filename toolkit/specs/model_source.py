@@ -67,7 +67,10 @@ def _config_file(path: Path) -> Path:
     if (path / "config.json").is_file():
         return path / "config.json"
     if (path / "params.json").is_file():
-        raise SpecError(f"{path}: holds Meta's own format, needs config.json; give the model in Hugging Face's format")
+        raise SpecError(
+            f"{path}: holds Meta's layout, needs config.json; write a Hugging Face folder with `toolkit convert {path} "
+            "FOLDER` and give that"
+        )
     if (path / "adapter_config.json").is_file():
         raise SpecError(f"{path}: holds an adapter, needs config.json; give the folder of its base model")
     raise SpecError(f"{path}: holds no config.json; give the folder of a Hugging Face model")

@@ -1,8 +1,10 @@
 """A checkpoint is loaded whole or refused by the name of what is wrong."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from ranks.tiny import EOS, PAD, write_model
 from toolkit.errors import CheckpointError
 from toolkit.models.pretrained import count_parameters, load_pretrained, load_tokenizer
+from toolkit.models.weights import WeightFiles
 from toolkit.specs.model import ModelSpec
 
 
@@ -130,4 +133,28 @@ def test_more_tokens_than_embeddings(whole: Path) -> None:
 def test_a_damaged_pickle(model: Path) -> None:
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(b"no pickle at all")
-    assert "weights cannot be loaded" in refusal(model)
+    assert "pytorch_model.bin: damaged (" in refusal(model)
+
+
+def test_code_in_a_pickle_is_never_run(model: Path, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "marker"),)
+
+    (model / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": Payload()}, model / "pytorch_model.bin")
+    assert "pytorch_model.bin: refused: no pickle of tensors alone (posix.mkdir)" in refusal(model)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_rows_and_dtypes_of_files(model: Path, kind: str) -> None:
+    weights = load_file(model / "model.safetensors")
+    if kind == "bin":
+        (model / "model.safetensors").unlink()
+        torch.save(weights, model / "pytorch_model.bin")
+    files, name = WeightFiles(str(model)), "model.layers.1.mlp.up_proj.weight"
+    assert set(files.dtypes.values()) == {"float32"}
+    assert torch.equal(files.read(name, torch.float32, rows=range(3, 9)), weights[name][3:9])
+    assert torch.equal(files.read(name, torch.bfloat16), weights[name].bfloat16())
+    assert files.where(name).endswith(f".{kind}: {name}")

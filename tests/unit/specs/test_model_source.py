@@ -90,7 +90,7 @@ def test_impossible_names_are_refused(name: str) -> None:
     ("file", "content", "words"),
     [
         ("other.txt", "", "holds no config.json"),
-        ("params.json", "{}", "Hugging Face's format"),
+        ("params.json", "{}", "toolkit convert"),
         ("adapter_config.json", "{}", "base model"),
         ("config.json", '{\n"model_type": "llama",\n}', "config.json:3: not valid JSON"),
         ("config.json", "", "not valid JSON"),
