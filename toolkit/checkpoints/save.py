@@ -10,7 +10,6 @@ import secrets
 import shutil
 import threading
 import time
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -34,18 +33,6 @@ _PATIENCE_SECONDS = 3600.0
 """How long rank 0 waits for another rank's file: as long as the slowest disk may take for it."""
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What saving took."""
-
-    stall_seconds: float
-    """Training stood still."""
-    write_seconds: float
-    """From then until the checkpoint was published."""
-    num_bytes: int
-    """Of this rank's file."""
-
-
 class Saver:
     """Saves a run's checkpoints; `begin` is a collective.
 
@@ -66,8 +53,8 @@ class Saver:
         self._writer: threading.Thread | None = None
         self._failure: str | None = None
         self._abandoned = threading.Event()
-        self.history: list[Saved] = []
-        """Of this rank, one entry per published checkpoint."""
+        self.num_bytes = 0
+        """Of all ranks' files of the last checkpoint."""
 
     def begin(self, progress: Progress, *, held_out_loss: float | None = None) -> str | None:
         """Copy, and start to write; nothing else may be under way.
@@ -75,7 +62,6 @@ class Saver:
         Returns:
             Why nothing could be saved, on all ranks alike; None where the writing has begun.
         """
-        started = time.perf_counter()
         assert self.idle, "the last checkpoint is still being written"
         token = self._engine.gather(secrets.token_hex(4))[0]
         partial = self.store.partial(progress.step, token)
@@ -89,7 +75,8 @@ class Saver:
             problem = f"{partial.parent}: cannot be written ({error.strerror})"
         sizes_and_problems = self._engine.gather((self._staged.size, problem))
         problem = problem or next((told for _, told in sizes_and_problems if told), None)
-        problem = problem or _no_room(self.store.path, sum(size for size, _ in sizes_and_problems))
+        self.num_bytes = sum(size for size, _ in sizes_and_problems)
+        problem = problem or _no_room(self.store.path, self.num_bytes)
         # Ranks may stand on disks of their own.
         if found := [told for told in self._engine.gather(problem) if told]:
             shutil.rmtree(partial, ignore_errors=True)
@@ -97,9 +84,8 @@ class Saver:
         manifest = self._manifest(progress, counters, held_out_loss)
         self._failure = None
         self._abandoned.clear()
-        stalled = time.perf_counter() - started
         self._writer = threading.Thread(
-            target=self._write, args=(partial, manifest, stalled), name="checkpoint writer", daemon=True
+            target=self._write, args=(partial, manifest), name="checkpoint writer", daemon=True
         )
         self._writer.start()
         return None
@@ -135,9 +121,8 @@ class Saver:
             files={},
         )
 
-    def _write(self, partial: Path, manifest: Manifest, stalled: float) -> None:
+    def _write(self, partial: Path, manifest: Manifest) -> None:
         """In the background."""
-        started = time.perf_counter()
         rank, size = self._engine.rank, self._staged.size
         try:
             entry = self._staged.write(partial / shard_name(rank))
@@ -148,8 +133,6 @@ class Saver:
             self._failure = _told(error, partial, size)
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
-            return
-        self.history.append(Saved(stalled, time.perf_counter() - started, size))
 
     def _publish(self, partial: Path, manifest: Manifest) -> None:
         """Wait for all ranks' files, write the manifest, rename, and remove what is no longer kept."""

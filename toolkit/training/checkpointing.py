@@ -83,13 +83,17 @@ class Checkpointing:
 
     def save(self, progress: Progress, *, wait: bool = False) -> None:
         """Begin a checkpoint; with `wait`, see it published."""
+        started = time.perf_counter()
         self.settle(progress.step)
         failure = self._saver.begin(progress, held_out_loss=self._held_out_loss())
         self._last, self._saved_step = time.monotonic(), progress.step
         if failure is not None:
             self._tell_failures([failure], progress.step)
-        elif wait or not self._config.asynchronous:
+            return
+        if wait or not self._config.asynchronous:
             self.settle(progress.step)
+        stall = time.perf_counter() - started
+        self._telemetry.event("checkpoint", step=progress.step, stall_seconds=stall, num_bytes=self._saver.num_bytes)
         self._telemetry.start_clock()
 
     def settle(self, step: int) -> None:

@@ -192,3 +192,14 @@ def test_a_checkpoint_that_cannot_be_written(
     assert len(train(engine([step()] * 4), wanted)) == 4
     assert "WARNING: no checkpoint at step 2" in capsys.readouterr().out
     assert {event["event"] for event in events(folder)} == {"checkpoint failed"}
+
+
+def test_checkpoints_are_told_with_what_they_took(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    train(engine([step()] * 5), recipe(max_steps=5, checkpoint=CheckpointConfig(every_steps=2)))
+    told = [event for event in events(folder) if event["event"] == "checkpoint"]
+    assert [event["step"] for event in told] == [2, 4, 5]
+    # Four weights with two moments each, four bytes a number, and the state of the random numbers.
+    assert all(48 < event["num_bytes"] < 10_000 for event in told)
+    assert all(0 < event["stall_seconds"] < 60 for event in told)
