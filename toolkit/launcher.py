@@ -18,7 +18,7 @@ from toolkit.emitters.command import CPU_ENVIRONMENT, launch_command
 from toolkit.errors import INSTALL_LIBAIO, INSTALL_TRAINING, ConfigError, EngineError, MachineError, ToolkitError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder
-from toolkit.specs.base import read_mapping
+from toolkit.specs.reading import read_mapping
 from toolkit.specs.recipe import Recipe
 
 _GRACE_SECONDS = 30

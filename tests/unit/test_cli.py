@@ -168,7 +168,7 @@ def test_launch_over_results(model: Path, tmp_path: Path) -> None:
     ("more", "parts"),
     [
         (["--gradient-clipping", 0], ["gradient_clipping is 0.0", "above 0"]),
-        (["--set", "schedule.kind=["], ["--set schedule.kind=[", "not a YAML value"]),
+        (["--set", "schedule.kind=["], ["--set schedule.kind=[", "not valid YAML"]),
         (["--set", "seed.x=3"], ["seed"]),
         (["--set", "workload.zero_stage=2"], ["zero_stage"]),
     ],
