@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from toolkit import errors
-from toolkit.emitters.command import CPU_ENVIRONMENT, launch_command
+from toolkit.emitters.command import CPU_ENVIRONMENT, QUIET_ENVIRONMENT, launch_command
 from toolkit.errors import INSTALL_LIBAIO, INSTALL_TRAINING, ConfigError, EngineError, MachineError, ToolkitError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder
+from toolkit.specs.machine import local_sockets
 from toolkit.specs.reading import read_mapping
 from toolkit.specs.recipe import Recipe
 
@@ -141,7 +142,8 @@ def _check_agreement(run: RunFolder, plan: Plan, recipe: Recipe) -> None:
 
 
 def _environment(kind: str) -> dict[str, str]:
-    environment = dict(os.environ)
+    # `launch` and `run_ranks` start ranks on this machine only.
+    environment = QUIET_ENVIRONMENT | local_sockets() | os.environ
     # DeepSpeed finds ninja and accelerate finds python on PATH, which a venv that is not activated is not part of.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     if kind == "cpu":
