@@ -20,6 +20,8 @@ def published(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
+        if partial.is_symlink():
+            partial.unlink()  # rmtree leaves links alone, and mkdir never follows one
         partial.mkdir(parents=True)
         yield partial
         mode = next(partial.glob("*config.json")).stat().st_mode
