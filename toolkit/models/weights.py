@@ -1,24 +1,25 @@
 """The weights of a checkpoint on disk: what there is, checked against what is needed, and one tensor at a time."""
 
-import json
-import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 
-from toolkit.errors import CheckpointError
+from toolkit.errors import CheckpointError, SpecError
+from toolkit.models.header import read_header
+from toolkit.models.pickled import checked_tensors, load_tensors
 from toolkit.specs.model_source import weights_source
+from toolkit.specs.reading import read_json
 
-# The last three come from a damaged pytorch_model.bin, which is a pickle.
-_READ_FAILURES = (OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError)
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 _CHUNK_BYTES = 16 * 1024**2
 _CONFIGS = ("config.json", "generation_config.json")
+# A plain name: no folder, no `..`, nothing that looks like something else.
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class WeightFiles:
@@ -38,8 +39,8 @@ class WeightFiles:
         """Of every tensor."""
         try:
             for path in _files(_folder(name)):
-                self.shapes |= self._add(path)
-        except _READ_FAILURES as error:
+                self._add(path)
+        except OSError as error:
             raise CheckpointError(f"{name}: weights cannot be loaded ({first_line(error)}); fetch them again") from None
 
     def check(self, needed: Mapping[str, tuple[int, ...]]) -> None:
@@ -69,32 +70,37 @@ class WeightFiles:
                 )
 
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """A copy of one tensor in CPU memory."""
+        """A copy of one tensor in CPU memory.
+
+        Raises:
+            CheckpointError: its file was damaged since it was looked at.
+        """
         path = self._file_of[name]
         if path.suffix == ".bin":
-            pickled: torch.Tensor = _unpickled(path)[name]
-            return pickled.to(dtype, copy=True)
+            return load_tensors(path)[name].to(dtype, copy=True)
         tensor = torch.empty(self.shapes[name], dtype=dtype)
         step = max(1, _CHUNK_BYTES // max(1, tensor[0].nbytes))
-        for start in range(0, tensor.shape[0], step):
-            # Open for these rows only: what stays mapped counts as this process's memory.
-            with safe_open(path, framework="pt") as tensors:
-                tensor[start : start + step] = tensors.get_slice(name)[start : start + step]
+        try:
+            for start in range(0, tensor.shape[0], step):
+                # Open for these rows only: what stays mapped counts as this process's memory.
+                with safe_open(path, framework="pt") as tensors:
+                    tensor[start : start + step] = tensors.get_slice(name)[start : start + step]
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: damaged ({first_line(error)}); fetch the file again") from None
         return tensor
 
-    def _add(self, path: Path) -> dict[str, tuple[int, ...]]:
-        """Shapes of a file's tensors."""
+    def _add(self, path: Path) -> None:
+        """Note what a file holds."""
         if path.suffix == ".bin":
-            shapes = {name: tuple(tensor.shape) for name, tensor in _unpickled(path).items()}
+            shapes = {name: tuple(tensor.shape) for name, tensor in checked_tensors(path).items()}
         else:
-            try:
-                with safe_open(path, framework="pt") as tensors:
-                    names = tensors.keys()
-                    shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{path}: damaged ({first_line(error)}); fetch the file again") from None
+            shapes = read_header(path)
+        if twice := sorted(shapes.keys() & self.shapes.keys()):
+            raise CheckpointError(
+                f"{path}: holds {twice[0]}, and so does {self._file_of[twice[0]].name}; fetch the weights again"
+            )
+        self.shapes |= shapes
         self._file_of |= dict.fromkeys(shapes, path)
-        return shapes
 
 
 def first_line(error: BaseException) -> str:
@@ -131,14 +137,34 @@ def _files(folder: Path) -> list[Path]:
 def _listed(folder: Path, first: str) -> list[Path]:
     """The one file of that name, or those that its index names."""
     if (folder / first).is_file():
-        return [folder / first]
+        return [_inside(folder, first)]
     index = folder / f"{first}.index.json"
     if not index.is_file():
         return []
-    return [folder / file for file in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+    try:
+        weight_map = read_json(index, remedy="fetch the file again").get("weight_map")
+    except SpecError as error:
+        raise CheckpointError(str(error)) from None
+    kind = Path(first).suffix
+    names = set()
+    for name in weight_map.values() if isinstance(weight_map, dict) else [None]:
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name) or Path(name).suffix != kind:
+            raise CheckpointError(
+                f"{index}: `weight_map` has {str(name)[:80]!r}, needs names of {kind} files beside it; "
+                "fetch the file again"
+            )
+        names.add(name)
+    return [_inside(folder, name) for name in sorted(names)]
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
-    """The tensors of a .bin file, mapped: what is not used is not read."""
-    content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    return content
+def _inside(folder: Path, name: str) -> Path:
+    """A file of the folder that no link leads out of."""
+    home, file = folder.resolve(), (folder / name).resolve()
+    # The hub's cache holds links: snapshots/<revision>/<name> -> blobs/<hash>.
+    blobs = [home.parents[1] / "blobs"] if home.parent.name == "snapshots" else []
+    if not any(file.is_relative_to(root) for root in (home, *blobs)):
+        raise CheckpointError(
+            f"{folder / name}: is a link to {file}, outside of the model's folder; put the file itself there, or give "
+            "the folder that it lies in"
+        )
+    return folder / name
