@@ -51,6 +51,17 @@ def weights_source(name: str) -> str:
     return next((entry["hub_ids"][0] for entry in _entries() if name.lower() in _names(entry)), name)
 
 
+def own_config(name: str) -> tuple[dict[str, Any], str]:
+    """config.json as it lies beside the weights of `name`, and where: what the catalog knows is for planning only.
+
+    Raises:
+        SpecError: no such file, or one that cannot be read.
+    """
+    source = weights_source(name)
+    file = Path(source, "config.json") if Path(source).is_dir() else _from_hub(source)
+    return _read(file), str(file)
+
+
 def _existing(name: str | Path) -> Path | None:
     try:
         path = Path(name).expanduser()
