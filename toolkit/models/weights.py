@@ -160,8 +160,8 @@ def _listed(folder: Path, first: str) -> list[Path]:
 def _inside(folder: Path, name: str) -> Path:
     """A file of the folder that no link leads out of."""
     home, file = folder.resolve(), (folder / name).resolve()
-    # The hub's cache holds links: snapshots/<revision>/<name> -> blobs/<hash>.
-    blobs = [home.parents[1] / "blobs"] if home.parent.name == "snapshots" else []
+    # The hub's cache holds links: models--X/snapshots/<revision>/<name> -> models--X/blobs/<hash> -> blobs/<prefix>/<hash>.
+    blobs = [above / "blobs" for above in home.parents[1:3]] if home.parent.name == "snapshots" else []
     if not any(file.is_relative_to(root) for root in (home, *blobs)):
         raise CheckpointError(
             f"{folder / name}: is a link to {file}, outside of the model's folder; put the file itself there, or give "

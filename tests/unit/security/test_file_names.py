@@ -121,18 +121,23 @@ def test_links_inside_the_folder_and_to_the_folder_are_followed(model: Path) -> 
     assert WeightFiles(str(model.parent / "link")).shapes
 
 
-def test_the_hubs_cache_is_made_of_links(model: Path) -> None:
-    repository = model.parent / "hub" / "models--someone--llama"
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_hubs_cache_is_made_of_links(model: Path, shared: bool) -> None:
+    cache = model.parent / "hub"
+    repository, store = cache / "models--someone--llama", cache / "blobs" / "0f"
     snapshot, blobs = repository / "snapshots" / ("0" * 40), repository / "blobs"
-    snapshot.mkdir(parents=True)
-    blobs.mkdir()
+    for folder in (snapshot, blobs, store):
+        folder.mkdir(parents=True)
     for file in model.iterdir():
-        file.rename(blobs / f"hash-of-{file.name}")
         (snapshot / file.name).symlink_to(f"../../blobs/hash-of-{file.name}")
+        if shared:  # the same file in several repositories, since huggingface_hub 2
+            (blobs / f"hash-of-{file.name}").symlink_to(f"../../blobs/0f/hash-of-{file.name}")
+        file.rename((store if shared else blobs) / f"hash-of-{file.name}")
     assert WeightFiles(str(snapshot)).shapes
-    # Not into the cache of another repository.
-    other = model.parent / "hub" / "models--someone--else"
-    blobs.rename(other)
+    # Not into another repository.
+    other = cache / "models--someone--else" / "blobs"
+    other.mkdir(parents=True)
+    (snapshot / "model.safetensors").resolve().rename(other / "hash")
     (snapshot / "model.safetensors").unlink()
-    (snapshot / "model.safetensors").symlink_to(other / "hash-of-model.safetensors")
+    (snapshot / "model.safetensors").symlink_to(other / "hash")
     assert "outside of the model's folder" in refusal(snapshot)
