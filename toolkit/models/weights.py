@@ -160,7 +160,7 @@ def _listed(folder: Path, first: str) -> list[Path]:
 def _inside(folder: Path, name: str) -> Path:
     """A file of the folder that no link leads out of."""
     home, file = folder.resolve(), (folder / name).resolve()
-    # The hub's cache holds links: models--X/snapshots/<revision>/<name> -> models--X/blobs/<hash> -> blobs/<prefix>/<hash>.
+    # The hub's cache holds links: models--X/snapshots/<revision>/<name> to models--X/blobs/, from there to blobs/.
     blobs = [above / "blobs" for above in home.parents[1:3]] if home.parent.name == "snapshots" else []
     if not any(file.is_relative_to(root) for root in (home, *blobs)):
         raise CheckpointError(

@@ -159,10 +159,10 @@ def test_plan_and_ds_config_are_strict_json(run: Path, old: str, new: str, words
 
 
 def test_plans_are_read_fast(run: Path) -> None:
-    # As YAML, which they were read as, this one takes a second.
+    # As YAML, which they were read as, this one takes half a second.
     plan = json.loads((run / "plan.json").read_text())
     plan["rejected"] = [{"strategy": f"ZeRO-{n}", "reason": "too large" * 10, "knob": ""} for n in range(2000)]
     (run / "plan.json").write_text(json.dumps(plan))
     began = os.times().user
     assert len(Plan.load(run / "plan.json").rejected) == 2000
-    assert os.times().user - began < 0.5
+    assert os.times().user - began < 0.2
