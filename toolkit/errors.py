@@ -4,14 +4,35 @@ A message says what was given, what was needed and what to do. The library raise
 finetune.py catch, print the message and exit with the error's code.
 """
 
+import os
+import re
 from typing import ClassVar
+
+_LOGIN_IN_URL = re.compile(r"(?<=:/)(/?)[^/\s]*@")  # one slash is what a path makes of two
+_HUB_TOKEN = re.compile(r"\bhf_[a-zA-Z0-9]{16,}")
+_SECRET_NAME = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD)$", re.IGNORECASE)
+_SHORTEST_SECRET = 8  # what is shorter is more often a switch such as TOKEN=1
 
 
 class ToolkitError(Exception):
-    """Base of all errors a user can cause; `str(error)` is the whole message."""
+    """Base of all errors a user can cause; `str(error)` is the whole message, its secrets masked."""
 
     exit_code: ClassVar[int] = 2
     """Of the process that it ends. 2: the input is at fault, and the same command would fail again."""
+
+    def __str__(self) -> str:
+        return masked(super().__str__())
+
+
+def masked(text: str) -> str:
+    """The text without logins in URLs, hub tokens and values of environment variables called ..._TOKEN and the like.
+
+    What the user gave, or a library said, becomes part of a message, and messages are pasted into issues.
+    """
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return _HUB_TOKEN.sub("hf_***", _LOGIN_IN_URL.sub(r"\1***@", text))
 
 
 class SpecError(ToolkitError):

@@ -1,6 +1,7 @@
 """Names of the files of a run, in one place: what `toolkit plan` writes and what training leaves."""
 
 import fcntl
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,8 @@ class RunFolder:
         """What a run has left here."""
         known = [self.telemetry, self.events, self.before, self.summary, self.checkpoints]
         known += [self.export, self.adapter, self.curves, self.plots]
-        return [path for path in known if path.exists()]
+        # A link that leads nowhere counts: what is written through it appears where it points.
+        return [path for path in known if os.path.lexists(path)]
 
     @property
     def finished(self) -> bool:
@@ -143,7 +145,7 @@ class RunFolder:
         """
         kept = () if all_of_them else (self.telemetry, self.events, self.before, self.checkpoints, self.curves)
         for result in set(self.results()) - set(kept):
-            if result.is_dir():
+            if result.is_dir() and not result.is_symlink():
                 shutil.rmtree(result)
             else:
                 result.unlink()
@@ -155,7 +157,8 @@ class RunFolder:
             ConfigError: another process trains here, or the folder cannot be written.
         """
         try:
-            file = (self.path / ".lock").open("w")
+            # A run folder may come from somebody else: a link named .lock must not empty the file that it names.
+            file = os.fdopen(os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w")
         except OSError as error:
             raise ConfigError(
                 f"{self.path}: cannot be written ({error.strerror}); move the run to a folder that can"

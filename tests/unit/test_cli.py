@@ -181,7 +181,7 @@ def test_launch_refuses_odd_wishes_to_resume(model: Path, tmp_path: Path, option
     ("more", "parts"),
     [
         (["--gradient-clipping", 0], ["gradient_clipping is 0.0", "above 0"]),
-        (["--set", "schedule.kind=["], ["--set schedule.kind=[", "not a YAML value"]),
+        (["--set", "schedule.kind=["], ["--set schedule.kind=[", "not valid YAML"]),
         (["--set", "seed.x=3"], ["seed"]),
         (["--set", "workload.zero_stage=2"], ["zero_stage"]),
     ],

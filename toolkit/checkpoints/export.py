@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from toolkit.checkpoints.adapter import Adapters
 from toolkit.checkpoints.check import check_export
 from toolkit.checkpoints.merge import merge_lora
 from toolkit.checkpoints.publish import published
 from toolkit.engines.base import Engine
+from toolkit.models.config import load_config, load_generation
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.model_source import weights_source
 from toolkit.specs.recipe import Recipe
 
 # Hugging Face's own default; large enough for few files, small enough to hold one in memory.
@@ -108,18 +108,14 @@ def _name_shards(folder: Path, names: list[list[str]], total_bytes: int) -> None
 
 
 def _write_config(folder: Path, *, base: str, dtype: torch.dtype) -> None:
-    config = AutoConfig.from_pretrained(weights_source(base))
+    config = load_config(base)
     config.dtype = dtype
     config.save_pretrained(folder)
 
 
 def _write_generation(folder: Path, *, base: str, stop_token_ids: Sequence[int], pad: int) -> None:
     """The base model's way to generate, stopping where the training's answers end."""
-    try:
-        generation = GenerationConfig.from_pretrained(weights_source(base))
-    except OSError:
-        # Old checkpoints have none; the token ids in config.json say enough.
-        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(weights_source(base)))
+    generation = load_generation(base)
     generation.eos_token_id = list(stop_token_ids)
     generation.pad_token_id = pad
     try:

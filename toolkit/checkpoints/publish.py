@@ -24,6 +24,8 @@ def published(target: Path, *, replace: bool = False) -> Iterator[Path]:
     partial, replaced = (target.with_name(f".{target.name}.{state}") for state in ("partial", "replaced"))
     shutil.rmtree(partial, ignore_errors=True)
     try:
+        if partial.is_symlink():
+            partial.unlink()  # rmtree leaves links alone, and mkdir never follows one
         partial.mkdir(parents=True)
         yield partial
         mode = next(partial.glob("*.json")).stat().st_mode

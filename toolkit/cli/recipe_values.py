@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from toolkit.errors import SpecError
-from toolkit.specs.base import read_mapping
+from toolkit.specs.reading import parse_yaml, read_mapping
 
 # What is given on the command line replaces its counterpart in the recipe, too.
 _INSTEAD = {
@@ -39,10 +37,7 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not all(key.split(".")):
             raise SpecError(f"--set {text}: needs KEY=VALUE, as in --set schedule.kind=linear")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SpecError(f"--set {text}: not a YAML value ({getattr(error, 'problem', error)}); quote it") from None
+        values[key] = parse_yaml(value, source=f"--set {text}")
     return values
 
 

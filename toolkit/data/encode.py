@@ -53,10 +53,10 @@ class SampleEncoder:
         self._eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         described = json.loads(tokenizer.backend_tokenizer.to_str())
         # Copies: truncation, padding and the literal switch must not leak into the user's tokenizer, nor from it.
-        described |= {"truncation": None, "padding": None}
+        described |= {"truncation": None, "padding": None, "added_tokens": self._marked(described["added_tokens"])}
         self._start = _built_like(tokenizer, described)
         self._inside = _built_like(tokenizer, _without_leading_blank(described))
-        self._special_ids = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special_ids = set(tokenizer.convert_tokens_to_ids(list(template.special_tokens)))
         self._blank_after_special = self._puts_blank_after_special()
 
     def encode(self, samples: Sequence[Conversation | PlainText], *, seq_len: int) -> list[EncodedRow]:
@@ -90,6 +90,11 @@ class SampleEncoder:
         sample = Conversation((Turn("user", "a"), Turn("assistant", "b")), "template")
         last = self.encode([sample], seq_len=1 << 20)[0].input_ids[-1:]
         return sorted({*self._eos, *self._special_ids.intersection(last)})
+
+    def _marked(self, added: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Added tokens, those of the template marked as special: only such are left alone in text that stays text."""
+        special = set(self.template.special_tokens)
+        return [token | {"special": token["special"] or token["content"] in special} for token in added]
 
     def _opened(self, segments: tuple[Segment, ...]) -> tuple[list[int], tuple[Segment, ...]]:
         """The ids that open the row, and what is left to encode.

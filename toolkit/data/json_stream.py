@@ -18,6 +18,12 @@ from toolkit.errors import DataError
 CHUNK_BYTES = 1 << 20
 WHOLE_OBJECT_CHARS = 8 << 20
 """An object longer than this is no sample: it is taken for a file whose samples are in an array inside one object."""
+MAX_VALUE_CHARS = 16 << 20
+"""A sample longer than this is none: a row, or a value beside the samples, is held in memory whole."""
+MAX_EXPANSION = 250
+"""How many times larger than its file gzip data may be; text packs 3 to 20 times, a gzip bomb 1000 times."""
+FREE_EXPANSION_BYTES = 256 << 20
+"""Unpacked size that needs no such justification."""
 ROW_LISTS = frozenset({"messages", "conversations"})
 """Arrays under these keys are a sample's turns, not a file's samples."""
 
@@ -115,8 +121,10 @@ class _Window:
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _CUT_TAIL
                 if cut and limit is not None and left > limit:
                     return None
+                if cut and left > MAX_VALUE_CHARS:
+                    _refuse_length(self.path, line)
                 # Doubling keeps the work linear for one value of many megabytes.
-                if cut and self._grow(left):
+                if cut and self._grow(min(left, MAX_VALUE_CHARS - left + 1)):
                     continue
                 broken = line + self._text.count("\n", self._at, error.pos)
                 _refuse(self.path, broken, f"not valid JSON ({error.msg}); mend the line")
@@ -200,14 +208,17 @@ def _wrapped(window: _Window) -> Iterator[tuple[int, Any]]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     # str.splitlines would also split at U+2028 and U+0085, which are ordinary characters inside a JSON string.
     pending: list[str] = []
-    number = 1
+    number, length = 1, 0
     for chunk in _text_chunks(path):
         first, *others = chunk.split("\n")
         pending.append(first)
+        length += len(first)
+        if length > MAX_VALUE_CHARS:
+            _refuse_length(path, number)
         for other in others:
             yield number, "".join(pending)
             pending = [other]
-            number += 1
+            number, length = number + 1, len(other)
     yield number, "".join(pending)
 
 
@@ -230,12 +241,16 @@ def _text_chunks(path: Path) -> Iterator[str]:
 
 def _byte_chunks(path: Path) -> Iterator[bytes]:
     """The file's bytes, unpacked; ends with one empty chunk so that the decoder can check the last character."""
-    line = 1
+    line, read = 1, 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            largest = max(FREE_EXPANSION_BYTES, MAX_EXPANSION * path.stat().st_size)
             chunk = b"-"
             while chunk:
                 chunk = file.read(CHUNK_BYTES)
+                read += len(chunk)
+                if path.suffix == ".gz" and read > largest:
+                    _refuse(path, line, f"unpacks to more than {MAX_EXPANSION} times its size; unpack it yourself")
                 yield chunk
                 line += chunk.count(b"\n")
     except (EOFError, zlib.error):
@@ -244,6 +259,10 @@ def _byte_chunks(path: Path) -> Iterator[bytes]:
         raise DataError(f"{path}: is not gzip data; pack it with gzip or drop the .gz ending") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+
+
+def _refuse_length(path: Path, line: int) -> NoReturn:
+    _refuse(path, line, f"a row of more than {MAX_VALUE_CHARS:,} characters; cut it into several")
 
 
 def _refuse(path: Path, line: int, message: str) -> NoReturn:

@@ -1,6 +1,7 @@
 """Where samples come from: files, folders and hub ids, read row by row with the place of each row."""
 
 import difflib
+import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,6 +108,9 @@ def _close(path: Path) -> str:
 
 
 def _hub_split(source: str, split: str) -> Dataset:
+    if source.isidentifier() and importlib.util.find_spec(f"datasets.packaged_modules.{source}"):
+        # Under such a name `datasets` reads whatever lies in the working directory.
+        raise DataError(f"{source}: a reader of the datasets library, needs a data set; give organisation/name")
     # ValueError: unknown split or builder; OSError: no network and the hub's own errors (DatasetNotFoundError and
     # ConnectionError are OSErrors); RuntimeError: data sets that need a loading script.
     try:

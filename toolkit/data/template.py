@@ -5,6 +5,7 @@ before it. This needs no `{% generation %}` marks, which stock Llama and Qwen te
 every label would be masked.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,17 +16,34 @@ from typing import NamedTuple, final, get_args
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
+from toolkit.data import sandbox
 from toolkit.data.formats import Conversation, Turn
 from toolkit.errors import DataError
 from toolkit.specs.recipe import TemplateName
 
 TEMPLATES = Path(__file__).parent / "templates"
-_NEEDED_TOKENS: dict[TemplateName, tuple[str, ...]] = {
+_NEEDED_TOKENS: dict[str, tuple[str, ...]] = {
     "chatml": ("<|im_start|>", "<|im_end|>"),
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
 }
-# Two code points that Unicode keeps free for such use: `\ufdd0<number>\ufdd1` stands for a special token's own text.
-_ESCAPED = re.compile("\ufdd0(\\d+)\ufdd1")
+# Two code points that Unicode keeps free for such use; between them stands, in hexadecimal, what must stay text.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_ESCAPED = re.compile(f"{_OPEN}((?:[0-9a-f]{{2}})*){_CLOSE}", re.IGNORECASE)
+_MAX_TEMPLATE_CHARS = 1_000_000
+# What a template writes around contents, and how often it may repeat them.
+_MAX_FRAME_CHARS, _MAX_REPEATS = 1_000_000, 4
+# Of a program that was not written for these turns anything may come.
+_RENDER_FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TemplateError,
+    TimeoutError,
+    TypeError,
+    ValueError,
+)
 
 
 class Segment(NamedTuple):
@@ -64,11 +82,11 @@ class ChatTemplate:
         Raises:
             DataError: the template refuses the turns, or renders earlier turns differently later on.
         """
-        messages, escaped = self._messages(sample.turns)
-        answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        answers = [index for index, turn in enumerate(sample.turns) if turn.role == "assistant"]
         if not answers:
             return ()
-        full = self._render(messages[: answers[-1] + 1], sample.where)
+        messages, escaped = self._messages(sample.turns[: answers[-1] + 1], sample.where)
+        full = self._render(messages, sample.where)
         segments = []
         at = 0
         for index in answers:
@@ -87,7 +105,7 @@ class ChatTemplate:
 
     def prompt_segments(self, turns: Sequence[Turn]) -> tuple[Segment, ...]:
         """What the model sees before it answers the last turn; the start of the answered sample's `segments`."""
-        messages, escaped = self._messages(turns)
+        messages, escaped = self._messages(turns, "the prompt")
         segments = [Segment(self._render(messages, "the prompt", ask=True), False)]
         return self._unescaped(segments) if escaped else tuple(segments)
 
@@ -95,33 +113,53 @@ class ChatTemplate:
         """The prompt as text, special tokens written out."""
         return "".join(segment.text for segment in self.prompt_segments(turns))
 
-    def _messages(self, turns: Sequence[Turn]) -> tuple[list[dict[str, str]], bool]:
+    def _messages(self, turns: Sequence[Turn], where: str) -> tuple[list[dict[str, str]], bool]:
         """Messages whose contents cannot be mistaken for special tokens, and whether any had to be changed."""
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        if not any(self._special.search(turn.content) for turn in turns):
-            return messages, False
+        messages = [{"role": turn.role, "content": self._special.sub(_escape, turn.content)} for turn in turns]
+        apart = [{"role": turn.role, "content": self._apart(turn.content)} for turn in turns]
+        # Contents that a template writes one after the other may only together spell a token: `</` and `s>`.
+        if apart != messages and self._num_specials(apart, where) < self._num_specials(messages, where):
+            messages = apart
+        return messages, any(_OPEN in message["content"] for message in messages)
 
-        def escape(found: re.Match[str]) -> str:
-            return f"\ufdd0{self.special_tokens.index(found[0])}\ufdd1"
+    def _apart(self, content: str) -> str:
+        """The content, its first and last signs escaped too where they end or begin a special token."""
+        body = content.strip()  # as templates do
+        at = content.find(body)
+        tail = next((body[-n:] for n in range(self._longest, 0, -1) if body[-n:] in self._beginnings), "")
+        rest = body[: len(body) - len(tail)]
+        head = next((rest[:n] for n in range(self._longest, 0, -1) if rest[:n] in self._ends), "")
+        middle = self._special.sub(_escape, rest[len(head) :])
+        edges = [_escaped(text) if text else "" for text in (head, tail)]
+        return f"{content[:at]}{edges[0]}{middle}{edges[1]}{content[at + len(body) :]}"
 
-        return [message | {"content": self._special.sub(escape, message["content"])} for message in messages], True
+    def _num_specials(self, messages: list[dict[str, str]], where: str) -> int:
+        """How many tokens the rendered text would become that only the template may write."""
+        found = self._special.findall(self._render(messages, where))
+        return len(found) - found.count(_OPEN) - found.count(_CLOSE)
 
     def _unescaped(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
         parts = []
         for segment in segments:
             for index, text in enumerate(_ESCAPED.split(segment.text)):
                 literal = index % 2 == 1
-                parts.append(Segment(self.special_tokens[int(text)] if literal else text, segment.learnt, literal))
+                shown = bytes.fromhex(text).decode(errors="replace") if literal else text
+                parts.append(Segment(shown, segment.learnt, literal))
         return tuple(part for part in parts if part.text)
 
     def _render(self, messages: list[dict[str, str]], where: str, *, ask: bool = False) -> str:
+        largest = _MAX_FRAME_CHARS + _MAX_REPEATS * sum(len(message["content"]) for message in messages)
         try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.text, tokenize=False, add_generation_prompt=ask
-            )
-        except TemplateError as error:
+            with sandbox.bounded() if self.name == "tokenizer" else contextlib.nullcontext():
+                text: str = self.tokenizer.apply_chat_template(
+                    messages, chat_template=self.text, tokenize=False, add_generation_prompt=ask
+                )
+            if len(text) > largest:
+                raise ValueError(f"it writes {len(text):,} characters")
+        except _RENDER_FAILURES as error:
+            reason = str(error) or f"it ends with {type(error).__name__}"
             raise DataError(
-                f"{where}: the chat template ({self.name}) refuses the turns {_roles(messages)}: {error}; "
+                f"{where}: the chat template ({self.name}) refuses the turns {_roles(messages)}: {reason}; "
                 "mend the row or name another `template`"
             ) from None
         bos = self.tokenizer.bos_token
@@ -140,14 +178,28 @@ class ChatTemplate:
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
-        """The special tokens' texts, longest first."""
-        added = self.tokenizer.added_tokens_decoder.values()
+        """The texts of the tokens that only the template may write, longest first."""
+        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        # Those that mark turns are not flagged as special in every tokenizer.
+        marks = _NEEDED_TOKENS.get(self.name, ())
         # Longest first: a pattern takes the first alternative that fits.
-        return tuple(sorted((str(token) for token in added if token.special), key=len, reverse=True))
+        return tuple(sorted({*added, *self.tokenizer.all_special_tokens, *marks}, key=len, reverse=True))
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(re.escape, self.special_tokens)) or "(?!)")
+        return re.compile("|".join(map(re.escape, (*self.special_tokens, _OPEN, _CLOSE))))
+
+    @cached_property
+    def _beginnings(self) -> frozenset[str]:
+        return frozenset(token[:n] for token in self.special_tokens for n in range(1, len(token)))
+
+    @cached_property
+    def _ends(self) -> frozenset[str]:
+        return frozenset(token[n:] for token in self.special_tokens for n in range(1, len(token)))
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.special_tokens), default=0)
 
     @cached_property
     def _adds_bos(self) -> bool:
@@ -164,6 +216,11 @@ def choose_template(name: TemplateName | None, tokenizer: PreTrainedTokenizerFas
         raise DataError(f"{type(tokenizer).__name__} is not a fast tokenizer; give a folder with tokenizer.json")
     if name is None and tokenizer.chat_template:
         own = tokenizer.get_chat_template()
+        if len(own) > _MAX_TEMPLATE_CHARS:
+            raise DataError(
+                f"the tokenizer's chat template has {len(own):,} characters, needs at most {_MAX_TEMPLATE_CHARS:,}; "
+                "name a built-in `template`"
+            )
         # A model that was trained under a built-in carries its text; trained further it is the same built-in.
         return ChatTemplate(_built_in_with(own) or "tokenizer", own, tokenizer)
     note = (
@@ -186,6 +243,14 @@ def choose_template(name: TemplateName | None, tokenizer: PreTrainedTokenizerFas
 def _built_in_with(text: str) -> str | None:
     files = sorted(TEMPLATES.glob("*.jinja"))
     return next((file.stem for file in files if file.read_text(encoding="utf-8") == text), None)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return _escaped(found[0])
+
+
+def _escaped(text: str) -> str:
+    return f"{_OPEN}{text.encode().hex()}{_CLOSE}"
 
 
 def _roles(messages: Sequence[dict[str, str]]) -> str:

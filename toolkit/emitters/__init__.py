@@ -56,7 +56,9 @@ def _write(plan: Plan, folder: Path, recipe: Recipe) -> None:
         text = accelerate_yaml(plan, ds_config_path=str(RunFolder(folder).ds_config))
         draft.accelerate.write_text(text, encoding="utf-8")
         draft.script.write_text(launch_script(plan), encoding="utf-8")
-        draft.script.chmod(0o755)
+        # Executable for those who may read it, which is the umask's business.
+        mode = draft.script.stat().st_mode
+        draft.script.chmod(mode | (mode & 0o444) >> 2)
         recipe.save(draft.recipe)
         plan.save(draft.plan)
         if folder.exists():

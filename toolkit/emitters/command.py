@@ -10,6 +10,9 @@ from toolkit.run_folder import RunFolder
 CPU_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 """What ranks without GPUs need: DeepSpeed told what to run on, and one thread per rank so that they do not fight."""
 
+QUIET_ENVIRONMENT = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+"""Keeps huggingface_hub, datasets and mlflow from telling anybody what runs here, unless the user has set otherwise."""
+
 
 def launch_command(
     run_folder: Path, plan: Plan, *, machine_rank: int = 0, main_process_ip: str | None = None
@@ -19,12 +22,14 @@ def launch_command(
     Raises:
         ConfigError: a run over several nodes without the address of node 0.
     """
-    run, nodes = RunFolder(run_folder), plan.cluster.num_nodes
+    nodes = plan.cluster.num_nodes
     if nodes > 1 and main_process_ip is None:
         raise ConfigError(
             f"the plan is for {nodes} nodes: on each run `MACHINE_RANK=<0 to {nodes - 1}> MAIN_PROCESS_IP=<address of "
-            f"node 0> bash {shlex.quote(str(run.script))}`"
+            f"node 0> bash {shlex.quote(str(RunFolder(run_folder).script))}`"
         )
+    # Absolute: the name of a folder may begin like an option.
+    run = RunFolder(run_folder.absolute())
     words = ["accelerate", "launch", "--config_file", str(run.accelerate)]
     # Overrides the path inside accelerate.yaml, so that a run folder may be moved.
     words += ["--deepspeed_config_file", str(run.ds_config)]
@@ -45,20 +50,29 @@ def launch_script(plan: Plan) -> str:
     words += ['"$@"', f'-m toolkit.finetune --recipe "{run.recipe}" --plan "{run.plan}"']
     lines = [
         "#!/usr/bin/env bash",
-        f"# {plan.model.name} on {plan.world_size} x {plan.cluster.device.name}; made by `toolkit plan`.",
+        f"# {_on_one_line(plan.model.name)} on {plan.world_size} x {_on_one_line(plan.cluster.device.name)}; "
+        "made by `toolkit plan`.",
         "set -euo pipefail",
-        'run="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"',
+        # Not by $(cd ... && pwd): that drops line ends at the end of a folder's name, and cd looks into $CDPATH.
+        'script="${BASH_SOURCE[0]}"',
+        '[[ "$script" == /* ]] || script="$PWD/$script"',
+        'run="${script%/*}"',
         *_environment(plan),
         " \\\n  ".join(words),
     ]
     return "\n".join(lines) + "\n"
 
 
+def _on_one_line(name: str) -> str:
+    """The name of a folder or device as part of a comment: what follows a line end in it would be run."""
+    return "".join(sign if sign.isprintable() else " " for sign in name)
+
+
 def _environment(plan: Plan) -> list[str]:
     last = plan.cluster.num_nodes - 1
-    lines = []
+    lines = [f'export {name}="${{{name}:-{value}}}"' for name, value in QUIET_ENVIRONMENT.items()]
     if plan.cluster.device.kind == "cpu":
-        lines = [f"export {name}={shlex.quote(value)}" for name, value in CPU_ENVIRONMENT.items()]
+        lines += [f"export {name}={shlex.quote(value)}" for name, value in CPU_ENVIRONMENT.items()]
     if last:
         lines += [
             f': "${{MACHINE_RANK:?number of this node, 0 to {last}}}"',

@@ -9,14 +9,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.emitters.command import CPU_ENVIRONMENT
+from toolkit.emitters.command import CPU_ENVIRONMENT, QUIET_ENVIRONMENT
+from toolkit.specs.machine import local_sockets
 
 _PR_SET_PDEATHSIG = 1
 
 
 def environment_for(kind: str) -> dict[str, str]:
     """Of ranks that run on that kind of device."""
-    environment = dict(os.environ)
+    # `launch` and `run_ranks` start ranks on this machine only.
+    environment = QUIET_ENVIRONMENT | local_sockets() | os.environ
     # DeepSpeed finds ninja and accelerate finds python on PATH, which a venv that is not activated is not part of.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     if kind == "cpu":

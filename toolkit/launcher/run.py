@@ -13,7 +13,7 @@ from toolkit.launcher.attempt import Attempt, Outcome
 from toolkit.launcher.processes import environment_for
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.base import read_mapping
+from toolkit.specs.reading import read_mapping
 from toolkit.specs.recipe import Recipe
 
 MAX_RESTARTS = 3

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from toolkit.errors import CheckpointError
-from toolkit.models.weights import unpickled
+from toolkit.models.pickled import checked_tensors
 from toolkit.specs.meta_params import MetaParams
 
 EMBEDDING, HEAD, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
@@ -165,7 +165,7 @@ class MetaFiles:
         if layer != self._mapped_layer:
             self._mapped, self._mapped_layer = {}, layer
         if path not in self._mapped:
-            self._mapped[path] = unpickled(path)
+            self._mapped[path] = checked_tensors(path)
         return self._mapped[path][name]
 
     def _check(self, part: _Part, *, mixed: bool) -> None:
@@ -195,7 +195,7 @@ class MetaFiles:
 
     def _check_copies(self) -> None:
         """What every file has all of is the same in each."""
-        first, *others = (unpickled(path) for path in self.paths)
+        first, *others = (checked_tensors(path) for path in self.paths)
         for name in (name for name in self.shapes if split_axis(name, by_rows=self.by_rows) is None):
             for path, other in zip(self.paths[1:], others, strict=True):
                 # Copies that drifted apart by 16-bit rounding are still copies.
@@ -208,7 +208,7 @@ class MetaFiles:
     def _check_twins(self) -> None:
         """No file is another's copy: the divided tensors of the first layer differ."""
         divided = [name for name in self.shapes if name.startswith("layers.0.") and "norm" not in name]
-        contents = [unpickled(path) for path in self.paths]
+        contents = [checked_tensors(path) for path in self.paths]
         for later, content in enumerate(contents):
             for earlier in range(later):
                 if all(torch.equal(contents[earlier][name], content[name]) for name in (*divided, EMBEDDING)):
@@ -243,7 +243,7 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def _look_at(path: Path) -> _Part:
-    content = unpickled(path)
+    content = checked_tensors(path)
     return _Part(
         path,
         {name: tuple(tensor.shape) for name, tensor in content.items()},

@@ -4,15 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from toolkit.errors import CheckpointError
+from toolkit.models.config import load_config
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.models.weights import WeightFiles, first_line
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.model_source import weights_source
 from toolkit.specs.workload import Precision
 
+# What transformers raises on files that are not what they should be; RuntimeError includes RecursionError.
+_TOKENIZER_FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError)
+_CONFIG_FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -21,10 +25,13 @@ def load_tokenizer(name: str, spec: ModelSpec) -> PreTrainedTokenizerFast:
 
     Raises:
         CheckpointError: no usable tokenizer in the folder or hub repository, or one of another model.
+        SpecError: as `load_config`.
     """
+    config = load_config(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(weights_source(name), use_fast=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # False, not left out: then transformers would ask on the terminal whether to run the repository's code.
+        tokenizer = AutoTokenizer.from_pretrained(weights_source(name), config=config, trust_remote_code=False)
+    except _TOKENIZER_FAILURES as error:
         local = "" if Path(weights_source(name)).is_dir() else f"no such folder in {Path.cwd()}; on the hub: "
         raise CheckpointError(
             f"{name}: {local}no usable tokenizer ({first_line(error)}); add the tokenizer files"
@@ -54,12 +61,16 @@ def load_pretrained(name: str, spec: ModelSpec, *, precision: Precision) -> Unlo
 
     Raises:
         CheckpointError: weights missing, damaged, not those that the config describes, or not those planned for.
+        SpecError: as `load_config`.
     """
     files = WeightFiles(name)
-    config = AutoConfig.from_pretrained(weights_source(name))
+    config = load_config(name)
     config.use_cache = False
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision], attn_implementation="sdpa")
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision], attn_implementation="sdpa")
+    except _CONFIG_FAILURES as error:
+        raise CheckpointError(f"{name}: its config.json makes no model ({first_line(error)}); correct it") from None
     shapes = {weight: tuple(parameter.shape) for weight, parameter in model.named_parameters()}
     files.check(shapes)
     _check_shapes(shapes, name, spec)

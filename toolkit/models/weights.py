@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import pickle
 import re
-import struct
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,18 +11,18 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 
-from toolkit.errors import CheckpointError
+from toolkit.errors import CheckpointError, SpecError
+from toolkit.models.header import Described, read_header
+from toolkit.models.pickled import checked_tensors, load_tensors
 from toolkit.specs.model_source import weights_source
+from toolkit.specs.reading import read_json
 
-_READ_FAILURES = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
-# What torch's unpickler raises over bytes that are no pickle of its own.
-_PICKLE_FAILURES = (OSError, ValueError, RuntimeError, LookupError, EOFError, TypeError, AttributeError, struct.error)
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 _CHUNK_BYTES = 16 * 1024**2
 _NUM_SAMPLES, _SAMPLE_BYTES = 64, 4096
 _CONFIGS = ("config.json", "generation_config.json")
-_SAFE_UNPICKLING = "2.10"
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+# A plain name: no folder, no `..`, nothing that looks like something else.
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class WeightFiles:
@@ -47,8 +44,8 @@ class WeightFiles:
         """Of every tensor, as `bfloat16`."""
         try:
             for path in _files(_folder(name)):
-                self.shapes |= self._add(path)
-        except _READ_FAILURES as error:
+                self._add(path)
+        except OSError as error:
             raise CheckpointError(f"{name}: weights cannot be loaded ({first_line(error)}); fetch them again") from None
 
     def check(self, needed: Mapping[str, tuple[int, ...]]) -> None:
@@ -90,42 +87,47 @@ class WeightFiles:
         return digest.hexdigest()[:16]
 
     def read(self, name: str, dtype: torch.dtype, *, rows: range | None = None) -> torch.Tensor:
-        """A copy of one tensor, or of some of its rows, in CPU memory."""
+        """A copy of one tensor, or of some of its rows, in CPU memory.
+
+        Raises:
+            CheckpointError: its file was damaged since it was looked at.
+        """
         path, wanted = self._file_of[name], range(self.shapes[name][0]) if rows is None else rows
         if path.suffix == ".bin":
-            pickled: torch.Tensor = unpickled(path)[name]
-            return pickled[wanted.start : wanted.stop].to(dtype, copy=True)
+            return load_tensors(path)[name][wanted.start : wanted.stop].to(dtype, copy=True)
         tensor = torch.empty((len(wanted), *self.shapes[name][1:]), dtype=dtype)
         step = max(1, _CHUNK_BYTES // max(1, tensor[0].nbytes))
-        for start in range(0, len(wanted), step):
-            part = tensor[start : start + step]
-            first = wanted.start + start
-            # Open for these rows only: what stays mapped counts as this process's memory.
-            with safe_open(path, framework="pt") as tensors:
-                part.copy_(tensors.get_slice(name)[first : first + len(part)])
+        try:
+            for start in range(0, len(wanted), step):
+                part = tensor[start : start + step]
+                first = wanted.start + start
+                # Open for these rows only: what stays mapped counts as this process's memory.
+                with safe_open(path, framework="pt") as tensors:
+                    part.copy_(tensors.get_slice(name)[first : first + len(part)])
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: damaged ({first_line(error)}); fetch the file again") from None
         return tensor
 
     def where(self, name: str) -> str:
         """File and name of a tensor, for a message."""
         return f"{self._file_of[name]}: {name}"
 
-    def _add(self, path: Path) -> dict[str, tuple[int, ...]]:
-        """Shapes of a file's tensors."""
+    def _add(self, path: Path) -> None:
+        """Note what a file holds."""
         if path.suffix == ".bin":
-            content = unpickled(path)
-            shapes = {name: tuple(tensor.shape) for name, tensor in content.items()}
-            self.dtypes |= {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in content.items()}
+            found = {
+                name: Described(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+                for name, tensor in checked_tensors(path).items()
+            }
         else:
-            try:
-                with safe_open(path, framework="pt") as tensors:
-                    slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (no mapping)
-                    shapes = {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}
-                    codes = {name: tensor.get_dtype() for name, tensor in slices.items()}
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{path}: damaged ({first_line(error)}); fetch the file again") from None
-            self.dtypes |= {name: _DTYPES.get(code, code) for name, code in codes.items()}
-        self._file_of |= dict.fromkeys(shapes, path)
-        return shapes
+            found = read_header(path)
+        if twice := sorted(found.keys() & self.shapes.keys()):
+            raise CheckpointError(
+                f"{path}: holds {twice[0]}, and so does {self._file_of[twice[0]].name}; fetch the weights again"
+            )
+        self.shapes |= {name: tensor.shape for name, tensor in found.items()}
+        self.dtypes |= {name: tensor.dtype for name, tensor in found.items()}
+        self._file_of |= dict.fromkeys(found, path)
 
 
 def first_line(error: BaseException) -> str:
@@ -162,39 +164,34 @@ def _files(folder: Path) -> list[Path]:
 def _listed(folder: Path, first: str) -> list[Path]:
     """The one file of that name, or those that its index names."""
     if (folder / first).is_file():
-        return [folder / first]
+        return [_inside(folder, first)]
     index = folder / f"{first}.index.json"
     if not index.is_file():
         return []
-    return [folder / file for file in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
-
-
-def unpickled(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .bin or .pth file, mapped: what is not used is not read. Code in it is never run.
-
-    Raises:
-        CheckpointError: the file is damaged or holds more than tensors, or this torch is too old to look.
-    """
-    if torch.__version__ < torch.torch_version.TorchVersion(_SAFE_UNPICKLING):
-        # Before it a crafted file could corrupt memory even so (CVE-2026-24747).
-        raise CheckpointError(
-            f"{path}: a pickle, which torch {torch.__version__} cannot read safely; install torch {_SAFE_UNPICKLING} "
-            "or newer, or use safetensors"
-        )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its age
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own text says how to load it all the same.
-        found = re.search(r"GLOBAL (\S+)|module (\S+) is blocked", str(error))
-        what = f" ({found[1] or found[2]})" if found else ""
+        weight_map = read_json(index, remedy="fetch the file again").get("weight_map")
+    except SpecError as error:
+        raise CheckpointError(str(error)) from None
+    kind = Path(first).suffix
+    names = set()
+    for name in weight_map.values() if isinstance(weight_map, dict) else [None]:
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name) or Path(name).suffix != kind:
+            raise CheckpointError(
+                f"{index}: `weight_map` has {str(name)[:80]!r}, needs names of {kind} files beside it; "
+                "fetch the file again"
+            )
+        names.add(name)
+    return [_inside(folder, name) for name in sorted(names)]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file of the folder that no link leads out of."""
+    home, file = folder.resolve(), (folder / name).resolve()
+    # The hub's cache holds links: models--X/snapshots/<revision>/<name> to models--X/blobs/, from there to blobs/.
+    blobs = [above / "blobs" for above in home.parents[1:3]] if home.parent.name == "snapshots" else []
+    if not any(file.is_relative_to(root) for root in (home, *blobs)):
         raise CheckpointError(
-            f"{path}: refused: no pickle of tensors alone{what}; nothing of it was run, get the weights from their "
-            "source or as safetensors"
-        ) from None
-    except _PICKLE_FAILURES as error:
-        raise CheckpointError(f"{path}: damaged ({first_line(error)}); fetch the file again") from None
-    if not isinstance(content, dict) or not all(isinstance(one, torch.Tensor) for one in content.values()):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, needs tensors by name; get the weights again")
-    return content
+            f"{folder / name}: is a link to {file}, outside of the model's folder; put the file itself there, or give "
+            "the folder that it lies in"
+        )
+    return folder / name

@@ -61,7 +61,9 @@ def _page(plan: Plan) -> str:
 def _replace(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content)
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:  # "x" refuses a link instead of writing to where it leads
+            file.write(content)
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -22,17 +22,25 @@ _SMOOTHING = 0.9
 def draw(run: Run) -> list[Path]:
     """Write plots/loss.png and plots/throughput.png into the run folder and give their paths."""
     steps, plots = run.steps, run.folder.plots
+    paths = [plots / "loss.png", plots / "throughput.png"]
     try:
+        # Drawn anew: in a folder from somebody else these names may be links to files of the user's.
+        if plots.is_symlink():
+            plots.unlink()
         plots.mkdir(exist_ok=True)
-        return [_loss(steps, plots / "loss.png"), _throughput(run, steps, plots / "throughput.png")]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        _loss(steps, paths[0])
+        _throughput(run, steps, paths[1])
     except OSError as error:
         raise MachineError(
             f"{plots}: cannot be written ({error.strerror}), the run itself is whole; make room, then: "
             f"toolkit report {run.folder.path}"
         ) from None
+    return paths
 
 
-def _loss(steps: Sequence[Step], path: Path) -> Path:
+def _loss(steps: Sequence[Step], path: Path) -> None:
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     numbers = [s["step"] for s in steps]
@@ -51,10 +59,9 @@ def _loss(steps: Sequence[Step], path: Path) -> Path:
     axes[1].set_xlabel("optimizer step")
     _grid(axes)
     figure.savefig(path, dpi=120)
-    return path
 
 
-def _throughput(run: Run, steps: Sequence[Step], path: Path) -> Path:
+def _throughput(run: Run, steps: Sequence[Step], path: Path) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes: Axes = figure.subplots()
     numbers = [s["step"] for s in steps]
@@ -68,7 +75,6 @@ def _throughput(run: Run, steps: Sequence[Step], path: Path) -> Path:
     axes.legend(loc="lower right")
     _grid([axes])
     figure.savefig(path, dpi=120)
-    return path
 
 
 def _grid(axes: Sequence[Axes]) -> None:

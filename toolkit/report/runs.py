@@ -80,6 +80,6 @@ def load_run(folder: Path | str) -> Run:
 def _json_object(text: str) -> dict[str, Any] | None:
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
         return None
     return found if isinstance(found, dict) else None

@@ -2,7 +2,7 @@
 
 import difflib
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from toolkit.errors import SpecError
+from toolkit.specs.reading import UniqueKeys, parse_yaml, read_mapping
+
+_SHOWN_CHARS = 200
+"""What of a wrong value stands in the error: it may be a whole file."""
 
 
 class Spec(BaseModel):
@@ -40,30 +44,13 @@ class Spec(BaseModel):
         return cls.parse(read_mapping(Path(path)), source=str(path))
 
 
-class _UniqueKeys(yaml.constructor.SafeConstructor):
-    """Refuses a key given twice; safe_load itself keeps the last one without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"key `{key.value}` is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-class _Loader(_UniqueKeys, yaml.SafeLoader):
-    """For what users write."""
-
-
 if typing.TYPE_CHECKING:
     _Fast = yaml.SafeLoader
 else:
     _Fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _CatalogLoader(_UniqueKeys, _Fast):
+class _CatalogLoader(UniqueKeys, _Fast):
     """libyaml, 8 times as fast; a file of 100 000 brackets ends the whole process, so it reads only our own files."""
 
 
@@ -71,36 +58,9 @@ def read_catalog(path: Path) -> dict[str, Any]:
     """The mapping in a data file of this package.
 
     Raises:
-        SpecError: as read_mapping.
+        SpecError: broken syntax, with its line.
     """
-    return _read(path, _CatalogLoader)
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file, read safely.
-
-    Raises:
-        SpecError: missing file, broken syntax (with its line) or not a mapping.
-    """
-    return _read(path, _Loader)
-
-
-def _read(path: Path, loader: type[yaml.SafeLoader]) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror}); give an existing file") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SpecError(f"{line}: not valid YAML ({problem}); mend the line") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not UTF-8 text; give a YAML or JSON file") from None
-    except (ValueError, RecursionError) as error:  # PyYAML lets them out: the date 2001-99-99, thousands of brackets.
-        raise SpecError(f"{path}: holds a value that YAML cannot read ({error}); put it in quotes") from None
-    if not isinstance(content, dict):
-        raise SpecError(f"{path}: holds {type(content).__name__}, needs `key: value` lines")
+    content: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"), source=str(path), loader=_CatalogLoader)
     return content
 
 
@@ -112,6 +72,9 @@ def faults(spec: type[BaseModel], error: ValidationError) -> list[str]:
 
 def _fault(spec: type[BaseModel], fault: Any) -> str:
     where = ".".join(str(part) for part in fault["loc"])
+    given = repr(fault["input"])
+    if len(given) > _SHOWN_CHARS:
+        given = f"{given[:_SHOWN_CHARS]}..."
     match fault["type"]:
         case "extra_forbidden":
             return f"unknown key `{where}`{_nearest(spec, fault['loc'])}"
@@ -121,11 +84,11 @@ def _fault(spec: type[BaseModel], fault: Any) -> str:
             text = str(fault["ctx"]["error"])
             return f"`{where}`: {text}" if where else text
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"`{where}` is {fault['input']!r}: needs `key: value` lines"
+            return f"`{where}` is {given}: needs `key: value` lines"
         case "tuple_type" | "list_type":
-            return f"`{where}` is {fault['input']!r}: needs a list, as [a, b]"
+            return f"`{where}` is {given}: needs a list, as [a, b]"
         case _:
-            return f"`{where}` is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+            return f"`{where}` is {given}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
 def _nearest(spec: type[BaseModel], location: tuple[str | int, ...]) -> str:

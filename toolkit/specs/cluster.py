@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from toolkit.errors import MachineError, SpecError
-from toolkit.specs.base import Spec, read_mapping
+from toolkit.specs.base import Spec
 from toolkit.specs.catalog_lookup import EXAMPLES, device_fields, is_node_type, latency, node_fields
 from toolkit.specs.device import Bytes, Device
 from toolkit.specs.machine import cpu_limits, gpu_names
 from toolkit.specs.measurements import Measurements
+from toolkit.specs.reading import read_mapping
 
 __all__ = ["ClusterSpec", "Device"]
 

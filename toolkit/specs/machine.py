@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from pathlib import Path
 
 from toolkit.errors import MachineError
@@ -83,3 +84,12 @@ def _system_memory(root: Path) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         raise MachineError("this system does not tell its memory; pass --cluster, as in --cluster 2xcpu") from None
+
+
+def local_sockets() -> dict[str, str]:
+    """Environment in which ranks of one machine listen on its loopback only.
+
+    gloo and NCCL ask nobody who connects, and listen on the address that the host's name stands for unless told where.
+    """
+    loopback = sorted({name for _, name in socket.if_nameindex()} & {"lo", "lo0"})
+    return {f"{library}_SOCKET_IFNAME": loopback[0] for library in ("GLOO", "NCCL") if loopback}

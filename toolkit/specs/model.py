@@ -19,6 +19,9 @@ ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
 LINEAR_LAYERS = (*ATTENTION_LAYERS, "gate_proj", "up_proj", "down_proj")
 """The linear layers of one decoder layer, by their names in transformers."""
 
+# Far beyond any model; with 10^9 layers in a config.json a plan would take for ever.
+_MAX_SIZE = 10_000_000
+_MAX_LAYERS = 10_000
 _SHAPES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -32,8 +35,8 @@ _SHAPES = {
 class RopeScaling(Spec):
     """How rotary embeddings are stretched beyond the pretrained length; the keys of transformers' `rope_scaling`."""
 
-    rope_type: str
-    """Kind of stretching: linear, dynamic, yarn, longrope or llama3."""
+    rope_type: Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
+    """Kind of stretching."""
     factor: float | None = None
     """How many times longer than pretrained."""
     original_max_position_embeddings: int | None = None
@@ -51,19 +54,19 @@ class ModelSpec(Spec):
     """Folder, file, hub id or catalog name, as it was given."""
     model_type: ModelType
     """Architecture: llama or mistral (the same layers; its sliding window changes no count)."""
-    vocab_size: int = Field(gt=0)
+    vocab_size: int = Field(gt=0, le=_MAX_SIZE)
     """Rows of the embedding and of the head."""
-    hidden_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0, le=_MAX_SIZE)
     """Width of the residual stream."""
-    intermediate_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0, le=_MAX_SIZE)
     """Width inside the MLP."""
-    num_layers: int = Field(gt=0)
+    num_layers: int = Field(gt=0, le=_MAX_LAYERS)
     """Decoder layers."""
-    num_heads: int = Field(gt=0)
+    num_heads: int = Field(gt=0, le=_MAX_SIZE)
     """Query heads."""
-    num_kv_heads: int = Field(gt=0)
+    num_kv_heads: int = Field(gt=0, le=_MAX_SIZE)
     """Key and value heads; each serves num_heads / num_kv_heads query heads."""
-    head_dim: int = Field(gt=0)
+    head_dim: int = Field(gt=0, le=_MAX_SIZE)
     """Width of one head; not always hidden_size / num_heads (Mistral-Nemo)."""
     tied_embeddings: bool = False
     """True where the head is the embedding's own matrix."""

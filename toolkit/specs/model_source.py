@@ -3,7 +3,6 @@
 import difflib
 import functools
 import importlib
-import json
 import re
 import socket
 import urllib.parse
@@ -14,6 +13,7 @@ from typing import Any
 
 from toolkit.errors import SpecError
 from toolkit.specs.base import read_catalog
+from toolkit.specs.reading import read_json
 
 
 def find_config(name: str | Path) -> tuple[Mapping[str, Any], str]:
@@ -32,12 +32,12 @@ def find_config(name: str | Path) -> tuple[Mapping[str, Any], str]:
     # A folder without config.json that has a catalog name is most often a run's own output: the catalog wins.
     if path and not (known and path.is_dir() and not (path / "config.json").is_file()):
         file = _config_file(path)
-        return _read_json(file), str(file)
+        return _read(file), str(file)
     if known:
         return known, text
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) and not text.endswith(".json") and isinstance(name, str):
         file = _from_hub(text)
-        return _read_json(file), str(file)
+        return _read(file), str(file)
     if isinstance(name, Path) or "/" in text or text.startswith((".", "~")) or text.endswith(".json"):
         raise SpecError(f"{text}: no such file or folder; give a model folder, its config.json or a catalog name")
     raise SpecError(f"{text or 'an empty name'}: neither a folder nor in the catalog; {_nearest(text)}")
@@ -49,6 +49,17 @@ def weights_source(name: str) -> str:
     if path and (path.is_file() or (path / "config.json").is_file()):
         return str(path.parent if path.is_file() else path)
     return next((entry["hub_ids"][0] for entry in _entries() if name.lower() in _names(entry)), name)
+
+
+def own_config(name: str) -> tuple[dict[str, Any], str]:
+    """config.json as it lies beside the weights of `name`, and where: what the catalog knows is for planning only.
+
+    Raises:
+        SpecError: no such file, or one that cannot be read.
+    """
+    source = weights_source(name)
+    file = Path(source, "config.json") if Path(source).is_dir() else _from_hub(source)
+    return _read(file), str(file)
 
 
 def _existing(name: str | Path) -> Path | None:
@@ -76,18 +87,8 @@ def _config_file(path: Path) -> Path:
     raise SpecError(f"{path}: holds no config.json; give the folder of a Hugging Face model")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise SpecError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); get the file again") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not UTF-8 text; get the file again") from None
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror}); give a readable file") from None
-    if not isinstance(content, dict):
-        raise SpecError(f"{path}: holds a {type(content).__name__}, needs an object with keys; get the file again")
-    return content
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, remedy="get the file again")
 
 
 def _from_hub(repo_id: str) -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from toolkit.errors import SpecError
@@ -16,6 +16,13 @@ _NO_DATA = "# data:  # samples; needed before the run starts\n#   train: FILE\n"
 DataFormat = Literal["alpaca", "prompt_completion", "messages", "sharegpt", "text"]
 TemplateName = Literal["alpaca", "chatml", "llama2", "llama3", "plain"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+
+
+def _refuse_url(value: str | None) -> str | None:
+    """Nothing here is read from a URL, and its login would be kept with the run; so the message leaves it out, too."""
+    if value is not None and "://" in value:
+        raise ValueError("is a URL; download what it names and give the file or folder, or give a hub id")
+    return value
 
 
 class DataConfig(Spec):
@@ -35,6 +42,8 @@ class DataConfig(Spec):
     """Renames: toolkit's column name -> the file's, as in `{prompt: question, completion: answer}`."""
     template: TemplateName | None = None
     """Built-in chat template; without it the tokenizer's own, or `alpaca` where the tokenizer has none."""
+
+    _no_url = field_validator("train", "held_out")(_refuse_url)
 
 
 class OptimizerConfig(Spec):
@@ -161,6 +170,8 @@ class Recipe(Spec):
     """Where curves go besides telemetry.jsonl."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Order of the samples, held-out choice, dropout and adapter initialisation."""
+
+    _no_url = field_validator("model")(_refuse_url)
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

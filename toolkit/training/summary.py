@@ -53,7 +53,9 @@ def write_summary(
         "versions": {"toolkit": toolkit.__version__} | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     partial = folder.summary.with_suffix(".json.partial")
-    partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.unlink(missing_ok=True)  # "x" refuses a link, too, instead of writing to where it leads
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     partial.replace(folder.summary)
 
 

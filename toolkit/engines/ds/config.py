@@ -1,6 +1,5 @@
 """Reads the run's ds_config.json, which people edit by hand: what they changed is used and told, or refused by name."""
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from typing import Any, Literal
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, SpecError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.base import faults
+from toolkit.specs.reading import read_json
 from toolkit.specs.workload import Precision
 
 
@@ -139,17 +139,13 @@ def _place_on_disk(content: dict[str, Any], folder: RunFolder) -> Path | None:
 
 
 def _content(path: Path) -> dict[str, Any]:
+    again = "write it again with `toolkit plan ... --overwrite`"
+    if not path.is_file():
+        raise ConfigError(f"{path}: not found; {again}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: not found; write it again with `toolkit plan ... --overwrite`") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text; write it again with `toolkit plan ... --overwrite`") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); mend the line") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds {type(content).__name__}, needs a JSON object")
-    return content
+        return read_json(path, remedy=f"mend it, or {again}")
+    except SpecError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[str]:

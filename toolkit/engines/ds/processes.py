@@ -22,6 +22,7 @@ from toolkit.engines.ds.config import DsConfig
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
 from toolkit.errors import INSTALL_LIBAIO, EngineError, MachineError
 from toolkit.planner.plan import Plan
+from toolkit.specs.machine import local_sockets
 
 # A rank may compile an op, or read a slow disk, for long while the others wait in the first collective.
 _TIMEOUT = timedelta(minutes=30)
@@ -80,6 +81,9 @@ def join(plan: Plan) -> torch.device:
 def _make_ready(plan: Plan) -> None:
     """What must be so before the ranks meet."""
     _check_device(plan)
+    if plan.cluster.num_nodes == 1:
+        for name, value in local_sockets().items():
+            os.environ.setdefault(name, value)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed calls collectives by names that torch 2.13 deprecates: nothing a user could mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
