@@ -183,7 +183,7 @@ def damaged(content: bytes, rng: random.Random, places: range) -> bytes:
     return bytes(broken)
 
 
-@pytest.mark.parametrize(("where", "trials"), [("archive", 300), ("program", 1000)])
+@pytest.mark.parametrize(("where", "trials"), [("archive", 300), ("program", 700)])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:invalid escape sequence")
 def test_damaged_files_end_in_one_error(model: Path, where: str, trials: int) -> None:
     written = io.BytesIO()
