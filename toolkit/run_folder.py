@@ -144,7 +144,9 @@ class RunFolder:
             all_of_them: else what a run that goes on adds to stays: checkpoints, telemetry, events, curves.
         """
         kept = () if all_of_them else (self.telemetry, self.events, self.before, self.checkpoints, self.curves)
-        for result in set(self.results()) - set(kept):
+        for result in self.results():
+            if result in kept and not result.is_symlink():  # nothing is written through a link
+                continue
             if result.is_dir() and not result.is_symlink():
                 shutil.rmtree(result)
             else:
