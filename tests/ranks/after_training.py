@@ -9,7 +9,7 @@ import torch
 from ranks.runs import batches_of, open_engine
 from ranks.settings import LEARNING_RATES
 from ranks.tiny import EOS, PAD, training_rows
-from toolkit.checkpoints.export import export
+from toolkit.checkpoints.export import Targets, export
 from toolkit.data.loader import Share, eval_batches
 from toolkit.engines.base import Batch, StepResult
 from toolkit.models.pretrained import load_tokenizer
@@ -55,7 +55,9 @@ def learn_and_export(folder: Path, prompts: Sequence[Sequence[list[int]]], stop:
     run = RunFolder(folder)
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
     tokenizer = load_tokenizer(recipe.model, plan.model)
-    export(engine, run, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=[EOS])
+    export(
+        engine, Targets(run.export, run.adapter), plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=[EOS]
+    )
     steps.append(engine.train_step(batches.step(NUM_STEPS), learning_rate=LEARNING_RATES[NUM_STEPS]))
     engine.close()
     return Shown(steps, losses, answers)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -12,10 +13,8 @@ from toolkit.checkpoints.adapter import Adapters
 from toolkit.checkpoints.check import check_export
 from toolkit.checkpoints.merge import merge_lora
 from toolkit.checkpoints.publish import published
-from toolkit.engines.base import Engine
 from toolkit.models.config import load_config, load_generation
 from toolkit.planner.plan import Plan
-from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
 
 # Hugging Face's own default; large enough for few files, small enough to hold one in memory.
@@ -25,9 +24,29 @@ _INDEX = "model.safetensors.index.json"
 Weights = Iterator[tuple[str, torch.Tensor]]
 
 
+class Source(Protocol):
+    """What holds a fine-tuned model: an engine, or a checkpoint."""
+
+    @property
+    def rank(self) -> int:
+        """Only rank 0 writes."""
+
+    def full_state(self) -> Weights:
+        """As `Engine.full_state`."""
+
+
+class Targets(NamedTuple):
+    """Folders to make; none of them may exist."""
+
+    model: Path
+    """Whole weights, adapters merged."""
+    adapter: Path | None
+    """The adapters of a LoRA run alone; None where they are not asked for."""
+
+
 def export(
-    engine: Engine,
-    folder: RunFolder,
+    source: Source,
+    targets: Targets,
     *,
     plan: Plan,
     recipe: Recipe,
@@ -39,8 +58,8 @@ def export(
     Neither folder appears before the files of both were read back and found whole.
 
     Args:
-        engine: gives the weights one by one, once; at most one shard and the adapters are held at a time.
-        folder: of the run; rank 0 makes its `export` and, with LoRA, its `adapter`. Neither may exist.
+        source: gives the weights one by one, once; at most one shard and the adapters are held at a time.
+        targets: made by rank 0.
         plan: knows the shapes that the model must have.
         recipe: names the model that was fine-tuned (its config is taken over) and how it is adapted.
         tokenizer: saved along, with the chat template of the training.
@@ -49,23 +68,35 @@ def export(
     Raises:
         CheckpointError: the disk is full, or what was written is not what the config describes.
     """
-    weights = engine.full_state()
-    if engine.rank != 0:
+    weights = source.full_state()
+    if source.rank != 0:
         for _ in weights:  # gathering is collective: this rank takes part, and gets nothing
             pass
         return
     adapters = None
     if recipe.workload.method != "full":
-        adapters = Adapters(folder.adapter, plan, recipe)
+        adapters = Adapters(targets.adapter or targets.model, plan, recipe)
         weights = merge_lora(adapters.kept_of(weights), scale=recipe.lora.alpha / recipe.workload.lora_rank)
-    with published(folder.export) as partial:
+    with published(targets.model) as partial:
         dtype = _write_weights(weights, partial)
         _write_config(partial, base=recipe.model, dtype=dtype)
         _write_generation(partial, base=recipe.model, stop_token_ids=stop_token_ids, pad=tokenizer.pad_token_id)
         tokenizer.save_pretrained(partial)
         check_export(partial, plan.model.weight_shapes)
-        if adapters is not None:
+        if adapters is not None and targets.adapter is not None:
             adapters.write()  # in here: a full disk leaves neither folder
+
+
+def export_adapter(weights: Weights, target: Path, *, plan: Plan, recipe: Recipe) -> None:
+    """Write the adapters of a LoRA run alone.
+
+    Raises:
+        CheckpointError: as `export`.
+    """
+    adapters = Adapters(target, plan, recipe)
+    for _ in adapters.kept_of(weights):
+        pass
+    adapters.write()
 
 
 def _write_weights(weights: Weights, folder: Path) -> torch.dtype:

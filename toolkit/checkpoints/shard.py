@@ -1,8 +1,9 @@
 """One rank's file of a checkpoint: the pieces it keeps, flat and in fp32, and where each belongs; no pickle."""
 
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from toolkit.checkpoints.manifest import FileEntry, file_entry
-from toolkit.engines.base import STATES, Piece, States
+from toolkit.engines.base import STATES, Piece, State, States
 from toolkit.errors import CheckpointError
 
 _RNG = "rng/"
@@ -118,7 +119,7 @@ class Shards:
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(f"{path}: damaged ({error})") from None
 
-    def read(self, wanted: Piece) -> States:
+    def read(self, wanted: Piece, keys: Sequence[State] = STATES) -> States:
         """The states of a piece, put together from those that were saved.
 
         Raises:
@@ -131,14 +132,23 @@ class Shards:
             raise CheckpointError(f"{self._folder}: {wanted.name} has shape {shape}, the model needs {wanted.shape}")
         here = [(path, piece) for path, piece in holders if _cut(piece) == _cut(wanted)]
         if here:
-            return {key: self._flat(here, key, wanted.start, wanted.stop) for key in STATES}
+            return {key: self._flat(here, key, wanted.start, wanted.stop) for key in keys}
         # Cut in another way, or not at all: through the whole tensor.
         flat = slice(wanted.start, wanted.stop)
         rows = slice(wanted.low, wanted.high)
         return {
             key: self._whole(holders, key)[(slice(None),) * wanted.dim + (rows,)].reshape(-1)[flat].clone()
-            for key in STATES
+            for key in keys
         }
+
+    def weight(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A whole weight in fp32.
+
+        Raises:
+            CheckpointError: as `read`.
+        """
+        whole = Piece(name, shape, dim=0, low=0, high=shape[0], start=0, stop=math.prod(shape), owned=True)
+        return self.read(whole, keys=("weight",))["weight"].view(shape)
 
     def rng(self, rank: int) -> dict[str, torch.Tensor]:
         """Random number generators of the rank that wrote a file."""

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import toolkit
 from ranks.tiny import write_model
-from toolkit.checkpoints.export import export
+from toolkit.checkpoints.export import Targets, export
 from toolkit.models.lora import add_lora
 from toolkit.models.pretrained import load_tokenizer
 from toolkit.planner.plan import Plan
@@ -55,7 +55,14 @@ class Trained:
         tokenizer = load_tokenizer(str(self.base), self.plan.model)
         tokenizer.chat_template = "{{ messages[0]['content'] }}"
         run = RunFolder(folder)
-        export(engine, run, plan=self.plan, recipe=self.recipe, tokenizer=tokenizer, stop_token_ids=[2, 9])
+        export(
+            engine,
+            Targets(run.export, run.adapter),
+            plan=self.plan,
+            recipe=self.recipe,
+            tokenizer=tokenizer,
+            stop_token_ids=[2, 9],
+        )
         return engine
 
     def change(self, wanted: str, edit: Edit) -> None:
