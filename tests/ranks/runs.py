@@ -148,6 +148,42 @@ def train_on_other_rows(folder: Path, first: int) -> list[StepResult]:
     return results
 
 
+def train_through_a_bad_step(folder: Path, bad: int) -> tuple[list[StepResult], bool]:
+    """All steps, one with a loss that is no number on the last rank; whether it left this rank's states alone."""
+    engine: Any = open_engine(folder)
+    batches, module = batches_of(folder, engine), sys.modules[type(engine).__module__]
+    loss_sum = module.loss_sum
+    results, untouched = [], True
+    for index, rate in enumerate(LEARNING_RATES):
+        spoiled = index == bad and engine.rank == engine.world_size - 1
+        before = _copied_states(engine) if index == bad else None
+        factor = torch.nan if spoiled else 1.0
+        with mock.patch.object(module, "loss_sum", lambda *given, factor=factor: loss_sum(*given) * factor):
+            results.append(engine.train_step(batches.step(index), learning_rate=rate))
+        if before is not None:
+            after = _copied_states(engine)
+            untouched = all(torch.equal(after[name], kept) for name, kept in before.items())
+    engine.close()
+    return results, untouched
+
+
+def digests_before_and_after(folder: Path) -> list[list[Any]]:
+    """Of all ranks, as rank 0 sees them: after a step, and after one bit of the last rank's weights has flipped."""
+    engine: Any = open_engine(folder)
+    engine.train_step(batches_of(folder, engine).step(0), learning_rate=LEARNING_RATES[0])
+    told = [engine.gather(engine.weights_digest())]
+    weight = engine._tensors[0].parameter.data
+    if engine.rank == engine.world_size - 1 and weight.numel():
+        weight.view(torch.int32 if weight.element_size() == 4 else torch.int16).view(-1)[0] ^= 1
+    told.append(engine.gather(engine.weights_digest()))
+    engine.close()
+    return told
+
+
+def _copied_states(engine: Engine) -> dict[str, torch.Tensor]:
+    return {f"{piece.name} {key}": one.clone() for piece, states in engine.states() for key, one in states.items()}
+
+
 def train_without(part: str, instead: Any, folder: Path) -> list[StepResult]:
     """As `train`, with a function (or a method of a class, by its full name) that does nothing but return `instead`."""
     with mock.patch(part, return_value=instead):

@@ -107,6 +107,12 @@ class Engine(Protocol):
     def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and whole weights in CPU memory, one after the other; only rank 0 gets any."""
 
+    def weights_digest(self) -> tuple[str, str] | None:
+        """What this rank holds of the trained weights, and a digest of their bits: equal on ranks that hold the same.
+
+        None where no two ranks hold the same (ZeRO-3).
+        """
+
     def states(self) -> Iterator[tuple[Piece, States]]:
         """Every piece that this rank keeps, and its numbers, on whatever device; valid until the next is asked for."""
 

@@ -137,6 +137,8 @@ class FaultConfig(Spec):
     """Steps that a loss is compared with."""
     hang_minutes: float = Field(default=5.0, gt=0)
     """Minutes without a step after which every rank writes its stacks into `faults` and ends."""
+    min_ranks: int | None = Field(default=None, gt=0)
+    """Fewest ranks to go on with where starting all of them again does not help; without it the run ends then."""
     compare_every: int | None = Field(default=None, gt=0)
     """Optimizer steps between two comparisons of the replicas' weights, which must be the same bit for bit."""
 

@@ -15,8 +15,8 @@ from toolkit.run_folder import TRAINING, RunFolder
 
 _SECONDS = 1.0
 """Between two signs; a short step does not pay for a file."""
-_OTHER_PHASES = 6.0
-"""Loading, evaluation and export may take this many times as long as a step."""
+_PATIENCE = 6.0
+"""What is no step may take this many times as long, where nothing else is said."""
 
 
 class Heartbeat:
@@ -58,9 +58,9 @@ class Heartbeat:
             with contextlib.suppress(OSError):  # the last rank to leave finds it empty
                 folder.rmdir()
 
-    def phase(self, name: str) -> None:
-        """Something else than steps begins."""
-        self._sign(name, limit=_OTHER_PHASES * self._limit)
+    def phase(self, name: str, *, patience: float = _PATIENCE) -> None:
+        """Something else than steps begins, which may take `patience` times as long as a step."""
+        self._sign(name, limit=patience * self._limit)
 
     def beat(self, step: int) -> None:
         """A step is done."""

@@ -74,6 +74,7 @@ class Trainer:
             bad_steps = bad_steps + 1 if fault else 0
             if fault is not None:
                 progress = self._mend(fault, result, progress, bad_steps=bad_steps)
+            self._compare(progress)
             self.checkpointing.after_step(progress, noticed=result.noticed)
         self.checkpointing.finish(progress)
 
@@ -86,6 +87,24 @@ class Trainer:
         self.heartbeat.beat(index + 1)
         self.telemetry.record(index + 1, result, learning_rate=lr, epoch=(index + 1) / self.batches.steps_per_epoch)
         return result
+
+    def _compare(self, progress: Progress) -> None:
+        """Find ranks whose copies of the same weights have come apart, before they are saved."""
+        every = self.recipe.faults.compare_every
+        if every is None or progress.step % every:
+            return
+        digests = self.engine.gather(self.engine.weights_digest())
+        holders: dict[str, dict[str, list[int]]] = {}
+        for rank, digest in enumerate(digests):
+            if digest is not None:
+                holders.setdefault(digest[0], {}).setdefault(digest[1], []).append(rank)
+        for copies in holders.values():
+            if len(copies) > 1:
+                told = " and ".join(f"rank {', '.join(map(str, ranks))}" for ranks in copies.values())
+                raise NumericalFault(
+                    f"step {progress.step}: {told} hold different copies of the same weights; one of their devices or "
+                    "links is at fault; the last checkpoint may hold it already, start from one that is older"
+                )
 
     def _mend(self, fault: str, result: StepResult, progress: Progress, *, bad_steps: int) -> Progress:
         """What the recipe asks for after a bad step; where to go on."""

@@ -34,6 +34,9 @@ class ScriptedEngine:
             self.kept["weight"] += learning_rate
         return replace(result, noticed=notice)
 
+    def weights_digest(self) -> tuple[str, str] | None:
+        return "all", str(self.kept["weight"].tolist())
+
     def states(self) -> Iterator[tuple[Piece, States]]:
         yield Piece("w", (4,), dim=0, low=0, high=4, start=0, stop=4, owned=True), self.kept
 

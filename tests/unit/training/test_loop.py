@@ -203,3 +203,22 @@ def test_checkpoints_are_told_with_what_they_took(
     # Four weights with two moments each, four bytes a number, and the state of the random numbers.
     assert all(48 < event["num_bytes"] < 10_000 for event in told)
     assert all(0 < event["stall_seconds"] < 60 for event in told)
+
+
+def test_copies_of_the_weights_that_came_apart_end_the_run(
+    engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    class Two(engine):  # type: ignore[misc, valid-type]
+        def gather(self, value: Any) -> list[Any]:
+            # What a second rank would tell, whose weights are others from step 4 on.
+            return (
+                [value, ("all", "others" if self.batches[-1:] == [3] else value[1])] if _is_digest(value) else [value]
+            )
+
+    faults = FaultConfig(compare_every=2)
+    with pytest.raises(NumericalFault, match="step 4: rank 0 and rank 1 hold different copies of the same weights"):
+        train(Two([step()] * 6), recipe(max_steps=6, faults=faults))
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, tuple) and value[:1] == ("all",)

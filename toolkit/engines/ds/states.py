@@ -3,6 +3,8 @@
 ZeRO-1 and 2 flatten the tensors of a group and divide the whole; ZeRO-3 divides each tensor; ZeRO-0 keeps all of them.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +86,18 @@ def trained_tensors(
         high = low + here[number][dim]
         tensors.append(Tensor(name, parameter, whole, dim, low, high, replicated=index > 0 and not cut))
     return tensors
+
+
+def digest_of(tensors: Sequence[Tensor]) -> tuple[str, str]:
+    """Names and cuts of the tensors that this rank holds, and the sum of their bits, each as a number."""
+    held = json.dumps([(tensor.name, tensor.dim, tensor.low, tensor.high) for tensor in tensors])
+    sums = [_bits(tensor.parameter).sum(dtype=torch.int64) for tensor in tensors]
+    return hashlib.sha256(held.encode()).hexdigest(), str(torch.stack(sums).tolist() if sums else [])
+
+
+def _bits(parameter: torch.nn.Parameter) -> torch.Tensor:
+    size = parameter.element_size()
+    return parameter.detach().view(torch.int32 if size == 4 else torch.int16)
 
 
 class Keeper(Protocol):

@@ -15,7 +15,7 @@ from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
 from toolkit.engines.ds.optimizer import build_adamw
-from toolkit.engines.ds.states import Keeper, counters_of, keeper_of, load, set_counters
+from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.pipeline.collect import stage_tensors, weights_of_all_stages
 from toolkit.engines.pipeline.generate import StageGenerator
@@ -122,6 +122,10 @@ class PipelineEngine:
     def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole weights one by one on rank 0's CPU, in the precision of the forward pass."""
         return weights_of_all_stages(self._model.module, self._pipe, self._topology, device=self.device)
+
+    def weights_digest(self) -> tuple[str, str] | None:
+        """Of this stage's weights, which its replicas hold too."""
+        return digest_of(self._tensors)
 
     def states(self) -> Iterator[tuple[Piece, States]]:
         """Every piece that this rank keeps."""

@@ -16,7 +16,7 @@ from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.loss import loss_factor, loss_sum
 from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
-from toolkit.engines.ds.states import Keeper, counters_of, keeper_of, load, set_counters, trained_tensors
+from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters, trained_tensors
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.ds.tensor import gathered, whole_logits
 from toolkit.engines.zero.assemble import assemble
@@ -101,8 +101,9 @@ class ZeroEngine:
             engine.backward(mean_share)
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
                 norm = self._plain_grad_norm()
-                skipped = self._drop_bad_gradients(norm)
-            engine.step()
+                # ZeRO-0 in fp32 is plain AdamW, which would put NaN into the weights.
+                skipped = self._plain_adam and not bool(torch.isfinite(norm))
+            self._leave_step_out() if skipped else engine.step()
         summed.wait()
         supervised, tokens, notices = counts.tolist()
         return StepResult(
@@ -168,6 +169,10 @@ class ZeroEngine:
                 if self.rank == 0:
                     yield name, parameter.detach().to("cpu", copy=True)
 
+    def weights_digest(self) -> tuple[str, str] | None:
+        """Of the weights that each replica holds in whole."""
+        return None if self._stage == 3 else digest_of(self._tensors)
+
     def states(self) -> Iterator[tuple[Piece, States]]:
         """Every piece that this rank keeps."""
         return self._keeper().pieces()
@@ -219,13 +224,10 @@ class ZeroEngine:
         norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms)) / self._loss_scale()
         return norm
 
-    def _drop_bad_gradients(self, norm: torch.Tensor) -> bool:
-        """Whether they hold NaN or infinity: ZeRO-0 in fp32 is plain AdamW, which would put them into the weights."""
-        skipped = self._plain_adam and not bool(torch.isfinite(norm))
-        if skipped:
-            for parameter in self._engine.module.parameters():
-                parameter.grad = None
-        return skipped
+    def _leave_step_out(self) -> None:
+        """What `step` does besides the update: the gradients go, the next micro-batch is counted."""
+        self._engine.zero_grad()
+        self._engine.micro_steps += 1
 
     def _loss_scale(self) -> float:
         return float(self._engine.optimizer.loss_scale) if self._scales_loss else 1.0
