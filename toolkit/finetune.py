@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from toolkit.checkpoints.export import export
+from toolkit.checkpoints.export import Targets, export
 from toolkit.checkpoints.identity import identity_of
 from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batches
 from toolkit.data.prepare import PreparedData, prepare
 from toolkit.engines import engine_for
 from toolkit.engines.base import Engine
 from toolkit.errors import ConfigError, Preempted, ToolkitError
+from toolkit.launcher.processes import die_with_parent
 from toolkit.models.build import build_model
 from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
@@ -45,6 +46,7 @@ def main() -> None:
     """Load, go on from the last checkpoint, train, evaluate before and after, export."""
     started = time.time()
     faulthandler.enable()  # a rank that a library aborts says where it was
+    die_with_parent()  # killed itself, torchrun's agent would leave the ranks training
     args = parse_args()
     folder = RunFolder(args.plan.parent)
     plan, recipe = Plan.load(args.plan), Recipe.load(args.recipe)
@@ -84,7 +86,9 @@ def main() -> None:
         memory = engine.gather(seen)
         after = evaluate(engine, held_out)
         stops = data.encoder.stop_token_ids()
-        export(engine, folder, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
+        heartbeat.phase("export", patience=60)  # a large model goes through one rank, onto a slow disk
+        targets = Targets(folder.export, folder.adapter)
+        export(engine, targets, plan=plan, recipe=recipe, tokenizer=tokenizer, stop_token_ids=stops)
     if is_main:
         facts = {
             "wall_seconds": time.time() - started,

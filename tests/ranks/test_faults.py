@@ -42,7 +42,14 @@ def write_inputs(folder: Path) -> Path:
     return folder
 
 
-def write(folder: Path, inputs: Path, *, checkpoint: dict[str, Any] | None = None, **choices: Any) -> Path:
+def write(
+    folder: Path,
+    inputs: Path,
+    *,
+    checkpoint: dict[str, Any] | None = None,
+    faults: dict[str, Any] | None = None,
+    **choices: Any,
+) -> Path:
     """A planned run that saves often; `choices` as for `toolkit.plan`."""
     layout = {"zero_stage": 2} if "pp" not in choices else {}
     plan = toolkit.plan(
@@ -55,7 +62,7 @@ def write(folder: Path, inputs: Path, *, checkpoint: dict[str, Any] | None = Non
         "max_steps": STEPS,
         "trackers": [],
         "checkpoint": checkpoint or {"every_steps": EVERY},
-        "faults": {"hang_minutes": 0.1},
+        "faults": faults or {"hang_minutes": 0.1},
     }
     return toolkit.emit(plan, folder, toolkit.Recipe.parse(recipe, source="test"))
 
@@ -79,14 +86,15 @@ def test_random_faults(tmp_path: Path, inputs: Path, untouched: Run, seed: int) 
 
 @pytest.mark.timeout(300)
 def test_a_user_kills_ranks_and_launcher(tmp_path: Path, inputs: Path, untouched: Run) -> None:
-    """The launcher starts dead and standing ranks again by itself; killed, the same command goes on."""
+    """Ranks that died, stand still or lost their agent start again; without a launcher, the same command goes on."""
     folder = write(tmp_path / "run", inputs)
     command = [sys.executable, "-m", "toolkit", "launch", str(folder)]
     told = (tmp_path / "told").open("w+")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told) as launcher:
         os.kill(rank_at(folder, 8), signal.SIGKILL)
         os.kill(rank_at(folder, 20), signal.SIGSTOP)
-        rank_at(folder, 35)
+        os.kill(parent_of(rank_at(folder, 32)), signal.SIGKILL)
+        rank_at(folder, 44)
         launcher.kill()
     wait_for_the_end_of_ranks(folder)
     assert not RunFolder(folder).finished
@@ -96,11 +104,27 @@ def test_a_user_kills_ranks_and_launcher(tmp_path: Path, inputs: Path, untouched
     assert differences(toolkit.load_run(folder), untouched) == []
     restarts = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     reasons = [event["reason"] for event in restarts if event["event"] == "restarted"]
-    assert len(reasons) == 2, told.read()
+    assert len(reasons) == 3, told.read()
     assert "stood still" in reasons[1]
     stacks = list((folder / "faults").rglob("rank-*.txt"))
     assert stacks
     assert any("train_step" in path.read_text() for path in stacks)
+
+
+@pytest.mark.timeout(200)
+def test_fewer_ranks_go_on_where_the_recipe_allows_it(tmp_path: Path, inputs: Path, untouched: Run) -> None:
+    folder = write(tmp_path / "run", inputs, faults={"min_ranks": 1}, checkpoint={"every_steps": 50})
+    command = [sys.executable, "-m", "toolkit", "launch", str(folder), "--max-restarts", "0"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as launcher:
+        # Before the first checkpoint: a new one would count as progress.
+        os.kill(rank_at(folder, 2), signal.SIGKILL)
+        _, told = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, told
+    assert "1 of 2 ranks go on" in told
+    run = toolkit.load_run(folder)
+    assert (run.plan.world_size, run.summary["world_size"]) == (1, 1)
+    for one, two in zip(run.steps, untouched.steps, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], abs=2e-6)
 
 
 def rank_at(folder: Path, step: int) -> int:
@@ -114,6 +138,11 @@ def rank_at(folder: Path, step: int) -> int:
                 return pid
         time.sleep(0.02)
     raise AssertionError(f"the run did not come to step {step}")
+
+
+def parent_of(pid: int) -> int:
+    """accelerate, which holds torchrun's agent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def wait_for_the_end_of_ranks(folder: Path) -> None:

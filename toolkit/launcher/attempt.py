@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from toolkit import errors
-from toolkit.errors import INSTALL_TRAINING, MachineError, ToolkitError
+from toolkit.errors import INSTALL_TRAINING, MachineError, Preempted, ToolkitError
 from toolkit.launcher.processes import die_with_parent
 from toolkit.run_folder import ERROR_MARK, TRAINING, RunFolder
 
@@ -92,6 +92,8 @@ class Attempt:
                 watch.join()
         if self._asked is not None and error is None and process.returncode != 0:
             raise SystemExit(128 + self._asked)
+        if self._asked is None and isinstance(error, Preempted) and process.returncode != 0:
+            error = None  # nobody asked: the agent that had started the ranks was killed
         hung = tuple(path.name for path in self._stacks())
         return Outcome(process.returncode, error, self._started, hung)
 

@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+from toolkit.emitters import emit
 from toolkit.emitters.command import launch_command
 from toolkit.errors import INSTALL_LIBAIO, ConfigError, EngineError, MachineError
 from toolkit.launcher.attempt import Attempt, Outcome
 from toolkit.launcher.processes import environment_for
+from toolkit.launcher.shrink import plan_on_fewer_ranks
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.reading import read_mapping
@@ -56,10 +58,18 @@ def launch(
     run.lock().close()  # the ranks take it for as long as they train
     if not overwrite and resume is None:
         run.refuse_finished()
-    environment = environment_for(plan.cluster.device.kind)
     options = ["--overwrite"] if overwrite else []
     options += ["--resume", resume] if resume is not None else []
+    _train(run, plan, recipe, options, max_restarts=max_restarts, grace_seconds=grace_seconds)
+    return run
+
+
+def _train(
+    run: RunFolder, plan: Plan, recipe: Recipe, options: list[str], *, max_restarts: int, grace_seconds: float
+) -> None:
+    """Start the ranks until they end well, or starting them does not help."""
     without_progress, newest = 0, _newest_checkpoint(run)
+    environment = environment_for(plan.cluster.device.kind)
     while True:
         _set_aside(run)
         outcome = Attempt(run, grace_seconds=grace_seconds).wait(
@@ -68,25 +78,40 @@ def launch(
         if outcome.error is not None:
             raise outcome.error
         if outcome.status == 0:
-            return run
+            return
         now = _newest_checkpoint(run)
         without_progress, newest = (0 if now != newest else without_progress + 1), now
-        _start_again_or_raise(run, outcome, without_progress, max_restarts=max_restarts)
+        reason = _reason_to_start_again(run, outcome)
+        if without_progress > max_restarts:
+            fewer = plan_on_fewer_ranks(plan, recipe)
+            if fewer is None:
+                raise _given_up(run, reason, max_restarts)
+            reason += f"; {fewer.world_size} of {plan.world_size} ranks go on ({fewer.strategy.words})"
+            plan, without_progress = fewer, 0
+            emit(plan, run.path, recipe, overwrite=True)
+        _note_restart(run, reason)
+        sys.stderr.write(f"{reason}; starting again from the last checkpoint\n")
         options = ["--resume", "auto"]  # what is there now is this run's own
 
 
-def _start_again_or_raise(run: RunFolder, outcome: Outcome, without_progress: int, *, max_restarts: int) -> None:
+def _reason_to_start_again(run: RunFolder, outcome: Outcome) -> str:
+    """How the ranks ended.
+
+    Raises:
+        EngineError: they had not begun to train; it would be the same again.
+    """
     reason = f"the ranks ended with exit code {outcome.status}; the reason is in the output above"
     if outcome.hung:
-        ranks = ", ".join(name.removeprefix("rank-").removesuffix(".txt").lstrip("0") or "0" for name in outcome.hung)
+        ranks = ", ".join(str(int(name.removeprefix("rank-").removesuffix(".txt"))) for name in outcome.hung)
         reason = f"rank {ranks} stood still; where is in {run.faults}"
     if not outcome.started:
         raise EngineError(f"{run.path}: {reason}; they had not begun to train, so they are not started again")
-    if without_progress > max_restarts:
-        times = f" after {max_restarts} restarts without a new checkpoint" if max_restarts else ""
-        raise EngineError(f"{run.path}: {reason}{times}; `toolkit launch {run.path}` goes on from the last checkpoint")
-    _note_restart(run, reason)
-    sys.stderr.write(f"{reason}; starting again from the last checkpoint\n")
+    return reason
+
+
+def _given_up(run: RunFolder, reason: str, max_restarts: int) -> EngineError:
+    times = f" after {max_restarts} restarts without a new checkpoint" if max_restarts else ""
+    return EngineError(f"{run.path}: {reason}{times}; `toolkit launch {run.path}` goes on from the last checkpoint")
 
 
 def _note_restart(run: RunFolder, reason: str) -> None:
