@@ -20,7 +20,7 @@ BAD = 5
     "choices",
     [
         *({"zero_stage": stage} for stage in range(4)),
-        *({"zero_stage": stage, "precision": "bf16"} for stage in range(4)),
+        *({"zero_stage": stage, "precision": "bf16"} for stage in (0, 3)),
         {"zero_stage": 1, "tp": 2},
         {"zero_stage": 2, "sp": 2},
         {"pp": 2},

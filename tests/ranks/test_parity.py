@@ -40,7 +40,6 @@ PIPELINES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 RECOMPUTED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "sp2-zero0": ("untied", 2, {"sp": 2, "zero_stage": 0}),
-    "tp2-zero1": ("untied", 2, {"tp": 2, "zero_stage": 1}),
     "tp2-sp2-zero3": ("wide", 4, {"tp": 2, "sp": 2, "zero_stage": 3}),
     "sp4-zero2": ("wide", 4, {"sp": 4, "zero_stage": 2}),
     "pp3-stages": ("deep", 3, {"pp": 3, "stages": (2, 3, 0)}),
@@ -97,7 +96,7 @@ def test_four_micro_batches_are_one_of_four_times_the_size(tmp_path: Path, untie
         check(tmp_path / str(micro_batch), untied, zero_stage=stage, micro_batch=micro_batch)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, 3])
 def test_activation_checkpointing(tmp_path: Path, untied: Path, stage: int) -> None:
     check(tmp_path, untied, zero_stage=stage, activation_checkpointing="full")
 
