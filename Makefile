@@ -28,7 +28,8 @@ check: lint types test  ## what CI runs
 ds_configs: $(VENV)/.train  ## write ds_configs/ again
 	$(BIN)/python -m toolkit.emitters.scenarios ds_configs
 
-soak: $(VENV)/.dev  ## 200 random faults, and every layout's checkpoint under every other: half an hour
+soak: $(VENV)/.dev  ## 200 random faults, and every layout's checkpoint under every other: an hour
+	$(BIN)/pytest -m soak
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --faults 200
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --pairs
 

@@ -57,7 +57,12 @@ def up_to(stop: int, answer: list[int]) -> list[int]:
         pytest.param("untied", {"zero_stage": 1, "tp": 2}, id="tp2-zero1"),
         pytest.param("tied", {"zero_stage": 3, "tp": 2}, id="tied-tp2-zero3"),
         pytest.param("untied", {"zero_stage": 2, "sp": 2}, id="sp2-zero2"),
-        pytest.param("wide", {"zero_stage": 3, "tp": 2, "sp": 2, "cluster": "4xcpu"}, id="tp2-sp2-zero3"),
+        pytest.param(
+            "wide",
+            {"zero_stage": 3, "tp": 2, "sp": 2, "cluster": "4xcpu"},
+            id="tp2-sp2-zero3",
+            marks=pytest.mark.soak,
+        ),
         pytest.param("deep_tied", {"pp": 2, "tp": 2, "cluster": "4xcpu"}, id="tied-pp2-tp2"),
         pytest.param("deep", {"pp": 2, "cluster": "4xcpu"}, id="pp2-dp2"),
         pytest.param("windowed", {"pp": 2}, id="windowed-pp2"),

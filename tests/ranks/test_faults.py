@@ -76,7 +76,7 @@ def untouched(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_random_faults(tmp_path: Path, inputs: Path, untouched: Run, seed: int) -> None:
     folder = write(tmp_path / "run", inputs)
     story = live_through(folder, random.Random(seed), faults=5)
@@ -111,6 +111,7 @@ def test_a_user_kills_ranks_and_launcher(tmp_path: Path, inputs: Path, untouched
     assert any("train_step" in path.read_text() for path in stacks)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(200)
 def test_fewer_ranks_go_on_where_the_recipe_allows_it(tmp_path: Path, inputs: Path, untouched: Run) -> None:
     folder = write(tmp_path / "run", inputs, faults={"min_ranks": 1}, checkpoint={"every_steps": 50})

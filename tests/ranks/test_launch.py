@@ -162,7 +162,7 @@ def nan_weights(inputs: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (broken_line, ["data.jsonl:201"]),
+        pytest.param(broken_line, ["data.jsonl:201"], marks=pytest.mark.soak),
         (nan_weights, ["loss is nan before any update", "weights"]),
     ],
 )

@@ -39,12 +39,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 # Each layout saves or goes on at least once; what is in between is the same for all, and `make soak` tries all pairs.
 PAIRS = [
     ("zero1-dp1", "zero2-dp2"),
-    ("zero3-dp2", "tp2-zero3"),
-    ("pp2", "zero3-dp4"),
+    pytest.param("zero3-dp2", "tp2-zero3", marks=pytest.mark.soak),
+    pytest.param("pp2", "zero3-dp4", marks=pytest.mark.soak),
     ("tp2-zero1", "pp2-tp2"),
     ("sp2-zero2", "pp2-dp2"),
     ("pp2-tp2", "zero1-dp2"),
-    ("pp2-dp2", "zero0-dp2"),
+    pytest.param("pp2-dp2", "zero0-dp2", marks=pytest.mark.soak),
     ("zero0-dp2", "zero1-dp1"),
 ]
 
@@ -90,8 +90,8 @@ def test_goes_on_with_another_layout(tmp_path: Path, deep_tied: Path, saved: str
         {"zero_stage": 1, "precision": "fp16"},
         {"zero_stage": 2, "precision": "fp16", "tp": 2},
         {"zero_stage": 2, "offload": "optimizer"},
-        {"zero_stage": 3, "offload": "all"},
-        {"zero_stage": 3, "method": "lora"},
+        pytest.param({"zero_stage": 3, "offload": "all"}, marks=pytest.mark.soak),
+        pytest.param({"zero_stage": 3, "method": "lora"}, marks=pytest.mark.soak),
         {"pp": 2, "method": "lora"},
     ],
     ids=lambda choices: "-".join(f"{name}={value}" for name, value in choices.items()),

@@ -25,7 +25,7 @@ SEQ_LEN, GLOBAL_BATCH, NUM_STEPS = 256, 8, 15
     ("precision", "stage", "source", "start"),
     [
         ("fp32", 2, "alpaca", in_warm_ranks),
-        ("fp32", 3, "gsm8k", toolkit.launch),
+        pytest.param("fp32", 3, "gsm8k", toolkit.launch, marks=pytest.mark.soak),
         ("bf16", 2, "gsm8k", in_warm_ranks),
         ("bf16", 3, "alpaca", in_warm_ranks),
     ],
