@@ -16,12 +16,12 @@ from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batch
 from toolkit.data.prepare import PreparedData, prepare
 from toolkit.engines import engine_for
 from toolkit.engines.base import Engine
-from toolkit.errors import ConfigError, Preempted, ToolkitError
+from toolkit.errors import Preempted, ToolkitError
 from toolkit.launcher.processes import die_with_parent
 from toolkit.models.build import build_model
 from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
-from toolkit.run_folder import ERROR_MARK, RunFolder
+from toolkit.run_folder import ERROR_MARK, RunFolder, checkpoint_step
 from toolkit.specs.recipe import Recipe
 from toolkit.training.evaluation import HeldOut, evaluate, evaluate_before
 from toolkit.training.heartbeat import Heartbeat
@@ -72,7 +72,7 @@ def main() -> None:
     share = share_of(plan, engine)
     batches = GlobalBatches(data.train, share, seed=recipe.seed, pad_token_id=tokenizer.pad_token_id)
     held_out = held_out_test(recipe, data, share)
-    identity = identity_of(plan, recipe, samples=batches.fingerprint(), base_weights=model.fingerprint())
+    identity = identity_of(plan, recipe, samples=batches.fingerprint(), model=model)
     if is_main:
         folder.remove_results(all_of_them=args.overwrite)  # only now: a run that could not start has cost nothing
     with Heartbeat(folder, engine.rank, hang_minutes=recipe.faults.hang_minutes) as heartbeat:
@@ -99,15 +99,6 @@ def main() -> None:
         }
         write_summary(folder, plan, records, before=before, after=after, facts=facts)
     engine.close()
-
-
-def checkpoint_step(resume: str | None) -> int | None:
-    """The step that `--resume` names; None for the newest checkpoint."""
-    if resume in (None, "auto"):
-        return None
-    if not resume.isdecimal():
-        raise ConfigError(f"--resume {resume}: needs auto, or the step of a checkpoint as in --resume 200")
-    return int(resume)
 
 
 def share_of(plan: Plan, engine: Engine) -> Share:

@@ -1,8 +1,10 @@
 """Names of the files of a run, in one place: what `toolkit plan` writes and what training leaves."""
 
 import fcntl
+import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,6 +15,19 @@ TRAINING = "training"
 """The phase in a heartbeat in which a rank saves and leaves when it is asked to."""
 ERROR_MARK = "toolkit: "
 """Opens every stderr line with which a rank says why it stops; `toolkit launch` looks for it."""
+
+
+def checkpoint_step(resume: str | None) -> int | None:
+    """The step that `--resume` names; None for the newest checkpoint.
+
+    Raises:
+        ConfigError: it is neither `auto` nor a number.
+    """
+    if resume is None or resume == "auto":
+        return None
+    if not resume.isdecimal():
+        raise ConfigError(f"--resume {resume}: needs auto, or the step of a checkpoint as in --resume 200")
+    return int(resume)
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,11 @@ class RunFolder:
                 shutil.rmtree(result)
             else:
                 result.unlink()
+
+    def note(self, event: str, **facts: object) -> None:
+        """Add a line to events.jsonl."""
+        with self.events.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time.time(), "event": event, **facts}) + "\n")
 
     def lock(self) -> IO[str]:
         """Claim the folder for this process until the file that is given back is closed.

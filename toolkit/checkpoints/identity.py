@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.errors import CheckpointError
+from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.specs.recipe import Recipe
 
 
-def identity_of(plan: Plan, recipe: Recipe, *, samples: str, base_weights: str) -> dict[str, str]:
+def identity_of(plan: Plan, recipe: Recipe, *, samples: str, model: UnloadedModel) -> dict[str, str]:
     """Name of each condition -> its value in words.
 
     Args:
         plan: of the run.
         recipe: of the run.
         samples: fingerprint of the training rows, in order.
-        base_weights: fingerprint of the weights that training began with; they count where they stay frozen.
+        model: that training began with; its weights count where they stay frozen.
     """
     work = plan.workload
     found = {
@@ -30,7 +31,7 @@ def identity_of(plan: Plan, recipe: Recipe, *, samples: str, base_weights: str) 
     }
     if work.method != "full":
         adapters = recipe.lora.model_dump(mode="json", exclude={"dropout"})
-        found |= {"adapters": json.dumps({"rank": work.lora_rank, **adapters}), "base_weights": base_weights}
+        found |= {"adapters": json.dumps({"rank": work.lora_rank, **adapters}), "base_weights": model.fingerprint()}
     return found
 
 

@@ -37,6 +37,8 @@ class SavedModel:
         self._dtype = DTYPES[self.plan.workload.precision]
         self._shards = Shards(folder, manifest.num_ranks)
         self._identity = manifest.identity
+        lora, rank = self.recipe.lora, self.recipe.workload.lora_rank
+        self._adapter_shapes = adapter_shapes(self.plan.model.weight_shapes, lora.targets, rank)
 
     def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and whole weights in the precision of the forward pass."""
@@ -45,7 +47,7 @@ class SavedModel:
                 yield name, self._shards.weight(name, shape).to(self._dtype)
             return
         base = self._base_weights()
-        adapted = {name.rpartition(".lora_")[0] for name in self._adapter_shapes()}
+        adapted = {name.rpartition(".lora_")[0] for name in self._adapter_shapes}
         for name in self.plan.model.weight_shapes:
             layer = f"{PEFT_PREFIX}{name.removesuffix('.weight')}"
             if layer in adapted:
@@ -56,7 +58,7 @@ class SavedModel:
 
     def adapters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The adapters of a LoRA run alone; the base model's weights are not read."""
-        for layer in dict.fromkeys(name.rpartition(".lora_")[0] for name in self._adapter_shapes()):
+        for layer in dict.fromkeys(name.rpartition(".lora_")[0] for name in self._adapter_shapes):
             yield from self._adapters_of(layer)
 
     def _base_weights(self) -> WeightFiles:
@@ -74,12 +76,7 @@ class SavedModel:
             )
         return base
 
-    def _adapter_shapes(self) -> dict[str, tuple[int, ...]]:
-        recipe = self.recipe
-        return adapter_shapes(self.plan.model.weight_shapes, recipe.lora.targets, recipe.workload.lora_rank)
-
     def _adapters_of(self, layer: str) -> Iterator[tuple[str, torch.Tensor]]:
-        shapes = self._adapter_shapes()
         for part in ("lora_A", "lora_B"):
             name = f"{layer}.{part}.{ADAPTER_NAME}.weight"
-            yield name, self._shards.weight(name, shapes[f"{layer}.{part}.weight"]).to(self._dtype)
+            yield name, self._shards.weight(name, self._adapter_shapes[f"{layer}.{part}.weight"]).to(self._dtype)

@@ -9,15 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from toolkit import errors
 from toolkit.errors import INSTALL_TRAINING, MachineError, Preempted, ToolkitError
-from toolkit.launcher.processes import die_with_parent
+from toolkit.launcher.processes import die_with_parent, listening
 from toolkit.run_folder import ERROR_MARK, TRAINING, RunFolder
 
 _POLL_SECONDS = 0.5
@@ -79,7 +77,7 @@ class Attempt:
             raise MachineError(f"`accelerate` is not installed; {INSTALL_TRAINING}") from None
         ended = threading.Event()
         watch = threading.Thread(target=self._watch, args=(process, ended), name="watch", daemon=True)
-        with process, _listening(lambda number: self._ask(process, number)):
+        with process, listening(_ASKING, lambda number: self._ask(process, number)):
             watch.start()
             try:
                 error = _relay(process)
@@ -164,24 +162,6 @@ def _relay(process: subprocess.Popen[str]) -> ToolkitError | None:
             sys.stderr.write(line)
     found: type[ToolkitError] = getattr(errors, kind, ToolkitError)
     return found("\n".join(dict.fromkeys(said))) if said else None
-
-
-@contextlib.contextmanager
-def _listening(heard: Callable[[int], None]) -> Iterator[None]:
-    """Call `heard` with each signal that asks to leave."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread only
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        heard(number)
-
-    before = {number: signal.signal(number, handler) for number in _ASKING}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from toolkit.emitters.command import CPU_ENVIRONMENT, QUIET_ENVIRONMENT
@@ -27,20 +27,27 @@ def environment_for(kind: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM (a scheduler, `timeout`, `kill`) ends the block as Ctrl-C does; else it would end this process only."""
+def listening(numbers: Sequence[signal.Signals], heard: Callable[[int], None]) -> Iterator[None]:
+    """Call `heard` with each of these signals that comes while the block runs."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread only
         return
 
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, lambda given, _: heard(given)) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:
+    """SIGTERM (a scheduler, `timeout`, `kill`) ends the block as Ctrl-C does; else it would end this process only."""
+
+    def stop(number: int) -> None:
+        raise SystemExit(128 + number)
+
+    return listening([signal.SIGTERM], stop)
 
 
 def die_with_parent() -> None:

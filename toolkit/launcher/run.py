@@ -1,10 +1,8 @@
 """A run from its start to its end: checked before any process starts, started again where that can help."""
 
 import ctypes.util
-import json
 import shutil
 import sys
-import time
 from pathlib import Path
 
 from toolkit.emitters import emit
@@ -14,7 +12,7 @@ from toolkit.launcher.attempt import Attempt, Outcome
 from toolkit.launcher.processes import environment_for
 from toolkit.launcher.shrink import plan_on_fewer_ranks
 from toolkit.planner.plan import Plan
-from toolkit.run_folder import RunFolder
+from toolkit.run_folder import RunFolder, checkpoint_step
 from toolkit.specs.reading import read_mapping
 from toolkit.specs.recipe import Recipe
 
@@ -89,7 +87,7 @@ def _train(
             reason += f"; {fewer.world_size} of {plan.world_size} ranks go on ({fewer.strategy.words})"
             plan, without_progress = fewer, 0
             emit(plan, run.path, recipe, overwrite=True)
-        _note_restart(run, reason)
+        run.note("restarted", reason=reason)
         sys.stderr.write(f"{reason}; starting again from the last checkpoint\n")
         options = ["--resume", "auto"]  # what is there now is this run's own
 
@@ -114,11 +112,6 @@ def _given_up(run: RunFolder, reason: str, max_restarts: int) -> EngineError:
     return EngineError(f"{run.path}: {reason}{times}; `toolkit launch {run.path}` goes on from the last checkpoint")
 
 
-def _note_restart(run: RunFolder, reason: str) -> None:
-    with run.events.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), "event": "restarted", "reason": reason}) + "\n")
-
-
 def _newest_checkpoint(run: RunFolder) -> str:
     """Name of the newest published checkpoint; empty without one."""
     latest = run.checkpoints / "latest"
@@ -138,8 +131,7 @@ def _set_aside(run: RunFolder) -> None:
 def _check_resume(resume: str | None, *, overwrite: bool) -> None:
     if resume is not None and overwrite:
         raise ConfigError("--resume and --overwrite are both given; keep one of them")
-    if resume is not None and resume != "auto" and not resume.isdecimal():
-        raise ConfigError(f"--resume {resume}: needs auto, or the step of a checkpoint as in --resume 200")
+    checkpoint_step(resume)
 
 
 def _check_disk(plan: Plan) -> None:

@@ -58,7 +58,8 @@ class Checkpointing:
 
         Raises:
             Preempted: the run was asked to leave, and has saved.
-            SaveFailed: a checkpoint could not be written, and the recipe wants the run to stop then.
+            SaveFailed: a checkpoint could not be written, and the recipe wants the run to stop then, or it was asked to
+                leave.
         """
         every = self._config.every_steps
         due = every is not None and progress.step % every == 0
@@ -69,7 +70,8 @@ class Checkpointing:
             leaving = next((each.signal for each in notices if each.signal), None)
             due = due or notices[0].due
         if leaving is not None:
-            self.save(progress, wait=True)
+            if not self.save(progress, wait=True):
+                raise SaveFailed(f"{leaving}: left after step {progress.step}, of which no checkpoint could be written")
             self._telemetry.event("preempted", step=progress.step, signal=leaving)
             raise Preempted(f"{leaving}: saved after step {progress.step}; the same command goes on from there")
         if due:
@@ -81,23 +83,24 @@ class Checkpointing:
             self.save(progress, wait=True)
         self.settle(progress.step)
 
-    def save(self, progress: Progress, *, wait: bool = False) -> None:
-        """Begin a checkpoint; with `wait`, see it published."""
+    def save(self, progress: Progress, *, wait: bool = False) -> bool:
+        """Begin a checkpoint; with `wait`, see it published. False if it could not be written."""
         started = time.perf_counter()
         self.settle(progress.step)
         failure = self._saver.begin(progress, held_out_loss=self._held_out_loss())
         self._last, self._saved_step = time.monotonic(), progress.step
         if failure is not None:
             self._tell_failures([failure], progress.step)
-            return
-        if wait or not self._config.asynchronous:
-            self.settle(progress.step)
+            return False
+        if (wait or not self._config.asynchronous) and not self.settle(progress.step):
+            return False
         stall = time.perf_counter() - started
         self._telemetry.event("checkpoint", step=progress.step, stall_seconds=stall, num_bytes=self._saver.num_bytes)
         self._telemetry.start_clock()
+        return True
 
-    def settle(self, step: int) -> None:
-        """Wait for the writers of all ranks, or for one of them to fail."""
+    def settle(self, step: int) -> bool:
+        """Wait for the writers of all ranks, or for one of them to fail; False if one did."""
         while True:
             states = self._engine.gather((self._saver.idle, self._saver.failure))
             failures = [failure for _, failure in states if failure]
@@ -105,6 +108,7 @@ class Checkpointing:
                 break
             time.sleep(_POLL_SECONDS)
         self._tell_failures(failures, step)
+        return not failures
 
     def _held_out_loss(self) -> float | None:
         if not self._config.keep_best or self._held_out is None or not self._held_out.loss_batches:

@@ -106,9 +106,7 @@ class Telemetry:
     def event(self, name: str, *, step: int, **facts: object) -> None:
         """Note what happened beside the steps, in events.jsonl; rank 0 does."""
         if self._speaks:
-            line = {"time": time.time(), "step": step, "event": name, **facts}
-            with self._folder.events.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._folder.note(name, step=step, **facts)
 
     def go_back(self, step: int) -> None:
         """Forget the steps after that one: they are about to be done again."""

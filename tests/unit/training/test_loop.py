@@ -174,6 +174,21 @@ def test_asked_to_leave_it_saves_and_goes_on_later(
     assert again.learning_rates == [0.75, 0.5, 0.25]
 
 
+def test_asked_to_leave_without_room_it_does_not_say_that_it_saved(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    class Asked(engine):  # type: ignore[misc, valid-type]
+        def train_step(self, micro_batches: Any, **told: Any) -> StepResult:
+            os.kill(os.getpid(), signal.SIGUSR1) if micro_batches == 1 else None
+            result: StepResult = super().train_step(micro_batches, **told)
+            return result
+
+    folder.checkpoints.write_text("a file is in the way")
+    with pytest.raises(SaveFailed, match="SIGUSR1: left after step 3, of which no checkpoint could be written"):
+        train(Asked([step()] * 9), recipe(max_steps=6))
+    assert [event["event"] for event in events(folder)] == ["checkpoint failed"]
+
+
 @pytest.mark.parametrize("on_failure", ["warn", "stop"])
 def test_a_checkpoint_that_cannot_be_written(
     folder: RunFolder,
