@@ -71,6 +71,12 @@ class NumericalFault(EngineError):
     exit_code: ClassVar[int] = 76
 
 
+class OutOfMemory(EngineError):
+    """A rank needed more memory than its device or host has; the checkpoints are intact."""
+
+    exit_code: ClassVar[int] = 77
+
+
 class Preempted(ToolkitError):
     """The run was asked to leave and has saved; the same command goes on."""
 

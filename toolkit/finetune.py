@@ -27,6 +27,7 @@ from toolkit.training.evaluation import HeldOut, evaluate, evaluate_before
 from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.introduction import introduction
 from toolkit.training.memory import begin_memory_watch, disk_traffic, memory_of_rank
+from toolkit.training.out_of_memory import memory_fault
 from toolkit.training.session import Session
 from toolkit.training.summary import write_summary
 from toolkit.training.trackers import check_trackers
@@ -75,7 +76,10 @@ def main() -> None:
     identity = identity_of(plan, recipe, samples=batches.fingerprint(), model=model)
     if is_main:
         folder.remove_results(all_of_them=args.overwrite)  # only now: a run that could not start has cost nothing
-    with Heartbeat(folder, engine.rank, hang_minutes=recipe.faults.hang_minutes) as heartbeat:
+    with (
+        Heartbeat(folder, engine.rank, hang_minutes=recipe.faults.hang_minutes) as heartbeat,
+        memory_fault(plan, folder.path, rank=engine.rank, place=lambda: heartbeat.place),
+    ):
         before = evaluate_before(engine, held_out, folder)
         session = Session(folder, plan, recipe, engine, batches, held_out, identity)
         traffic = disk_traffic()

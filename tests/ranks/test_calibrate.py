@@ -93,6 +93,7 @@ def test_an_existing_file_needs_overwrite(measured: Path) -> None:
     assert measured.read_bytes() == before
 
 
+@pytest.mark.soak
 def test_one_rank_has_no_collectives(tmp_path: Path) -> None:
     result = calibrate("-o", tmp_path / "one.yaml", "--ranks", 1, "--budget", 5, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

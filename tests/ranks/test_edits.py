@@ -1,4 +1,4 @@
-"""A hand-edited ds_config.json is used and told, or refused by the name of its key; so is a wrong number of ranks."""
+"""A hand-edited ds_config.json is used and told, or refused by its key; so are ranks that do not fit together."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from procs import run_ranks
 from ranks.equality import assert_equal, trained
 from ranks.reference import reference_run
-from ranks.runs import edited_ds_config, tell, train, write_run
+from ranks.runs import edited_ds_config, open_with_another_release, tell, train, write_run
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
@@ -140,3 +140,14 @@ def test_broken_json_is_refused_with_its_line(run: Path) -> None:
 def test_another_number_of_ranks_is_refused(run: Path, ranks: int) -> None:
     with pytest.raises(AssertionError, match=rf"EngineError: accelerate sees {ranks} process\(es\), the plan has 2"):
         run_ranks(train, ranks, run, timeout_s=120)
+
+
+@pytest.mark.parametrize("choices", [{"zero_stage": 2}, {"pp": 2}])
+def test_ranks_with_other_releases_are_told(choices: dict[str, Any], tmp_path: Path, calm: Path) -> None:
+    about = tmp_path / "elsewhere" / "peft-0.1.0.dist-info" / "METADATA"
+    about.parent.mkdir(parents=True)
+    about.write_text("Metadata-Version: 2.1\nName: peft\nVersion: 0.1.0\n")
+    folder = write_run(tmp_path / "run", calm, **choices)
+    told = r"EngineError: the ranks run different releases: peft \S+ on rank 0 and 0\.1\.0 on rank 1;"
+    with pytest.raises(AssertionError, match=told):
+        run_ranks(open_with_another_release, 2, folder, tmp_path / "elsewhere", timeout_s=60)

@@ -15,6 +15,7 @@ SECONDS_FACTOR, BYTES_FACTOR = 4.0, 2.0
 takes several times as long; on a quiet machine the benchmark asks for 1.25 and 1.2."""
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_step_time_and_memory_of_two_real_layouts(tmp_path: Path) -> None:
     words = [sys.executable, str(ROOT / "benchmarks" / "cpu_layouts.py"), "--json", "--budget", "6", "--turns", "1"]

@@ -4,7 +4,6 @@ The ranks' writers meet in the file system, not in collectives, which belong to 
 beside its own when that is on the disk and was read back; rank 0 waits for all of them, and publishes.
 """
 
-import importlib.metadata
 import json
 import secrets
 import shutil
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-import toolkit
 from toolkit.checkpoints.manifest import FileEntry, Manifest, Progress, file_entry
 from toolkit.checkpoints.retention import kept_steps
 from toolkit.checkpoints.shard import Staged, shard_name
@@ -26,8 +24,8 @@ from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import CheckpointConfig
 from toolkit.units import human_bytes
+from toolkit.versions import installed_versions
 
-_PACKAGES = ("torch", "deepspeed", "transformers", "accelerate")
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 3600.0
 """How long rank 0 waits for another rank's file: as long as the slowest disk may take for it."""
@@ -117,7 +115,7 @@ class Saver:
             counters=counters,
             held_out_loss=held_out_loss,
             written=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            versions={"toolkit": toolkit.__version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+            versions=installed_versions(),
             files={},
         )
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from toolkit.emitters import emit
 from toolkit.emitters.command import launch_command
-from toolkit.errors import INSTALL_LIBAIO, ConfigError, EngineError, MachineError
+from toolkit.errors import INSTALL_LIBAIO, ConfigError, EngineError, MachineError, OutOfMemory, ToolkitError
 from toolkit.launcher.attempt import Attempt, Outcome
 from toolkit.launcher.processes import environment_for
-from toolkit.launcher.shrink import plan_on_fewer_ranks
+from toolkit.launcher.replan import plan_on_fewer_ranks, plan_with_half_the_micro_batch
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder, checkpoint_step
 from toolkit.specs.reading import read_mapping
@@ -73,23 +73,34 @@ def _train(
         outcome = Attempt(run, grace_seconds=grace_seconds).wait(
             [*launch_command(run.path, plan), *options], environment
         )
-        if outcome.error is not None:
-            raise outcome.error
-        if outcome.status == 0:
+        if outcome.error is None and outcome.status == 0:
             return
-        now = _newest_checkpoint(run)
-        without_progress, newest = (0 if now != newest else without_progress + 1), now
-        reason = _reason_to_start_again(run, outcome)
-        if without_progress > max_restarts:
-            fewer = plan_on_fewer_ranks(plan, recipe)
-            if fewer is None:
-                raise _given_up(run, reason, max_restarts)
-            reason += f"; {fewer.world_size} of {plan.world_size} ranks go on ({fewer.strategy.words})"
-            plan, without_progress = fewer, 0
+        instead: Plan | None = None
+        if outcome.error is not None:
+            reason = str(outcome.error).partition("\n")[0]
+            instead = _plan_for_less_memory(outcome.error, plan, recipe)
+        else:
+            reason, now = _reason_to_start_again(run, outcome), _newest_checkpoint(run)
+            without_progress, newest = (0 if now != newest else without_progress + 1), now
+            if without_progress > max_restarts:
+                instead = plan_on_fewer_ranks(plan, recipe)
+                if instead is None:
+                    raise _given_up(run, reason, max_restarts)
+        if instead is not None:
+            reason += f"; {instead.world_size} of {plan.world_size} ranks go on ({instead.strategy.words})"
+            plan, without_progress = instead, 0
             emit(plan, run.path, recipe, overwrite=True)
         run.note("restarted", reason=reason)
         sys.stderr.write(f"{reason}; starting again from the last checkpoint\n")
         options = ["--resume", "auto"]  # what is there now is this run's own
+
+
+def _plan_for_less_memory(error: ToolkitError, plan: Plan, recipe: Recipe) -> Plan:
+    """What to do about the error that ended the ranks: it is raised where starting them again is no help."""
+    instead = plan_with_half_the_micro_batch(plan, recipe) if isinstance(error, OutOfMemory) else None
+    if instead is None:
+        raise error
+    return instead
 
 
 def _reason_to_start_again(run: RunFolder, outcome: Outcome) -> str:

@@ -67,6 +67,11 @@ class MemoryEstimate(Spec):
         """Sum of the device terms: what the driver shows as used."""
         return sum(int(getattr(self, term)) for term in MEMORY_TERMS)
 
+    def largest_terms(self) -> list[tuple[str, int]]:
+        """Names and bytes of the device terms, largest first."""
+        terms = [(words, int(getattr(self, name))) for name, words in MEMORY_TERMS.items()]
+        return sorted(terms, key=lambda term: -term[1])
+
     def band(self, num_bytes: float) -> tuple[float, float]:
         """Nine of ten runs of this kind stay inside: bytes x and / exp(1.645 spread)."""
         return nine_of_ten(num_bytes, spread=self.spread)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from toolkit.errors import INSTALL_LIBAIO
-from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
+from toolkit.planner.estimates import MemoryEstimate
 from toolkit.planner.judge import Timed, released
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.memory.room import needs
@@ -32,19 +32,13 @@ class Choice(NamedTuple):
     """The whole cluster that was asked for; the choice may take a part of it."""
 
 
-def largest_term(memory: MemoryEstimate) -> tuple[str, int]:
-    """Name and bytes of the largest device term."""
-    name = max(MEMORY_TERMS, key=lambda term: int(getattr(memory, term)))
-    return MEMORY_TERMS[name], int(getattr(memory, name))
-
-
 def binding_constraint(memory: MemoryEstimate, cluster: ClusterSpec) -> str:
     """Why a strategy does not fit, as in 'needs 91.0 GiB of 76.0 GiB usable: activations 52.1 GiB', the largest."""
     worst = max(needs(memory, cluster), key=lambda need: need.overshoot)
     words = f"needs {human_bytes(worst.num_bytes)} of {human_bytes(worst.usable)} usable"
     if worst.what != "device":
         return f"{words} {worst.what}"
-    term, size = largest_term(memory)
+    term, size = memory.largest_terms()[0]
     return f"{words}: {term} {human_bytes(size)}"
 
 
@@ -56,7 +50,7 @@ def usable_words(cluster: ClusterSpec) -> str:
 
 def fit_words(memory: MemoryEstimate, cluster: ClusterSpec) -> list[str]:
     """What a strategy that fits takes, one sentence for the device and one for the host."""
-    term, size = largest_term(memory)
+    term, size = memory.largest_terms()[0]
     need = f"{human_bytes(memory.total_bytes)} of {usable_words(cluster)}"
     told = [f"It fits: {need} per {cluster.device.name}; the largest term is {term}, {human_bytes(size)}."]
     if memory.host_bytes:

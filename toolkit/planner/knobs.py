@@ -5,7 +5,6 @@ from itertools import combinations, islice
 
 from toolkit.planner.engines import DEGREES
 from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
-from toolkit.planner.explain import largest_term
 from toolkit.planner.judge import Judged, judge_eligible, timed
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.rank import ranked
@@ -132,7 +131,7 @@ def _changed_options(request: Request, strategy: Strategy) -> dict[str, str]:
 def _kinds(request: Request, misses: Sequence[MemoryEstimate]) -> list[Iterator[Knob]]:
     shorter, lora = _shorter(request), _adapters(request, "lora")
     nodes, host = _more_nodes(request), _more_host_memory(request, misses)
-    by_sequence = largest_term(misses[0])[0] in (MEMORY_TERMS["activations_bytes"], MEMORY_TERMS["logits_bytes"])
+    by_sequence = misses[0].largest_terms()[0][0] in (MEMORY_TERMS["activations_bytes"], MEMORY_TERMS["logits_bytes"])
     return [host, shorter, lora, nodes] if by_sequence else [host, lora, nodes, shorter]
 
 

@@ -133,11 +133,17 @@ class Plan(Spec):
                 f"start {self.world_size}, or plan again: {self.replan_command(world_size, folder)}"
             )
 
-    def replan_command(self, world_size: int, folder: Path) -> str:
-        """The `toolkit plan` line for the recipe in `folder` on another number of ranks of the same kind."""
+    def replan_command(self, world_size: int, folder: Path, *, fixed: Fixed | None = None) -> str:
+        """The `toolkit plan` line for the recipe in `folder` on another number of ranks of the same kind.
+
+        Args:
+            world_size: ranks.
+            folder: of the run.
+            fixed: decisions in the place of those that the user has made.
+        """
         cluster = self.cluster.name if world_size == self.world_size else f"{world_size}x{self.cluster.device.name}"
         words = ["toolkit", "plan", "--recipe", str(folder / "recipe.yaml"), "--cluster", cluster]
-        words += self.fixed.options()
+        words += (fixed or self.fixed).options()
         if self.objective != "fastest":
             words += ["--objective", self.objective]
         if self.cluster.price_per_gpu_hour is not None:

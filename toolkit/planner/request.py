@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, model_validator
+from typing_extensions import Self
 
 from toolkit.errors import SpecError
 from toolkit.planner.engines import DEGREES, ENGINES, faults, is_lack
@@ -12,7 +13,7 @@ from toolkit.planner.multiples import batch_words, close_choice, divisors
 from toolkit.planner.release import RELEASED
 from toolkit.planner.resolve import base_setup
 from toolkit.planner.setup import Checkpointing, Setup
-from toolkit.planner.strategy import EngineName, stages_words
+from toolkit.planner.strategy import EngineName, Strategy, stages_words
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
@@ -64,6 +65,12 @@ class Fixed(Spec):
         if len(stages) == 1:
             raise ValueError(f"stages={stages[0]}: one stage divides nothing; give the layers of two or more, or none")
         return {**given, "stages": stages, "pp": given.get("pp") or len(stages) or None}
+
+    @classmethod
+    def of(cls, strategy: Strategy) -> Self:
+        """Every decision of a strategy."""
+        values: dict[str, Any] = {name: getattr(strategy, name, None) for name in cls.model_fields}
+        return cls(**{**values, **strategy.degrees, "stages": strategy.stages or None})
 
     def given(self) -> dict[str, object]:
         """The pins that are set, by name; `stages` as the command line has them."""

@@ -139,6 +139,9 @@ class FaultConfig(Spec):
     """Minutes without a step after which every rank writes its stacks into `faults` and ends."""
     min_ranks: int | None = Field(default=None, gt=0)
     """Fewest ranks to go on with where starting all of them again does not help; without it the run ends then."""
+    halve_micro_batch: bool = False
+    """Where a rank runs out of memory: go on with half the micro-batch and the same global batch; without it, or at a
+    micro-batch of 1, the run ends with exit code 77."""
     compare_every: int | None = Field(default=None, gt=0)
     """Optimizer steps between two comparisons of the replicas' weights, which must be the same bit for bit."""
 

@@ -37,7 +37,12 @@ class Heartbeat:
         self._limit = 60 * hang_minutes
         self._last = float("-inf")
         self._file: IO[str] | None = None
-        self._step = 0
+        self._step, self._phase = 0, "start"
+
+    @property
+    def place(self) -> str:
+        """Where the rank is, in words."""
+        return f"in phase `{self._phase}`" + (f" after step {self._step}" if self._step else "")
 
     def __enter__(self) -> Self:
         for path in (self._path, self._stacks):
@@ -69,7 +74,7 @@ class Heartbeat:
             self._sign(TRAINING, limit=self._limit)
 
     def _sign(self, phase: str, *, limit: float) -> None:
-        self._last = time.monotonic()
+        self._last, self._phase = time.monotonic(), phase
         assert self._file is not None, "used as a context"
         faulthandler.dump_traceback_later(limit, exit=True, file=self._file)
         sign = {"pid": os.getpid(), "host": socket.gethostname(), "phase": phase, "step": self._step}

@@ -1,17 +1,14 @@
 """summary.json: the run in one object, for people and for scripts."""
 
-import importlib.metadata
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import toolkit
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.training.evaluation import Evaluation
-
-_PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "peft", "datasets")
+from toolkit.versions import installed_versions
 
 
 def write_summary(
@@ -50,7 +47,7 @@ def write_summary(
         "adapter": None if plan.workload.method == "full" else folder.adapter.relative_to(folder.path).as_posix(),
         "world_size": plan.world_size,
         **facts,
-        "versions": {"toolkit": toolkit.__version__} | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": installed_versions(),
     }
     partial = folder.summary.with_suffix(".json.partial")
     partial.unlink(missing_ok=True)  # "x" refuses a link, too, instead of writing to where it leads

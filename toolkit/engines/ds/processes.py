@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
 from toolkit.engines.ds.config import DsConfig
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
+from toolkit.engines.ds.sums import gather_objects
 from toolkit.errors import INSTALL_LIBAIO, EngineError, MachineError
 from toolkit.planner.plan import Plan
 from toolkit.specs.machine import local_sockets
+from toolkit.versions import installed_versions
 
 # A rank may compile an op, or read a slow disk, for long while the others wait in the first collective.
 _TIMEOUT = timedelta(minutes=30)
@@ -100,6 +103,21 @@ def _check_world(ranks: int, plan: Plan, *, seen_by: str) -> None:
             f"{seen_by} sees {ranks} process(es), the plan has {plan.world_size}; "
             "every rank would train a model of its own; start the run with `toolkit launch`"
         )
+    _check_versions(gather_objects(installed_versions()))
+
+
+def _check_versions(by_rank: Sequence[dict[str, str]]) -> None:
+    """Machines of one run may have been set up on different days; what differs shows as other numbers, or not at all.
+
+    Raises:
+        EngineError: naming each library, and the first rank that has another release than rank 0.
+    """
+    told = []
+    for name, release in by_rank[0].items():
+        others = [(rank, versions[name]) for rank, versions in enumerate(by_rank) if versions[name] != release]
+        told += [f"{name} {release} on rank 0 and {other} on rank {rank}" for rank, other in others[:1]]
+    if told:
+        raise EngineError(f"the ranks run different releases: {', '.join(told)}; install the same on every machine")
 
 
 def make_swap_folder(folder: Path) -> None:
