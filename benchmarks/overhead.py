@@ -1,7 +1,8 @@
 """Tokens/s of the toolkit's training loop against a hand-written bare DeepSpeed loop, in one run.
 
 Same model, same batches, same ZeRO config, same optimizer; the loops take turns in blocks of steps, so that whatever
-else the machine does meets both. Run it with `make benchmark`; it starts its own processes.
+else the machine does meets both. The toolkit's is all that a run trains with: telemetry, signals, heartbeat, watchdog.
+Run it with `make benchmark`; it starts its own processes.
 """
 
 import argparse
@@ -56,7 +57,14 @@ def prepare(folder: Path, layout: dict[str, Any]) -> None:
         folder / "inputs" / "model", f"{RANKS}xcpu", seq_len=SEQ_LEN, global_batch=GLOBAL_BATCH, **layout
     )
     recipe = toolkit.Recipe.parse(
-        {"model": plan.model.name, "workload": plan.workload.model_dump(), "data": {"train": str(train)}},
+        {
+            "model": plan.model.name,
+            "workload": plan.workload.model_dump(),
+            "data": {"train": str(train)},
+            "max_steps": (ROUNDS + 1) * STEPS_PER_ROUND,
+            "checkpoint": {"at_end": False},
+            "trackers": [],
+        },
         source="benchmark",
     )
     toolkit.emit(plan, folder, recipe, overwrite=True)
@@ -72,8 +80,8 @@ def measure(folder: Path) -> None:
     from toolkit.planner.plan import Plan
     from toolkit.run_folder import RunFolder
     from toolkit.specs.recipe import Recipe
-    from toolkit.training.loop import train
-    from toolkit.training.telemetry import Telemetry
+    from toolkit.training.heartbeat import Heartbeat
+    from toolkit.training.session import Session
 
     run = RunFolder(folder)
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
@@ -83,35 +91,45 @@ def measure(folder: Path) -> None:
     engine = engine_for(plan, recipe, model=model, folder=run)
     share = Share(plan.strategy.layout.dp, engine.data_rank, plan.strategy.micro_batch, plan.strategy.grad_accum)
     batches = GlobalBatches(data.train, share, seed=0, pad_token_id=tokenizer.pad_token_id)
-    bare_step = bare_loop(run, plan, recipe.optimizer.learning_rate)
-
-    rounds: dict[str, list[float]] = {"toolkit": [], "bare": []}
-    with Telemetry(run, engine, num_steps=(ROUNDS + 1) * STEPS_PER_ROUND) as telemetry:
-        for number in range(ROUNDS + 1):
-            steps = _Window(batches, number * STEPS_PER_ROUND)
-            started = time.perf_counter()
-            train(engine, steps, recipe=recipe, steps=STEPS_PER_ROUND, telemetry=telemetry)
-            middle = time.perf_counter()
-            for index in range(STEPS_PER_ROUND):
-                bare_step(steps.step(index))
-            ended = time.perf_counter()
-            if number:  # the first round compiles and warms up
-                tokens = sum(record["tokens"] for record in telemetry.records[-STEPS_PER_ROUND:])
-                rounds["toolkit"].append(tokens / (middle - started))
-                rounds["bare"].append(tokens / (ended - middle))
+    turns = Turns(batches, bare_loop(run, plan, recipe.optimizer.learning_rate))
+    with Heartbeat(run, engine.rank, hang_minutes=recipe.faults.hang_minutes) as heartbeat:
+        session = Session(run, plan, recipe, engine, turns, None, identity={})
+        records = session.train(heartbeat, step=None, introduction="")
+        turns.bare_turn(len(records))
     if engine.rank == 0:
-        report(rounds, plan.strategy.words)
+        report(turns.seconds, [record["tokens"] for record in records], plan.strategy.words)
 
 
-class _Window:
-    """The steps of one round."""
+class Turns:
+    """The toolkit's batches; after every round of its loop the bare loop takes the same ones.
 
-    def __init__(self, batches: Any, offset: int) -> None:
-        self._batches, self._offset = batches, offset
+    Args:
+        batches: of both.
+        bare_step: one step of the bare loop.
+    """
+
+    def __init__(self, batches: Any, bare_step: Callable[[Any], None]) -> None:
+        self._batches, self._bare_step = batches, bare_step
+        self._began = 0.0
         self.steps_per_epoch = batches.steps_per_epoch
+        self.row_numbers = batches.row_numbers
+        self.seconds: dict[str, list[float]] = {"toolkit": [], "bare": []}
 
     def step(self, index: int) -> Any:
-        return self._batches.step(self._offset + index)
+        """What the toolkit's loop asks for at the beginning of a step."""
+        if index % STEPS_PER_ROUND == 0:
+            self.bare_turn(index)
+        return self._batches.step(index)
+
+    def bare_turn(self, index: int) -> None:
+        """The bare loop's turn on the round that ends before step `index`."""
+        now = time.perf_counter()
+        if index:
+            self.seconds["toolkit"].append(now - self._began)
+            for earlier in range(index - STEPS_PER_ROUND, index):
+                self._bare_step(self._batches.step(earlier))
+            self.seconds["bare"].append(time.perf_counter() - now)
+        self._began = time.perf_counter()
 
 
 def bare_loop(run: Any, plan: Any, learning_rate: float) -> Callable[[Any], None]:
@@ -124,8 +142,13 @@ def bare_loop(run: Any, plan: Any, learning_rate: float) -> Callable[[Any], None
     return zero_loop(model, config, learning_rate)
 
 
-def report(rounds: dict[str, list[float]], strategy: str) -> None:
-    """The ratio of each round's pair, and its median."""
+def report(seconds: dict[str, list[float]], tokens: list[int], strategy: str) -> None:
+    """The ratio of each round's pair, and its median; the first round, which compiles and warms up, is left out."""
+    starts = range(STEPS_PER_ROUND, len(tokens), STEPS_PER_ROUND)
+    rounds = {
+        name: [sum(tokens[at : at + STEPS_PER_ROUND]) / took for at, took in zip(starts, times[1:], strict=True)]
+        for name, times in seconds.items()
+    }
     ratios = [ours / bare for ours, bare in zip(rounds["toolkit"], rounds["bare"], strict=True)]
     result = {
         "strategy": strategy,

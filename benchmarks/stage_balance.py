@@ -153,7 +153,7 @@ def measured(folder: Path, plan: Any, parts: Sequence[str]) -> float:
         out, _ = body((hidden, marks) if first is None else first((ids, marks)))
         if ends:
             norm, head = ends
-            loss_sum(head(norm((out, marks))), ids, head.lm_head).backward()
+            loss_sum(head(norm((out, marks))), ids, head.lm_head).backward()  # type: ignore[no-untyped-call]
         else:
             out.backward(torch.ones_like(out))
         return time.perf_counter() - started

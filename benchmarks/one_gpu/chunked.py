@@ -36,7 +36,9 @@ class ChunkedLossModel(torch.nn.Module):
         def loss_of(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             return cross_entropy(causal.lm_head(part).float(), wanted, ignore_index=IGNORED, reduction="sum")
 
-        chunks = zip(hidden.flatten(0, 1).split(CHUNK_TOKENS), labels.flatten().split(CHUNK_TOKENS), strict=True)
+        chunks = zip(
+            torch.split(hidden.flatten(0, 1), CHUNK_TOKENS), torch.split(labels.flatten(), CHUNK_TOKENS), strict=True
+        )
         losses = [checkpoint(loss_of, part, wanted, use_reentrant=False) for part, wanted in chunks]
         return torch.stack(losses).sum()
 
