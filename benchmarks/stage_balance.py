@@ -136,24 +136,24 @@ def measured(folder: Path, plan: Any, parts: Sequence[str]) -> float:
 
     from toolkit.engines.ds.loss import loss_sum
     from toolkit.models.pretrained import load_pretrained
-    from toolkit.models.stages import Body, Embedding, Head, Norm, marks_of
+    from toolkit.models.stages import Body, Embedding, Head, Norm
 
     torch.set_num_threads(1)
     model = load_pretrained(str(folder), plan.model, precision="fp32")
     shape = (plan.strategy.micro_batch, plan.workload.seq_len)
     ids = torch.randint(plan.model.vocab_size, shape)
     hidden = torch.randn(*shape, plan.model.hidden_size, requires_grad=True)
-    marks = marks_of(torch.ones(shape, dtype=torch.int64))
+    positions = torch.arange(shape[1]).repeat(shape[0], 1)
     ends = (Norm(model, model.fill), Head(model, model.fill)) if "head" in parts else ()
     body = Body(model, model.fill, range(parts.count("layer"))).train()
     first = Embedding(model, model.fill) if "embedding" in parts else None
 
     def once() -> float:
         started = time.perf_counter()
-        out, _ = body((hidden, marks) if first is None else first((ids, marks)))
+        out, _ = body((hidden, positions) if first is None else first((ids, positions)))
         if ends:
             norm, head = ends
-            loss_sum(head(norm((out, marks))), ids, head.lm_head).backward()  # type: ignore[no-untyped-call]
+            loss_sum(head(norm((out, positions))), ids, head.lm_head).backward()  # type: ignore[no-untyped-call]
         else:
             out.backward(torch.ones_like(out))
         return time.perf_counter() - started

@@ -143,6 +143,23 @@ def open_with_another_release(folder: Path, elsewhere: Path) -> None:
     open_engine(folder).close()
 
 
+def train_on_rows_padded_on_the_left(folder: Path) -> float:
+    """Loss of the first step on its rows, turned so that their padding comes first."""
+    engine = open_engine(folder)
+    turned = []
+    for batch in batches_of(folder, engine).step(0):
+        lengths = batch["attention_mask"].sum(1).tolist()
+        turned.append(
+            {
+                name: torch.stack([row.roll(-length) for row, length in zip(rows, lengths, strict=True)])
+                for name, rows in batch.items()
+            }
+        )
+    loss = engine.train_step(turned, learning_rate=LEARNING_RATES[0]).loss
+    engine.close()
+    return loss
+
+
 def train_on_other_rows(folder: Path, first: int) -> list[StepResult]:
     """As `train`, but that from step `first` on every rank turns the rows of its micro-batches by its number."""
     engine = open_engine(folder)

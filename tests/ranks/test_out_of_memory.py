@@ -4,18 +4,22 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import toolkit
-from ranks.runs import in_warm_ranks
+from procs import run_ranks
+from ranks.runs import finetune, in_warm_ranks
 from toolkit.demo.model import write_demo_model
 from toolkit.demo.tasks import demo_rows
+from toolkit.errors import OutOfMemory
 
 pytestmark = pytest.mark.ranks
 
@@ -78,10 +82,33 @@ def test_half_the_micro_batch_goes_on_with_the_same_numbers(tmp_path: Path) -> N
         assert one["loss"] == pytest.approx(two["loss"], abs=2e-6)
 
 
+def finetune_short_of_memory(folder: Path) -> None:
+    """As `finetune`, but that rank 1 may map no more after a few steps."""
+
+    def limit() -> None:
+        while len(lines(folder / "telemetry.jsonl")) < 3:
+            time.sleep(0.02)
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
+
+    if dist.get_rank() == 1:
+        threading.Thread(target=limit, daemon=True).start()
+    finetune(folder)
+
+
 @pytest.mark.timeout(200)
 def test_otherwise_the_run_ends_and_says_what_takes_less(tmp_path: Path) -> None:
     folder = write(tmp_path, halve=False)
-    status, told = launched_short_of_memory(folder)
-    assert status == 77
-    for words in ("rank 1 on ", "ran out of memory in phase `training` after step", "The plan expects", "halve_micro"):
+    with pytest.raises(AssertionError) as failure:
+        run_ranks(finetune_short_of_memory, 2, folder, timeout_s=120)
+    told = str(failure.value)
+    assert "OutOfMemory: rank 1 on " in told
+    for words in ("ran out of memory in phase `training` after step", "The plan expects", "halve_micro"):
         assert words in told
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(200)
+def test_the_exit_code_says_so(tmp_path: Path) -> None:
+    status, told = launched_short_of_memory(write(tmp_path, halve=False))
+    assert status == OutOfMemory.exit_code
+    assert "ran out of memory in phase `training` after step" in told

@@ -1,8 +1,9 @@
 """LLaMA as a row of layers that a pipeline can divide: embedding, blocks of decoder layers, norm, head.
 
 Made of the `transformers` layers themselves, so that names, numerics and adapters are those of the whole model. From
-stage to stage goes a pair: hidden states [micro_batch, seq, hidden], and marks, int64 [2, micro_batch, seq]: attention
-mask (0: padding) and position ids.
+stage to stage goes a pair: hidden states [micro_batch, seq, hidden] and position ids, int64 [micro_batch, seq]. There
+is no attention mask: rows are padded on the right, where causal attention does not look, and positions that begin
+again are another document, which `transformers` keeps apart.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from toolkit.models.unloaded import UnloadedModel
 Read = Callable[[torch.nn.Module], None]
 """Gives a part of the model its weights, as this rank keeps them."""
 Crossing = tuple[torch.Tensor, torch.Tensor]
-"""Hidden states and marks."""
+"""Hidden states and position ids."""
 
 
 class Embedding(torch.nn.Module):
-    """Token ids [micro_batch, seq] and marks to hidden states and marks."""
+    """Token ids [micro_batch, seq] to hidden states; position ids go along."""
 
     def __init__(self, model: UnloadedModel, read: Read) -> None:
         super().__init__()
@@ -29,8 +30,8 @@ class Embedding(torch.nn.Module):
 
     def forward(self, inputs: Crossing) -> Crossing:
         """Look the tokens up."""
-        ids, marks = inputs
-        return self.embed_tokens(ids), marks
+        ids, positions = inputs
+        return self.embed_tokens(ids), positions
 
 
 class Body(torch.nn.Module):
@@ -49,18 +50,17 @@ class Body(torch.nn.Module):
         self.rotary_emb = inner.rotary_emb
 
     def forward(self, inputs: Crossing) -> Crossing:
-        """All layers, causal, without what is padding."""
-        hidden, marks = inputs
-        mask, positions = marks.unbind()
+        """All layers, causal."""
+        hidden, positions = inputs
         make_mask = create_causal_mask if self.window is None else create_sliding_window_causal_mask
         seen = make_mask(
             config=self._config,
             inputs_embeds=hidden,
-            attention_mask=mask,
+            attention_mask=None,
             past_key_values=None,
             position_ids=positions,
         )
-        return self.run(hidden, positions, seen=seen), marks
+        return self.run(hidden, positions, seen=seen), positions
 
     def new_cache(self) -> Cache:
         """Place for keys and values of all tokens that these layers have seen, also those outside a window."""
@@ -99,7 +99,7 @@ class Norm(torch.nn.Module):
         self.norm = model.base.model.norm
 
     def forward(self, inputs: Crossing) -> torch.Tensor:
-        """Hidden states, normed; nobody needs the marks any more."""
+        """Hidden states, normed; nobody needs the positions any more."""
         normed: torch.Tensor = self.norm(inputs[0])
         return normed
 
@@ -116,11 +116,6 @@ class Head(torch.nn.Module):
         """One product."""
         logits: torch.Tensor = self.lm_head(hidden)
         return logits
-
-
-def marks_of(mask: torch.Tensor) -> torch.Tensor:
-    """Marks of right-padded rows from their attention mask [micro_batch, seq]."""
-    return torch.stack([mask, torch.arange(mask.shape[1]).expand_as(mask)])
 
 
 def layer_ranges(stages: tuple[int, ...]) -> list[range]:

@@ -13,14 +13,14 @@ import torch.distributed as dist
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
+from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised, padded_on_the_left
 from toolkit.engines.ds.optimizer import build_adamw
 from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.pipeline.collect import stage_tensors, weights_of_all_stages
 from toolkit.engines.pipeline.generate import StageGenerator
 from toolkit.engines.pipeline.module import pipeline_module, topology_of
-from toolkit.models.stages import marks_of
+from toolkit.errors import EngineError
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
@@ -153,6 +153,12 @@ class PipelineEngine:
         return loss_sum(logits, wanted, self._model.base.lm_head) * self._loss_factor
 
     def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
-        """What DeepSpeed wants of a micro-batch: inputs of the first stage, labels of the last."""
-        for batch in batches:
-            yield (batch["input_ids"], marks_of(batch["attention_mask"])), next_tokens(batch["labels"])
+        """What DeepSpeed wants of a micro-batch: inputs of the first stage, labels of the last.
+
+        Raises:
+            EngineError: rows that are padded on the left; on every rank, before any of them waits for another.
+        """
+        if any(padded_on_the_left(batch["attention_mask"]) for batch in batches):
+            raise EngineError("pipeline: a row is padded on the left; pad rows on the right, or use engine=zero")
+        rows = [(batch["input_ids"], next_tokens(batch["labels"])) for batch in batches]
+        return iter([((ids, torch.arange(ids.shape[1]).repeat(ids.shape[0], 1)), wanted) for ids, wanted in rows])

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from toolkit.engines.base import Batch
-from toolkit.engines.ds.loss import IGNORED, next_tokens, num_supervised
+from toolkit.engines.ds.loss import IGNORED, next_tokens, num_supervised, padded_on_the_left
 from toolkit.errors import EngineError
 
 
@@ -45,8 +45,9 @@ class Shares:
         """
         ids, mask, wanted = batch["input_ids"], batch["attention_mask"], next_tokens(batch["labels"])
         if self.sp == 1:
-            return Share({"input_ids": ids, "attention_mask": mask}, wanted, int(mask.sum()))
-        if bool((mask[:, 1:] > mask[:, :-1]).any()):
+            seen = {"attention_mask": mask} if padded_on_the_left(mask) else {}
+            return Share({"input_ids": ids, **seen}, wanted, int(mask.sum()))
+        if padded_on_the_left(mask):
             raise EngineError(f"sp={self.sp}: a row is padded on the left; pad rows on the right, or use sp=1")
         positions = torch.arange(ids.shape[1]).expand_as(ids)
         ids, positions, mask, wanted = map(self._part, (ids, positions, mask, wanted), (0, 0, 0, IGNORED))
