@@ -26,6 +26,7 @@ from toolkit.specs.recipe import Recipe
 from toolkit.training.evaluation import HeldOut, evaluate, evaluate_before
 from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.introduction import introduction
+from toolkit.training.isolation import check_isolation
 from toolkit.training.memory import begin_memory_watch, disk_traffic, memory_of_rank
 from toolkit.training.out_of_memory import memory_fault
 from toolkit.training.session import Session
@@ -71,7 +72,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed + engine.data_rank)  # from here on only dropout draws: not the same on every rank
 
     share = share_of(plan, engine)
-    batches = GlobalBatches(data.train, share, seed=recipe.seed, pad_token_id=tokenizer.pad_token_id)
+    batches = training_batches(recipe, data, share, engine)
     held_out = held_out_test(recipe, data, share)
     identity = identity_of(plan, recipe, samples=batches.fingerprint(), model=model)
     if is_main:
@@ -83,7 +84,7 @@ def main() -> None:
         before = evaluate_before(engine, held_out, folder)
         session = Session(folder, plan, recipe, engine, batches, held_out, identity)
         traffic = disk_traffic()
-        told = introduction(plan, data, engine, trainable=trainable, total=total)
+        told = introduction(plan, data, engine, batches, trainable=trainable, total=total)
         records = session.train(heartbeat, step=checkpoint_step(args.resume), introduction=told)
         heartbeat.phase("end")
         seen = memory_of_rank(engine.rank, engine.device, rss_at_start=rss_at_start, traffic_at_start=traffic)
@@ -109,6 +110,21 @@ def share_of(plan: Plan, engine: Engine) -> Share:
     """Which rows of every global batch this rank trains on."""
     strategy = plan.strategy
     return Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
+
+
+def training_batches(recipe: Recipe, data: PreparedData, share: Share, engine: Engine) -> GlobalBatches:
+    """This rank's batches of every step, after a look at the attention where documents share a row."""
+    tokenizer = data.encoder.template.tokenizer
+    if data.packs is not None:
+        check_isolation(engine, rows=share.micro_batch, vocab_size=len(tokenizer))
+    return GlobalBatches(
+        data.train,
+        share,
+        seed=recipe.seed,
+        pad_token_id=tokenizer.pad_token_id,
+        packs=data.packs,
+        grouped=recipe.require_data().group_by_length,
+    )
 
 
 def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut | None:

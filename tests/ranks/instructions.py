@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ranks.reference import DTYPES, mean_loss
-from toolkit.data.loader import Batch, GlobalBatches, Share
+from toolkit.data.batches import Batch
+from toolkit.data.loader import GlobalBatches, Share
 from toolkit.data.prepare import prepare
 from toolkit.models.pretrained import load_tokenizer
 from toolkit.specs.model import ModelSpec

@@ -18,11 +18,13 @@ from ranks.settings import (
     LORA_ALPHA,
     LORA_RANK,
     LORA_TARGETS,
+    PACKED_BATCH,
     SEED,
     WEIGHT_DECAY,
 )
-from ranks.tiny import PAD, training_rows
-from toolkit.data.loader import Batch, GlobalBatches, Share
+from ranks.tiny import PAD, training_packs, training_rows
+from toolkit.data.batches import Batch
+from toolkit.data.loader import GlobalBatches, Share, eval_batches
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -52,12 +54,14 @@ def reference_run(
     method: str = "full",
     num_steps: int = len(LEARNING_RATES),
     clip: float = CLIP,
+    packed: bool = False,
 ) -> Reference:
-    """Train the model in `folder`."""
+    """Train the model in `folder`; `packed`: on the documents of each step's packs, a row for each."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
     if method == "lora":
         model = _with_adapters(model)
-    steps = tuple(_train(model, global_batches(num_steps), clip=clip))
+    batches = documents_of_packs(num_steps) if packed else global_batches(num_steps)
+    steps = tuple(_train(model, batches, clip=clip))
     return Reference(steps, model.eval())
 
 
@@ -65,6 +69,14 @@ def global_batches(count: int) -> list[Batch]:
     """Whole global batches of the first `count` steps."""
     batches = GlobalBatches(training_rows(), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD)
     return [batches.step(index)[0] for index in range(count)]
+
+
+def documents_of_packs(count: int) -> list[Batch]:
+    """The same for packed rows: their documents, side by side."""
+    rows, share = training_rows(), Share(1, 0, PACKED_BATCH)
+    packed = GlobalBatches(rows, share, seed=SEED, pad_token_id=PAD, packs=training_packs())
+    chosen = [rows.select(packed.row_numbers(index)) for index in range(count)]
+    return [eval_batches(each, Share(1, 0, len(each)), pad_token_id=PAD)[0] for each in chosen]
 
 
 def mean_loss(model: Any, batch: Batch) -> torch.Tensor:

@@ -29,14 +29,16 @@ from toolkit.specs.recipe import LoraConfig, OptimizerConfig, Recipe
 from toolkit.training.memory import disk_traffic
 
 
-def write_run(folder: Path, model: Path, *, cluster: str = "2xcpu", **choices: Any) -> Path:
+def write_run(
+    folder: Path, model: Path, *, cluster: str = "2xcpu", global_batch: int = GLOBAL_BATCH, **choices: Any
+) -> Path:
     """Plan and emit; `choices` as for `toolkit.plan`."""
     wanted = {"precision": "fp32", "micro_batch": 2, "activation_checkpointing": "none", **choices}
     plan = toolkit.plan(
         model,
         cluster,
         seq_len=SEQ_LEN,
-        global_batch=GLOBAL_BATCH,
+        global_batch=global_batch,
         gradient_clipping=CLIP,
         lora_rank=LORA_RANK,
         **wanted,

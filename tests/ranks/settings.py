@@ -1,6 +1,8 @@
 """Numbers that the run on several ranks and the run in one process have in common."""
 
 GLOBAL_BATCH = 8
+PACKED_BATCH = 4
+"""Packed rows per step: of 29 samples, 8 rows or so."""
 CLIP = 0.5
 WEIGHT_DECAY = 0.01
 LEARNING_RATES = tuple(2e-3 * min(step + 1, 4) / 4 * (1 - step / 40) for step in range(20))

@@ -7,6 +7,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
+from toolkit.data.packing import Packs, pack, token_counts
+
 VOCAB_SIZE = 96
 SEQ_LEN = 48
 PAD, BOS, EOS = 0, 1, 2
@@ -75,3 +77,8 @@ def training_rows() -> Dataset:
         input_ids.append(ids)
         labels.append([-100] * prompt + ids[prompt:])
     return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
+
+
+def training_packs() -> Packs:
+    """Those rows in rows of SEQ_LEN tokens."""
+    return pack(token_counts(training_rows()), capacity=SEQ_LEN)

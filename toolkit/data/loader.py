@@ -1,25 +1,29 @@
 """Batches in an order that no layout changes: step s of a run trains on the same rows on 1 rank or 64.
 
-The epoch's permutation depends on (seed, epoch) alone; step s takes the next global_batch rows of it; micro-batch m of
-data rank r takes rows [m*dp*mb + r*mb, +mb) of these. Any step can be asked for, so resuming is starting at a number.
+A row is a sample, or several that were packed; what is said of rows here holds for both.
+
+The epoch's permutation depends on (seed, epoch) alone; step s takes the next global_batch rows of it; who computes
+which of these is a matter of their lengths (balance.py). Any step can be asked for: to resume is to start at a number.
 """
 
 import hashlib
 import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
+import numpy as np
 import torch
 from datasets import Dataset
 
-from toolkit.data.encode import IGNORED, SampleEncoder
+from toolkit.data.balance import divided, imbalance
+from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of
+from toolkit.data.encode import SampleEncoder
+from toolkit.data.packing import Packs, token_counts
 
-Batch = dict[str, torch.Tensor]
-"""`input_ids`, `attention_mask`, `labels`: int64 [rows, seq]; padding has mask 0 and label -100."""
 _SAMPLE_ROWS = 1000
-PAD_MULTIPLE = 8
-"""Widths are multiples of this: tensor cores want them, and fewer distinct widths mean fewer kernel choices."""
+_BATCHES_SORTED = 50
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Share:
         """Rows per optimizer step over all replicas."""
         return self.dp * self.micro_batch * self.grad_accum
 
+    def all_rows(self, count: int) -> list[int]:
+        """Positions, of `count`, of this rank's rows in their order."""
+        return [position for micro in range(self.grad_accum) for position in self.rows(micro, count)]
+
     def rows(self, micro: int, count: int) -> range:
         """Positions, of `count`, of this rank's micro-batch number `micro`; fewer than micro_batch at the end."""
         start = (micro * self.dp + self.dp_rank) * self.micro_batch
@@ -48,25 +56,45 @@ class Share:
 
 @final
 class GlobalBatches:
-    """This rank's micro-batches of any optimizer step."""
+    """This rank's micro-batches of any optimizer step.
 
-    def __init__(self, rows: Dataset, share: Share, *, seed: int, pad_token_id: int) -> None:
-        self._rows = _tokens_of(rows)
-        self._share = share
-        self._seed = seed
-        self._pad = pad_token_id
+    Args:
+        rows: prepared samples.
+        share: this rank's.
+        seed: of the order.
+        pad_token_id: fills rows up.
+        packs: which samples share a row; without them each has its own.
+        grouped: put rows of about one length into a batch.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        share: Share,
+        *,
+        seed: int,
+        pad_token_id: int,
+        packs: Packs | None = None,
+        grouped: bool = False,
+    ) -> None:
+        self._rows, self._packs = _tokens_of(rows), packs
+        counts = token_counts(rows)
+        self._lengths = counts if packs is None else packs.sums(counts)
+        self._share, self._seed, self._pad, self._grouped = share, seed, pad_token_id, grouped
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one pass over the rows; the last one may hold fewer rows."""
-        return math.ceil(len(self._rows) / self._share.global_batch)
+        return math.ceil(len(self._lengths) / self._share.global_batch)
 
     def fingerprint(self) -> str:
         """Tells these rows from others, or in another order, by their number and a sample of them."""
-        count = len(self._rows)
+        count = len(self._lengths)
         sample = sorted({place * count // _SAMPLE_ROWS for place in range(_SAMPLE_ROWS)})
-        return hashlib.sha256(f"{count} {_fetch(self._rows, sample)}".encode()).hexdigest()[:16]
+        rows = samples_of(self._rows, sample) if self._packs is None else self._packed_samples(self._packs, sample)
+        grouped = " grouped" if self._grouped else ""
+        return hashlib.sha256(f"{count} {rows}{grouped}".encode()).hexdigest()[:16]
 
     def step(self, index: int) -> list[Batch]:
         """grad_accum micro-batches of step `index` (from 0, over all epochs), each as wide as its longest row needs.
@@ -75,28 +103,92 @@ class GlobalBatches:
         has its micro_batch rows and the mean over all supervised tokens stays that of the real rows. A micro-batch
         may hold nothing else: divide by the global batch's tokens, never by a micro-batch's own.
         """
-        rows = self.row_numbers(index)
-        micros = [self._share.rows(micro, len(rows)) for micro in range(self._share.grad_accum)]
-        return [self._micro_batch([rows[position] for position in micro]) for micro in micros]
+        numbers = self._numbers(index)
+        return [
+            self._micro_batch([numbers[place] for place in ranks[self._share.dp_rank]])
+            for ranks in self._division(numbers)
+        ]
 
     def row_numbers(self, index: int) -> list[int]:
-        """Rows of the data set in the global batch of step `index`, in order; at most global_batch."""
+        """Rows of the data set in the global batch of step `index`, in order; those of all its packs."""
+        numbers = self._numbers(index)
+        return numbers if self._packs is None else [row for number in numbers for row in self._packs.of(number)]
+
+    def imbalance(self, num_steps: int) -> tuple[float, float]:
+        """Mean over the first steps of max / mean - 1 of the ranks' tokens; as it is, and in the order of the rows."""
+        ours, plain = [], []
+        for index in range(min(num_steps, self.steps_per_epoch)):
+            numbers = self._numbers(index)
+            lengths = self._lengths[numbers].tolist()
+            ranks = zip(*self._division(numbers), strict=True)
+            ours.append(imbalance([sum(lengths[place] for micro in rank for place in micro) for rank in ranks]))
+            shares = (replace(self._share, dp_rank=rank) for rank in range(self._share.dp))
+            plain.append(imbalance([sum(lengths[place] for place in share.all_rows(len(numbers))) for share in shares]))
+        return statistics.fmean(ours), statistics.fmean(plain)
+
+    def _numbers(self, index: int) -> list[int]:
+        """Rows, or packs, of the global batch of step `index`, in order; at most global_batch."""
         epoch, step = divmod(index, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, epoch_order(len(self._rows), seed=self._seed, epoch=epoch))
         size = self._share.global_batch
+        if self._order[0] != epoch:
+            order = epoch_order(len(self._lengths), seed=self._seed, epoch=epoch)
+            if self._grouped:
+                order = grouped_order(order, self._lengths, global_batch=size, seed=self._seed, epoch=epoch)
+            self._order = (epoch, order)
         numbers: list[int] = self._order[1][step * size : (step + 1) * size].tolist()
         return numbers
 
+    def _division(self, numbers: list[int]) -> list[list[list[int]]]:
+        share = self._share
+        return divided(
+            self._lengths[numbers].tolist(), dp=share.dp, micro_batch=share.micro_batch, grad_accum=share.grad_accum
+        )
+
     def _micro_batch(self, numbers: list[int]) -> Batch:
-        return _right_padded(_fetch(self._rows, numbers), size=self._share.micro_batch, pad=self._pad)
+        size = self._share.micro_batch
+        if self._packs is None:
+            return right_padded(samples_of(self._rows, numbers), size=size, pad=self._pad)
+        return packed(self._packed_samples(self._packs, numbers), size=size, pad=self._pad)
+
+    def _packed_samples(self, packs: Packs, numbers: list[int]) -> list[list[Sample]]:
+        members = [packs.of(number) for number in numbers]
+        samples = iter(samples_of(self._rows, [row for each in members for row in each]))
+        return [[next(samples) for _ in each] for each in members]
 
 
 def epoch_order(num_rows: int, *, seed: int, epoch: int) -> torch.Tensor:
     """The permutation of the rows in an epoch, int64 [num_rows]."""
+    return torch.randperm(num_rows, generator=_generator(seed, epoch))
+
+
+def grouped_order(
+    order: torch.Tensor, lengths: np.ndarray, *, global_batch: int, seed: int, epoch: int
+) -> torch.Tensor:
+    """The same rows with those of about one length in a batch, and the batches in random order.
+
+    As `group_by_length` of transformers has it: rows are sorted within stretches of 50 batches.
+
+    Args:
+        order: of the epoch.
+        lengths: tokens of each row.
+        global_batch: rows per step.
+        seed: of the run.
+        epoch: whose order it is.
+    """
+    stretch = _BATCHES_SORTED * global_batch
+    rows = order.numpy()
+    parts = [rows[start : start + stretch] for start in range(0, len(rows), stretch)]
+    by_length = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+    whole = len(rows) // global_batch
+    # A short batch stays the last one of the epoch.
+    batches = by_length[: whole * global_batch].reshape(whole, global_batch)
+    mixed = batches[torch.randperm(whole, generator=_generator(seed, -epoch - 1)).numpy()]
+    return torch.from_numpy(np.concatenate([mixed.reshape(-1), by_length[whole * global_batch :]]))
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
     # Not seed + epoch: seed 0's second epoch would be seed 1's first.
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    return torch.randperm(num_rows, generator=generator)
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
 def eval_batches(rows: Dataset, share: Share, *, pad_token_id: int, limit: int | None = None) -> list[Batch]:
@@ -104,7 +196,7 @@ def eval_batches(rows: Dataset, share: Share, *, pad_token_id: int, limit: int |
     tokens = _tokens_of(rows)
     count = len(rows) if limit is None else min(limit, len(rows))
     return [
-        _right_padded(_fetch(tokens, list(share.rows(micro, count))), size=share.micro_batch, pad=pad_token_id)
+        right_padded(samples_of(tokens, list(share.rows(micro, count))), size=share.micro_batch, pad=pad_token_id)
         for micro in range(math.ceil(count / (share.dp * share.micro_batch)))
     ]
 
@@ -136,54 +228,11 @@ def prompt_batches(
         numbers = [asked[position] for position in share.rows(micro, len(asked))]
         chosen = rows[numbers] if numbers else {"input_ids": [], "prompt_length": [], "answer": []}
         ids = [row[:end] for row, end in zip(chosen["input_ids"], chosen["prompt_length"], strict=True)]
-        batches.append(_left_padded(ids, size=share.micro_batch, pad=pad_token_id))
+        batches.append(left_padded(ids, size=share.micro_batch, pad=pad_token_id))
         prompts += [encoder.template.tokenizer.decode(each) for each in ids]
         answers += chosen["answer"]
     return PromptBatches(batches, prompts, answers)
 
 
-_Row = tuple[list[int], list[int]]
-
-
 def _tokens_of(rows: Dataset) -> Dataset:
     return rows.select_columns(["input_ids", "labels"])
-
-
-def _fetch(rows: Dataset, numbers: list[int]) -> list[_Row]:
-    if not numbers:
-        return []
-    chosen = rows[numbers]
-    return list(zip(chosen["input_ids"], chosen["labels"], strict=True))
-
-
-def _right_padded(rows: list[_Row], *, size: int, pad: int) -> Batch:
-    # A stand-in row attends to its own token: softmax over a fully masked row is NaN in some attention kernels.
-    rows = rows + [([pad], [IGNORED])] * (size - len(rows))
-    width = _width(max(len(ids) for ids, _ in rows))
-    batch = {
-        "input_ids": torch.full((size, width), pad),
-        "attention_mask": torch.zeros((size, width), dtype=torch.int64),
-        "labels": torch.full((size, width), IGNORED),
-    }
-    for index, (ids, labels) in enumerate(rows):
-        batch["input_ids"][index, : len(ids)] = torch.tensor(ids)
-        batch["attention_mask"][index, : len(ids)] = 1
-        batch["labels"][index, : len(ids)] = torch.tensor(labels)
-    return batch
-
-
-def _left_padded(rows: list[list[int]], *, size: int, pad: int) -> Batch:
-    rows = rows + [[pad]] * (size - len(rows))
-    width = _width(max(map(len, rows)))
-    batch = {
-        "input_ids": torch.full((size, width), pad),
-        "attention_mask": torch.zeros((size, width), dtype=torch.int64),
-    }
-    for index, ids in enumerate(rows):
-        batch["input_ids"][index, width - len(ids) :] = torch.tensor(ids)
-        batch["attention_mask"][index, width - len(ids) :] = 1
-    return batch
-
-
-def _width(longest: int) -> int:
-    return math.ceil(longest / PAD_MULTIPLE) * PAD_MULTIPLE

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from toolkit.data.cache import Tally, cached_rows
 from toolkit.data.encode import SampleEncoder
+from toolkit.data.packing import Packs, pack, token_counts
 from toolkit.data.template import ChatTemplate, choose_template
 from toolkit.errors import DataError
 from toolkit.specs.recipe import DataConfig
@@ -49,6 +50,8 @@ class PreparedData:
     """Of `train`."""
     held_out_statistics: Statistics | None
     """Of `held_out`."""
+    packs: Packs | None
+    """Which rows of `train` share a packed row; None without packing."""
     encoder: SampleEncoder
     """Encodes further prompts the same way; `encoder.template.text` belongs to the trained model."""
     notes: tuple[str, ...]
@@ -87,13 +90,18 @@ def prepare(
     elif config.held_out_fraction:
         rows, held = _split(rows, config, seed=seed)
     statistics = _statistics(rows, tally)
+    packs = pack(token_counts(rows), capacity=seq_len) if config.packing else None
     return PreparedData(
         train=rows,
         held_out=held,
         statistics=statistics,
         held_out_statistics=None if held is None else _statistics(held, held_tally),
+        packs=packs,
         encoder=encoder,
-        notes=_notes(encoder.template, statistics, tally, seq_len=seq_len),
+        notes=(
+            *_notes(encoder.template, statistics, tally, seq_len=seq_len),
+            *_packing_notes(statistics, packs, seq_len=seq_len),
+        ),
     )
 
 
@@ -140,3 +148,13 @@ def _notes(template: ChatTemplate, statistics: Statistics, tally: Tally, *, seq_
     if tally.without_answer:
         notes.append(f"{tally.without_answer} of {tally.read} rows were left out: they have no answer")
     return tuple(notes)
+
+
+def _packing_notes(statistics: Statistics, packs: Packs | None, *, seq_len: int) -> tuple[str, ...]:
+    if packs is None:
+        return ()
+    waste = 1 - statistics.tokens / (len(packs) * seq_len)
+    return (
+        f"packing: {statistics.rows:,} samples in {len(packs):,} rows of {seq_len} tokens, {waste:.1%} padding; "
+        f"{statistics.rows / len(packs):.1f} samples per row",
+    )

@@ -7,7 +7,8 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 
 Batch = Mapping[str, torch.Tensor]
-"""`input_ids`, `attention_mask` and `labels`, each int64 [micro_batch, seq]; label -100 is not supervised."""
+"""`input_ids`, `attention_mask` and `labels`, each int64 [micro_batch, seq]; label -100 is not supervised. Packed rows
+have `position_ids` too, which begin again with every document: none sees another one."""
 
 
 @dataclass(frozen=True)

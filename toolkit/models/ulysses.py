@@ -6,6 +6,7 @@ it needs no other model code.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,17 @@ from transformers import AttentionInterface
 from toolkit.errors import SpecError
 
 _NAME = "toolkit_ulysses"
-_GROUP = "ulysses_group"
+_DIVIDED = "ulysses"
+
+
+@dataclass
+class _Divided:
+    """What the attention layers of a model share."""
+
+    group: dist.ProcessGroup
+    """The ranks that hold one sequence."""
+    seen: torch.Tensor | None = None
+    """Which tokens of the whole sequence see which: bool [batch, 1, seq, seq]; None: all that came before."""
 
 
 def divide_attention(model: Any, group: dist.ProcessGroup, *, seq_len: int) -> None:
@@ -37,9 +48,26 @@ def divide_attention(model: Any, group: dist.ProcessGroup, *, seq_len: int) -> N
             f"and Ulysses here lets them see all; use sp=1, or seq_len={window} or less"
         )
     AttentionInterface.register(_NAME, _attention)
+    divided = _Divided(group)
     for layer in model.model.layers:
-        setattr(layer.self_attn, _GROUP, group)
+        setattr(layer.self_attn, _DIVIDED, divided)
     model.set_attn_implementation(_NAME)
+
+
+def keep_documents_apart(model: Any, positions: torch.Tensor | None) -> None:
+    """Say of the next forward pass, and of its backward pass, where documents begin.
+
+    Args:
+        model: that `divide_attention` has prepared.
+        positions: position ids [batch, seq] of the whole rows, which begin again with every document; None where a row
+            holds one.
+    """
+    divided: _Divided = getattr(model.model.layers[0].self_attn, _DIVIDED)
+    divided.seen = None
+    if positions is not None:
+        document = (positions == 0).cumsum(1)
+        same = document[:, None, :, None] == document[:, None, None, :]
+        divided.seen = same.tril()
 
 
 @contextmanager
@@ -71,19 +99,21 @@ def _attention(
         query: [batch, heads, tokens of this rank, head size].
         key: as query, with the key/value heads.
         value: as key.
-        attention_mask: none: rows are padded on the right, where causal attention does not look.
+        attention_mask: none: `keep_documents_apart` says it, of whole rows; rows are padded on the right, where causal
+            attention does not look.
         **options: of transformers' call; `scaling`, factor on the scores, and `dropout`, part of them, count here.
 
     Returns:
         [batch, tokens of this rank, heads, head size], and no scores.
     """
     assert attention_mask is None
-    group: dist.ProcessGroup = getattr(module, _GROUP)
-    whole = _Exchange(group, scatter=1, gather=2)
+    divided: _Divided = getattr(module, _DIVIDED)
+    seen = divided.seen
+    whole = _Exchange(divided.group, scatter=1, gather=2)
     queries, keys, values = (_exchanged(tensor, whole) for tensor in (query, key, value))
     scale, dropout = options.get("scaling"), options.get("dropout", 0.0)
     out = scaled_dot_product_attention(
-        queries, keys, values, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=True
+        queries, keys, values, attn_mask=seen, is_causal=seen is None, scale=scale, dropout_p=dropout, enable_gqa=True
     )
     return _exchanged(out, whole.reverse).transpose(1, 2), None
 

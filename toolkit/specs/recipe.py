@@ -43,6 +43,12 @@ class DataConfig(Spec):
     template: TemplateName | None = None
     """Built-in chat template; without it the tokenizer's own, or `alpaca` where the tokenizer has none."""
 
+    group_by_length: bool = False
+    """Put rows of about one length into a batch: less padding, and equal work where a rank has few rows of it."""
+    packing: bool = False
+    """Put several short samples into each training row of seq_len tokens, where none sees another; a batch counts rows.
+    """
+
     _no_url = field_validator("train", "held_out")(_refuse_url)
 
 

@@ -3,14 +3,19 @@
 from rich.console import Group
 from rich.panel import Panel
 
+from toolkit.data.loader import GlobalBatches
 from toolkit.data.prepare import PreparedData
 from toolkit.data.preview import decoded_example
 from toolkit.engines.base import Engine
 from toolkit.planner.plan import Plan
 from toolkit.units import human_count
 
+_STEPS_LOOKED_AT = 100
 
-def introduction(plan: Plan, data: PreparedData, engine: Engine, *, trainable: int, total: int) -> Group:
+
+def introduction(
+    plan: Plan, data: PreparedData, engine: Engine, batches: GlobalBatches, *, trainable: int, total: int
+) -> Group:
     """What is about to be trained, on what, and one sample with its supervised part marked."""
     strategy, rows = plan.strategy, data.statistics
     tokenizer = data.encoder.template.tokenizer
@@ -20,11 +25,23 @@ def introduction(plan: Plan, data: PreparedData, engine: Engine, *, trainable: i
         f"batch: {plan.workload.global_batch} samples = {_replicas(plan)} x {strategy.micro_batch} "
         f"x {strategy.grad_accum} accumulation; gradients clipped at {plan.gradient_clipping}",
         f"data: {rows.rows:,} samples, {rows.tokens:,} tokens, {rows.supervised_tokens / rows.tokens:.1%} supervised",
+        *_work(plan, batches),
         *engine.notes,
         *data.notes,
     ]
     example = Panel(decoded_example(data.train[0], tokenizer), title="first sample, ⟦supervised⟧", title_align="left")
     return Group(*lines, example)
+
+
+def _work(plan: Plan, batches: GlobalBatches) -> list[str]:
+    """How far the replicas' tokens differ; what one has more, the others wait for."""
+    if plan.strategy.layout.dp == 1:
+        return []
+    ours, in_order = batches.imbalance(_STEPS_LOOKED_AT)
+    return [
+        f"work: the fullest replica has {ours:.1%} more tokens per step than the mean; with the rows as they come it "
+        f"would have {in_order:.1%} more"
+    ]
 
 
 def _replicas(plan: Plan) -> str:

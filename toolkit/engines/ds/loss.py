@@ -17,15 +17,6 @@ def next_tokens(labels: torch.Tensor) -> torch.Tensor:
     return pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-def padded_on_the_left(mask: torch.Tensor) -> bool:
-    """Whether a row of an attention mask [micro_batch, seq] begins with padding.
-
-    What is padded on the right needs no mask: causal attention does not look there, what comes of padding is not
-    supervised, and without a mask attention takes its fastest kernels.
-    """
-    return bool((mask[:, 1:] > mask[:, :-1]).any())
-
-
 def num_supervised(wanted: torch.Tensor) -> int:
     """Tokens of `next_tokens` whose prediction counts in the loss."""
     return int((wanted != IGNORED).sum())

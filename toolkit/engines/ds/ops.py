@@ -7,8 +7,10 @@ shared with others, and that lock dies with its process: a mark found when nobod
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import deepspeed
@@ -40,10 +42,27 @@ def load_op(builder_name: str) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (folder / builder.name / "lock").unlink(missing_ok=True)
         fcntl.flock(lock, fcntl.LOCK_SH)
-        builder.load(verbose=False)
+        with _own_ninja():
+            builder.load(verbose=False)
+
+
+@contextlib.contextmanager
+def _own_ninja() -> Iterator[None]:
+    """The one that is installed beside this Python, whether or not its environment is activated.
+
+    Releases of ninja do not recognise each other's builds: with the system's in turn, every op is compiled each time.
+    """
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before}"
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def _default_folder() -> Path:
     # torch's own default knows the Python version only: after an upgrade of torch it loads what the old one has built.
     versions = f"py{sys.version_info.major}{sys.version_info.minor}-torch{torch.__version__}-ds{deepspeed.__version__}"
-    return Path(get_default_build_root()) / f"toolkit-{versions}"
+    # Its headers' place is part of every compiler's command: two environments would undo each other's builds.
+    place = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+    return Path(get_default_build_root()) / f"toolkit-{versions}-{place}"

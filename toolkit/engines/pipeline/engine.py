@@ -13,8 +13,9 @@ import torch.distributed as dist
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised, padded_on_the_left
+from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
 from toolkit.engines.ds.optimizer import build_adamw
+from toolkit.engines.ds.rows import padded_on_the_left, positions_of
 from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.pipeline.collect import stage_tensors, weights_of_all_stages
@@ -160,5 +161,4 @@ class PipelineEngine:
         """
         if any(padded_on_the_left(batch["attention_mask"]) for batch in batches):
             raise EngineError("pipeline: a row is padded on the left; pad rows on the right, or use engine=zero")
-        rows = [(batch["input_ids"], next_tokens(batch["labels"])) for batch in batches]
-        return iter([((ids, torch.arange(ids.shape[1]).repeat(ids.shape[0], 1)), wanted) for ids, wanted in rows])
+        return iter([((batch["input_ids"], positions_of(batch)), next_tokens(batch["labels"])) for batch in batches])

@@ -22,7 +22,7 @@ from toolkit.engines.ds.tensor import gathered, whole_logits
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.shares import Share, Shares
 from toolkit.errors import EngineError
-from toolkit.models.ulysses import whole_sequences
+from toolkit.models.ulysses import keep_documents_apart, whole_sequences
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
@@ -214,6 +214,9 @@ class ZeroEngine:
     def _loss_sum(self, share: Share) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens of this rank's share of a micro-batch, in fp32."""
         inputs = {name: self._to_device(tensor) for name, tensor in share.inputs.items()}
+        if self._shares.sp > 1:
+            documents = None if share.documents is None else self._to_device(share.documents)
+            keep_documents_apart(self._base, documents)
         logits = self._engine(**inputs, use_cache=False).logits
         return loss_sum(logits, self._to_device(share.wanted), self._base.lm_head)
 

@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import pad
 
 from toolkit.engines.base import Batch
-from toolkit.engines.ds.loss import IGNORED, next_tokens, num_supervised, padded_on_the_left
+from toolkit.engines.ds.loss import IGNORED, next_tokens, num_supervised
+from toolkit.engines.ds.rows import padded_on_the_left, positions_of
 from toolkit.errors import EngineError
 
 
@@ -21,6 +22,8 @@ class Share:
     """The next token of each position, or -100: int64 [micro_batch, tokens]."""
     num_tokens: int
     """Tokens without padding."""
+    documents: torch.Tensor | None = None
+    """Position ids of the whole packed rows, of which `inputs` has this rank's part."""
 
     @property
     def num_supervised(self) -> int:
@@ -45,15 +48,20 @@ class Shares:
         """
         ids, mask, wanted = batch["input_ids"], batch["attention_mask"], next_tokens(batch["labels"])
         if self.sp == 1:
-            seen = {"attention_mask": mask} if padded_on_the_left(mask) else {}
-            return Share({"input_ids": ids, **seen}, wanted, int(mask.sum()))
+            kept = {"attention_mask": mask} if padded_on_the_left(mask) else {}
+            if "position_ids" in batch:
+                kept["position_ids"] = batch["position_ids"]
+            return Share({"input_ids": ids, **kept}, wanted, int(mask.sum()))
         if padded_on_the_left(mask):
             raise EngineError(f"sp={self.sp}: a row is padded on the left; pad rows on the right, or use sp=1")
-        positions = torch.arange(ids.shape[1]).expand_as(ids)
-        ids, positions, mask, wanted = map(self._part, (ids, positions, mask, wanted), (0, 0, 0, IGNORED))
-        return Share({"input_ids": ids, "position_ids": positions}, wanted, int(mask.sum()))
+        whole = self._filled(positions_of(batch), 0)
+        ids, mask, wanted = map(self._part, (ids, mask, wanted), (0, 0, IGNORED))
+        inputs = {"input_ids": ids, "position_ids": self._part(whole, 0)}
+        return Share(inputs, wanted, int(mask.sum()), whole if "position_ids" in batch else None)
+
+    def _filled(self, tensor: torch.Tensor, filler: int) -> torch.Tensor:
+        """[micro_batch, seq] with so much on the right that every rank has as many tokens."""
+        return pad(tensor, (0, -tensor.shape[1] % self.sp), value=filler)
 
     def _part(self, tensor: torch.Tensor, filler: int) -> torch.Tensor:
-        """Of [micro_batch, seq], filled up on the right until every rank has as many tokens."""
-        filled = pad(tensor, (0, -tensor.shape[1] % self.sp), value=filler)
-        return filled.chunk(self.sp, dim=1)[self.rank]
+        return self._filled(tensor, filler).chunk(self.sp, dim=1)[self.rank]

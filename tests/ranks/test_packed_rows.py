@@ -1,0 +1,77 @@
+"""Packed rows train as their documents would, a row for each, in every layout; what mixes them is noticed."""
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from procs import run_ranks
+from ranks.equality import assert_equal, assert_same_weights
+from ranks.reference import reference_run
+from ranks.runs import Trained, open_engine, write_run
+from ranks.settings import LEARNING_RATES, PACKED_BATCH, SEED
+from ranks.tiny import PAD, VOCAB_SIZE, training_packs, training_rows
+from toolkit.data.loader import GlobalBatches, Share
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+from toolkit.training.isolation import check_isolation
+
+pytestmark = pytest.mark.ranks
+
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "zero2": (2, {"zero_stage": 2}),
+    "zero3-recomputed": (2, {"zero_stage": 3, "activation_checkpointing": "full"}),
+    "tp2": (2, {"tp": 2, "zero_stage": 1}),
+    "sp2": (2, {"sp": 2, "zero_stage": 2}),
+    "sp2-recomputed": (2, {"sp": 2, "zero_stage": 1, "activation_checkpointing": "full"}),
+    "pp2": (2, {"pp": 2}),
+    "pp2-tp2": (4, {"pp": 2, "tp": 2}),
+}
+
+
+def train_packed(folder: Path) -> Trained:
+    """All steps on packed rows, after the look at the attention that every run takes."""
+    engine = open_engine(folder)
+    strategy = Plan.load(RunFolder(folder).plan).strategy
+    share = Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
+    batches = GlobalBatches(training_rows(), share, seed=SEED, pad_token_id=PAD, packs=training_packs())
+    check_isolation(engine, rows=share.micro_batch, vocab_size=VOCAB_SIZE)
+    steps = [engine.train_step(batches.step(index), learning_rate=rate) for index, rate in enumerate(LEARNING_RATES)]
+    weights = dict(engine.full_state())
+    engine.close()
+    return Trained(steps, weights)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_packed_rows_are_their_documents(tmp_path: Path, deep: Path, layout: str) -> None:
+    ranks, choices = LAYOUTS[layout]
+    batch = {"global_batch": PACKED_BATCH, "micro_batch": 1}
+    folder = write_run(tmp_path / "run", deep, cluster=f"{ranks}xcpu", **batch, **choices)
+    run = run_ranks(train_packed, ranks, folder, timeout_s=120)[0]
+    one = reference_run(deep, packed=True)
+    assert_equal(run.steps, one.steps, loss=3e-6, norm=1e-5)
+    assert_same_weights(run.weights, one.model, within=1e-5)
+
+
+def mixed(folder: Path, part: str) -> None:
+    """The look at an attention that does not know where documents begin."""
+    engine = open_engine(folder)
+    with mock.patch(part, return_value=None):
+        check_isolation(engine, rows=1, vocab_size=VOCAB_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("choices", "part"),
+    [
+        ({"zero_stage": 2}, "transformers.masking_utils.find_packed_sequence_indices"),
+        ({"pp": 2}, "transformers.masking_utils.find_packed_sequence_indices"),
+        ({"sp": 2}, "toolkit.engines.zero.engine.keep_documents_apart"),
+    ],
+)
+def test_an_attention_that_mixes_documents_is_refused(
+    tmp_path: Path, untied: Path, choices: dict[str, Any], part: str
+) -> None:
+    folder = write_run(tmp_path / "run", untied, **choices)
+    with pytest.raises(AssertionError, match=r"EngineError: packing: the loss of a document moved from \d"):
+        run_ranks(mixed, 2, folder, part, timeout_s=60)

@@ -1,0 +1,79 @@
+"""Packing: several short rows in one row of seq_len tokens, so that next to nothing is padding.
+
+Rows are placed by best-fit decreasing: longest first, each where it leaves the least room. That needs at most 11/9 of
+the fewest possible rows (Johnson 1974), and with the many short rows of real data about as few as possible.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Packs:
+    """Which rows share a packed row, and in which order."""
+
+    rows: np.ndarray
+    """Numbers of the rows, pack by pack: int64 [all rows]."""
+    starts: np.ndarray
+    """Where in `rows` each pack begins, and the end of the last one: int64 [packs + 1]."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def of(self, number: int) -> list[int]:
+        """The rows of a pack, in order."""
+        members: list[int] = self.rows[self.starts[number] : self.starts[number + 1]].tolist()
+        return members
+
+    def sums(self, counts: np.ndarray) -> np.ndarray:
+        """Of one number per row, the sum over each pack."""
+        return np.add.reduceat(counts[self.rows], self.starts[:-1]) if len(self) else counts[:0]
+
+
+def pack(lengths: Sequence[int] | np.ndarray, *, capacity: int) -> Packs:
+    """Place rows by best-fit decreasing; equal lengths in the order of the rows, so the result is always the same.
+
+    Args:
+        lengths: tokens of each row, 1 .. capacity.
+        capacity: tokens of a packed row.
+
+    Raises:
+        ValueError: a row is longer than a packed one, or has no token.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    if sizes.size and not (sizes.min() > 0 and sizes.max() <= capacity):
+        raise ValueError(f"rows have {sizes.min()} to {sizes.max()} tokens, a packed row takes 1 to {capacity}")
+    packs: list[list[int]] = []
+    room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    """Packs by the tokens that they still take."""
+    has_room = 0  # bit r is set where room[r] is not empty: the tightest fit is one shift and one lowest bit away
+    for row in np.argsort(-sizes, kind="stable").tolist():
+        size = int(sizes[row])
+        fitting = has_room >> size
+        if fitting:
+            tightest = size + (fitting & -fitting).bit_length() - 1
+            number = room[tightest].pop()
+            if not room[tightest]:
+                has_room ^= 1 << tightest
+        else:
+            tightest, number = capacity, len(packs)
+            packs.append([])
+        packs[number].append(row)
+        if left := tightest - size:
+            room[left].append(number)
+            has_room |= 1 << left
+    counts = np.fromiter(map(len, packs), dtype=np.int64, count=len(packs))
+    flat = np.fromiter((row for members in packs for row in members), dtype=np.int64, count=sizes.size)
+    return Packs(flat, np.concatenate([[0], np.cumsum(counts)]))
+
+
+def token_counts(rows: Dataset) -> np.ndarray:
+    """Tokens of each row: int64 [rows]."""
+    counts = [
+        batch["input_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+        for batch in rows.select_columns("input_ids").with_format("arrow").iter(batch_size=10_000)
+    ]
+    return np.concatenate(counts).astype(np.int64) if counts else np.empty(0, dtype=np.int64)

@@ -1,0 +1,20 @@
+"""What engines read off the rows of a batch before they compute on them."""
+
+import torch
+
+from toolkit.engines.base import Batch
+
+
+def padded_on_the_left(mask: torch.Tensor) -> bool:
+    """Whether a row of an attention mask [micro_batch, seq] begins with padding.
+
+    What is padded on the right needs no mask: causal attention does not look there, what comes of padding is not
+    supervised, and without a mask attention takes its fastest kernels.
+    """
+    return bool((mask[:, 1:] > mask[:, :-1]).any())
+
+
+def positions_of(batch: Batch) -> torch.Tensor:
+    """Position ids [micro_batch, seq] of rows that are padded on the right, or packed."""
+    ids = batch["input_ids"]
+    return batch.get("position_ids", torch.arange(ids.shape[1]).repeat(ids.shape[0], 1))

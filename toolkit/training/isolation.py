@@ -1,0 +1,46 @@
+"""Whether the documents of a packed row see each other: tried with the run's own engine before its first step.
+
+Attention kernels differ in what they make of position ids that begin again; one that ignores them trains without a word
+on documents that have read their neighbours.
+"""
+
+import torch
+
+from toolkit.engines.base import Batch, Engine
+from toolkit.errors import EngineError
+
+_TOKENS = 16
+"""Of each of two documents."""
+_TOLERANCE = 1e-6
+"""Relative; what a token may not see has the weight 0 in attention, exactly, in any precision."""
+
+
+def check_isolation(engine: Engine, *, rows: int, vocab_size: int) -> None:
+    """Change the first document of a row and compare the loss of the second; a collective.
+
+    Args:
+        engine: that the run trains with.
+        rows: of a micro-batch.
+        vocab_size: token ids below it are known to the model.
+
+    Raises:
+        EngineError: the loss moved.
+    """
+    draw = torch.Generator().manual_seed(0)
+    first, other, second = torch.randint(vocab_size, (3, _TOKENS), generator=draw)
+    kept, moved = (engine.eval_loss([_packed(one, second, rows=rows)]) for one in (first, other))
+    if abs(kept - moved) > _TOLERANCE * abs(kept):
+        raise EngineError(
+            f"packing: the loss of a document moved from {kept:.6f} to {moved:.6f} with the one before it in the row; "
+            "this attention does not keep documents apart; set `data.packing: false`, or use another attention"
+        )
+
+
+def _packed(first: torch.Tensor, second: torch.Tensor, *, rows: int) -> Batch:
+    """Two documents per row; the second one's loss is asked for."""
+    ids = torch.cat([first, second])
+    labels = torch.cat([torch.full_like(first, -100), second])
+    labels[len(first)] = -100
+    positions = torch.cat([torch.arange(len(first)), torch.arange(len(second))])
+    row = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "position_ids": positions}
+    return {name: tensor.repeat(rows, 1) for name, tensor in row.items()}
