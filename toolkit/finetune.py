@@ -72,7 +72,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed + engine.data_rank)  # from here on only dropout draws: not the same on every rank
 
     share = share_of(plan, engine)
-    batches = training_batches(recipe, data, share, engine)
+    batches = training_batches(recipe, data, share=share, engine=engine)
     held_out = held_out_test(recipe, data, share)
     identity = identity_of(plan, recipe, samples=batches.fingerprint(), model=model)
     if is_main:
@@ -84,7 +84,7 @@ def main() -> None:
         before = evaluate_before(engine, held_out, folder)
         session = Session(folder, plan, recipe, engine, batches, held_out, identity)
         traffic = disk_traffic()
-        told = introduction(plan, data, engine, batches, trainable=trainable, total=total)
+        told = introduction(plan, data, engine, batches=batches, trainable=trainable, total=total)
         records = session.train(heartbeat, step=checkpoint_step(args.resume), introduction=told)
         heartbeat.phase("end")
         seen = memory_of_rank(engine.rank, engine.device, rss_at_start=rss_at_start, traffic_at_start=traffic)
@@ -112,7 +112,7 @@ def share_of(plan: Plan, engine: Engine) -> Share:
     return Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
 
 
-def training_batches(recipe: Recipe, data: PreparedData, share: Share, engine: Engine) -> GlobalBatches:
+def training_batches(recipe: Recipe, data: PreparedData, *, share: Share, engine: Engine) -> GlobalBatches:
     """This rank's batches of every step, after a look at the attention where documents share a row."""
     tokenizer = data.encoder.template.tokenizer
     if data.packs is not None:

@@ -14,7 +14,7 @@ _STEPS_LOOKED_AT = 100
 
 
 def introduction(
-    plan: Plan, data: PreparedData, engine: Engine, batches: GlobalBatches, *, trainable: int, total: int
+    plan: Plan, data: PreparedData, engine: Engine, *, batches: GlobalBatches, trainable: int, total: int
 ) -> Group:
     """What is about to be trained, on what, and one sample with its supervised part marked."""
     strategy, rows = plan.strategy, data.statistics
