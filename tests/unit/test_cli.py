@@ -129,6 +129,39 @@ def test_launch_of_a_folder_that_is_no_run(tmp_path: Path) -> None:
     refused(toolkit("launch", tmp_path, cwd=tmp_path), "plan.json", "toolkit plan")
 
 
+@pytest.mark.parametrize(
+    ("length", "options", "told"),
+    [
+        ({"max_steps": 40}, [], "step: 40 steps, 2 of warm-up"),
+        ({"max_steps": 40}, ["--steps", "100"], "step: 100 steps, 3 of warm-up"),
+        ({"epochs": 2}, [], "step: 1,000 steps (assumed: the epochs decide; --steps says how many), 30 of warm-up"),
+    ],
+)
+def test_a_schedule_is_drawn_before_the_run(
+    tmp_path: Path, length: dict[str, float], options: list[str], told: str
+) -> None:
+    recipe = {"model": "llama-3.2-1b", "workload": {"seq_len": 512, "global_batch": 8}, **length}
+    recipe["schedule"] = {"kind": "step", "every": 10}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    done = toolkit("report", "--schedule", "recipe.yaml", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert told in " ".join(done.stdout.split())
+    assert (tmp_path / "schedule.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["run", "--schedule", "recipe.yaml"], ["--schedule takes a recipe alone"]),
+        (["run", "--steps", "5"], ["--steps needs --schedule"]),
+        ([], ["no run folder was given"]),
+        (["--schedule", "missing.yaml"], ["missing.yaml"]),
+    ],
+)
+def test_report_refuses(tmp_path: Path, words: list[str], parts: list[str]) -> None:
+    refused(toolkit("report", *words, cwd=tmp_path), *parts)
+
+
 def test_report_before_the_run(model: Path, tmp_path: Path) -> None:
     assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
     refused(toolkit("report", "run", cwd=tmp_path), "summary.json", "has not ended")

@@ -7,7 +7,7 @@ import typer
 
 from toolkit.cli import options
 from toolkit.errors import SpecError
-from toolkit.report.show import show_run
+from toolkit.report.show import show_run, show_schedule
 
 app = typer.Typer()
 
@@ -38,13 +38,28 @@ def launch(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders written by `toolkit plan -o`.")],
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders written by `toolkit plan -o`.")] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Predicted against measured step time, throughput and memory.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: print JSON, and nothing else.")] = False,
+    schedule: Annotated[
+        Path | None, typer.Option(metavar="RECIPE", help="Draw the learning rate of a recipe before it runs.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="With --schedule: optimizer steps of the run; the recipe's by default.")
+    ] = None,
 ) -> None:
-    """Print a run's results and draw its curves, or set predictions against what was measured."""
+    """Print a run's results and draw its curves, set predictions against what was measured, or draw a schedule."""
+    if schedule is not None:
+        if runs or compare or as_json:
+            raise SpecError("--schedule takes a recipe alone; leave run folders, --compare and --json out")
+        show_schedule(schedule, steps, options.console)
+        return
+    if steps is not None:
+        raise SpecError("--steps needs --schedule; a run has as many steps as its recipe says")
+    if not runs:
+        raise SpecError("no run folder was given; needs one, as in `toolkit report run`")
     if compare:
         from toolkit.report.compare import compare_runs, comparison_json
         from toolkit.report.compare_table import comparison_report

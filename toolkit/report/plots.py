@@ -1,4 +1,4 @@
-"""Curves of a run as PNG files."""
+"""Curves of a run, and of what is to be run, as PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,8 @@ except ImportError as error:  # the desk half is installed without it
     raise MachineError(f"plots need matplotlib; {INSTALL_TRAINING}") from error
 
 _SMOOTHING = 0.9
+_FEW_STEPS = 100
+"""So many can be told apart as dots."""
 
 
 def draw(run: Run) -> list[Path]:
@@ -38,6 +40,27 @@ def draw(run: Run) -> list[Path]:
             f"toolkit report {run.folder.path}"
         ) from None
     return paths
+
+
+def draw_schedule(rates: Sequence[float], path: Path, *, title: str) -> None:
+    """The learning rate of every step.
+
+    Raises:
+        MachineError: the file cannot be written.
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.plot(range(1, len(rates) + 1), rates, color="tab:blue", marker="." if len(rates) < _FEW_STEPS else None)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, fontsize=10)
+    _grid([axes])
+    try:
+        path.unlink(missing_ok=True)  # a link would be written through
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written ({error.strerror}); copy the recipe to another folder") from None
 
 
 def _loss(steps: Sequence[Step], path: Path) -> None:

@@ -6,6 +6,10 @@ from rich.console import Console
 
 from toolkit.report.run_table import run_report
 from toolkit.report.runs import load_run
+from toolkit.specs.recipe import Recipe
+from toolkit.specs.schedule import learning_rate, num_warmup_steps
+
+_ASSUMED_STEPS = 1000
 
 
 def show_run(folder: Path, console: Console) -> None:
@@ -21,3 +25,32 @@ def show_run(folder: Path, console: Console) -> None:
 
     for path in draw(run):
         console.print(f"drawn:    {path}")
+
+
+def show_schedule(recipe_file: Path, steps: int | None, console: Console) -> None:
+    """Draw the learning rate of a recipe beside it, and say its turning points.
+
+    Args:
+        recipe_file: recipe.yaml.
+        steps: optimizer steps of the run; without it the recipe's `max_steps`, or 1,000 where epochs decide.
+        console: to print on.
+
+    Raises:
+        SpecError: the recipe is wrong.
+        MachineError: no matplotlib, or the picture cannot be written.
+    """
+    recipe = Recipe.load(recipe_file)
+    count = steps or recipe.max_steps or _ASSUMED_STEPS
+    schedule, peak = recipe.schedule, recipe.optimizer.learning_rate
+    rates = [learning_rate(schedule, step, num_steps=count, peak=peak) for step in range(count)]
+    assumed = "" if steps or recipe.max_steps else " (assumed: the epochs decide; --steps says how many)"
+    top = max(range(count), key=rates.__getitem__)
+    console.print(
+        f"{schedule.kind}: {count:,} steps{assumed}, {num_warmup_steps(schedule, count):,} of warm-up\n"
+        f"first {rates[0]:.3g}, largest {rates[top]:.3g} at step {top + 1:,}, last {rates[-1]:.3g}"
+    )
+    from toolkit.report.plots import draw_schedule  # needs matplotlib, which the text does not
+
+    path = recipe_file.parent / "schedule.png"
+    draw_schedule(rates, path, title=f"{schedule.kind}, peak {peak:g}")
+    console.print(f"drawn:    {path}")

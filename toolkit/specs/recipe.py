@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from toolkit.errors import SpecError
 from toolkit.specs.base import Spec
+from toolkit.specs.schedule import ScheduleConfig
 from toolkit.specs.workload import Workload
 
 _NO_DATA = "# data:  # samples; needed before the run starts\n#   train: FILE\n"
@@ -65,25 +66,6 @@ class OptimizerConfig(Spec):
     """Added to the denominator."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
-
-
-class ScheduleConfig(Spec):
-    """Learning rate over optimizer steps: linear warm-up, then the named curve down to `min_ratio`."""
-
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    """Curve after the warm-up."""
-    warmup_steps: int | None = Field(default=None, ge=0)
-    """Warm-up in optimizer steps; give this or `warmup_ratio`."""
-    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
-    """Warm-up as a part of all steps; 0.03 where neither is given."""
-    min_ratio: float = Field(default=0.0, ge=0, le=1)
-    """Part of the peak that the curve falls towards by the end of the run."""
-
-    @model_validator(mode="after")
-    def _one_warmup(self) -> Self:
-        if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise ValueError("warmup_steps and warmup_ratio are both given; keep one of them")
-        return self
 
 
 class LoraConfig(Spec):

@@ -10,10 +10,10 @@ from toolkit.engines.base import Batch, Engine, StepResult
 from toolkit.errors import EngineError, NumericalFault
 from toolkit.run_folder import TRAINING
 from toolkit.specs.recipe import Recipe
+from toolkit.specs.schedule import learning_rate
 from toolkit.training.anomalies import Judge
 from toolkit.training.checkpointing import Checkpointing
 from toolkit.training.heartbeat import Heartbeat
-from toolkit.training.schedule import learning_rate
 from toolkit.training.telemetry import Telemetry
 
 
