@@ -76,7 +76,7 @@ def export(
     adapters = None
     if recipe.workload.method != "full":
         adapters = Adapters(targets.adapter or targets.model, plan, recipe)
-        weights = merge_lora(adapters.kept_of(weights), scale=recipe.lora.alpha / recipe.workload.lora_rank)
+        weights = merge_lora(adapters.kept_of(weights), scale=recipe.lora.scale(recipe.workload.lora_rank))
     with published(targets.model) as partial:
         dtype = _write_weights(weights, partial)
         _write_config(partial, base=recipe.model, dtype=dtype)

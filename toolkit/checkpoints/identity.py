@@ -30,7 +30,9 @@ def identity_of(plan: Plan, recipe: Recipe, *, samples: str, model: UnloadedMode
         "method": work.method,
     }
     if work.method != "full":
-        adapters = recipe.lora.model_dump(mode="json", exclude={"dropout"})
+        # A checkpoint of an earlier release knows nothing of what was not there.
+        later = set() if recipe.lora.rslora else {"rslora"}
+        adapters = recipe.lora.model_dump(mode="json", exclude={"dropout", *later})
         found |= {"adapters": json.dumps({"rank": work.lora_rank, **adapters}), "base_weights": model.fingerprint()}
     return found
 

@@ -13,7 +13,7 @@ def merge_lora(weights: Iterator[tuple[str, torch.Tensor]], *, scale: float) -> 
     Args:
         weights: names and tensors in peft's order: `base_layer.weight` [out, in], then its `lora_A` [rank, in] and
             `lora_B` [out, rank].
-        scale: alpha / rank.
+        scale: of the adapters, `LoraConfig.scale`.
     """
     base: tuple[str, torch.Tensor] | None = None
     lora_a: torch.Tensor | None = None

@@ -50,6 +50,7 @@ def peft_config(config: LoraConfig, *, rank: int) -> PeftLoraConfig:
         r=rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
+        use_rslora=config.rslora,
         target_modules=list(config.targets),
         task_type="CAUSAL_LM",
     )

@@ -1,5 +1,6 @@
 """The Recipe: what to train on and how, in one YAML file beside the plan."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -73,10 +74,16 @@ class LoraConfig(Spec):
 
     alpha: float = Field(default=32.0, gt=0)
     """Scale: an adapter's output is multiplied by alpha / rank."""
+    rslora: bool = False
+    """Multiply it by alpha / sqrt(rank) instead, so that a high rank learns as fast as a low one (2312.03732)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapters."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear layers that get an adapter."""
+
+    def scale(self, rank: int) -> float:
+        """What an adapter's output is multiplied by."""
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
 class EvaluationConfig(Spec):

@@ -4,24 +4,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from ranks.settings import LORA_TARGETS
 from toolkit.checkpoints.merge import merge_lora
+from toolkit.models.lora import peft_config
+from toolkit.specs.recipe import LoraConfig
 
 RANK, ALPHA = 4, 12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("targets", [LORA_TARGETS, ("q_proj", "down_proj")])
-def test_equals_peft(base: Path, targets: tuple[str, ...], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("rslora", [False, True])
+def test_equals_peft(base: Path, targets: tuple[str, ...], dtype: torch.dtype, rslora: bool) -> None:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(targets), init_lora_weights=False)
+    ours = LoraConfig(alpha=ALPHA, targets=targets, rslora=rslora)
+    config = peft_config(ours, rank=RANK)
+    config.init_lora_weights = False
     torch.manual_seed(0)
     adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
 
-    merged = {name: tensor.clone() for name, tensor in merge_lora(adapted.named_parameters(), scale=ALPHA / RANK)}
+    merged = {name: tensor.clone() for name, tensor in merge_lora(adapted.named_parameters(), scale=ours.scale(RANK))}
     before = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).state_dict()
     expected = dict(adapted.merge_and_unload().named_parameters())
 
@@ -64,3 +69,8 @@ def test_biases_keep_their_place() -> None:
     assert merged.keys() == {"model.embed_tokens.weight", f"{plain}.weight", f"{plain}.bias"}
     assert torch.equal(merged[f"{plain}.weight"], torch.full((2, 2), 3.0))
     assert torch.equal(merged[f"{plain}.bias"], torch.ones(2))
+
+
+@pytest.mark.parametrize(("rslora", "expected"), [(False, 0.5), (True, 2.0)])
+def test_scale_by_hand(rslora: bool, expected: float) -> None:
+    assert LoraConfig(alpha=8, rslora=rslora).scale(16) == expected

@@ -54,7 +54,9 @@ recipes = st.builds(
     epochs=st.none() | positive,
     optimizer=st.builds(OptimizerConfig, learning_rate=positive, beta2=parts, eps=positive, weight_decay=parts),
     schedule=st.builds(ScheduleConfig, warmup_ratio=st.none() | parts, min_ratio=parts),
-    lora=st.builds(LoraConfig, alpha=positive, dropout=parts, targets=st.lists(names, max_size=3).map(tuple)),
+    lora=st.builds(
+        LoraConfig, alpha=positive, dropout=parts, rslora=st.booleans(), targets=st.lists(names, max_size=3).map(tuple)
+    ),
     evaluation=st.builds(EvaluationConfig, exact_match_samples=st.integers(0, 1000)),
     trackers=st.sampled_from([(), ("tensorboard",), ("wandb", "mlflow")]),
     seed=st.integers(0, 2**31),
