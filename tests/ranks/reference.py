@@ -55,13 +55,14 @@ def reference_run(
     num_steps: int = len(LEARNING_RATES),
     clip: float = CLIP,
     packed: bool = False,
+    grouped: bool = False,
 ) -> Reference:
     """Train the model in `folder`; `packed`: on the documents of each step's packs, a row for each."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
     if method == "lora":
         model = _with_adapters(model)
     batches = documents_of_packs(num_steps) if packed else global_batches(num_steps)
-    steps = tuple(_train(model, batches, clip=clip))
+    steps = tuple(_train(model, batches, clip=clip, grouped=grouped))
     return Reference(steps, model.eval())
 
 
@@ -93,11 +94,17 @@ def _with_adapters(model: Any) -> Any:
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
-def _train(model: Any, batches: Sequence[Batch], *, clip: float) -> Iterator[Step]:
+def _train(model: Any, batches: Sequence[Batch], *, clip: float, grouped: bool) -> Iterator[Step]:
     """AdamW on fp32 weights; a bf16 or fp16 model computes on rounded copies of them."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = list(named.values())
     masters = [p.detach().float().clone() for p in parameters]
-    optimizer = torch.optim.AdamW(masters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY)
+    settings = [_settings_by_hand(name) if grouped else (WEIGHT_DECAY, 1.0) for name in named]
+    groups = [
+        {"params": [master], "weight_decay": decay, "ratio": ratio}
+        for master, (decay, ratio) in zip(masters, settings, strict=True)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
     model.train()
     for batch, rate in zip(batches, LEARNING_RATES, strict=False):
         loss = mean_loss(model, batch)
@@ -106,9 +113,19 @@ def _train(model: Any, batches: Sequence[Batch], *, clip: float) -> Iterator[Ste
             master.grad = parameter.grad.float()
             parameter.grad = None
         norm = torch.nn.utils.clip_grad_norm_(masters, clip)
-        optimizer.param_groups[0]["lr"] = rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["ratio"]
         optimizer.step()
         with torch.no_grad():
             for master, parameter in zip(masters, parameters, strict=True):
                 parameter.copy_(master)
         yield Step(loss.item(), norm.item(), int((batch["labels"][:, 1:] != -100).sum()))
+
+
+def _settings_by_hand(name: str) -> tuple[float, float]:
+    """Weight decay and part of the learning rate that `GROUPS` means."""
+    if ".layers.1." in name:
+        return 0.1, 0.5
+    if "lm_head" in name:
+        return 0.3, 2.0
+    return (0.0 if "norm" in name or "embed_tokens" in name else 0.3), 1.0

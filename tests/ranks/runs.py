@@ -28,9 +28,17 @@ from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import LoraConfig, OptimizerConfig, Recipe
 from toolkit.training.memory import disk_traffic
 
+ALL_DECAY = OptimizerConfig(weight_decay=WEIGHT_DECAY, decay_all=True)
+
 
 def write_run(
-    folder: Path, model: Path, *, cluster: str = "2xcpu", global_batch: int = GLOBAL_BATCH, **choices: Any
+    folder: Path,
+    model: Path,
+    *,
+    cluster: str = "2xcpu",
+    global_batch: int = GLOBAL_BATCH,
+    optimizer: OptimizerConfig = ALL_DECAY,
+    **choices: Any,
 ) -> Path:
     """Plan and emit; `choices` as for `toolkit.plan`."""
     wanted = {"precision": "fp32", "micro_batch": 2, "activation_checkpointing": "none", **choices}
@@ -46,7 +54,7 @@ def write_run(
     recipe = Recipe(
         model=str(model),
         workload=plan.workload,
-        optimizer=OptimizerConfig(weight_decay=WEIGHT_DECAY),
+        optimizer=optimizer,
         lora=LoraConfig(alpha=LORA_ALPHA, targets=LORA_TARGETS),
         seed=SEED,
     )

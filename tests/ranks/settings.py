@@ -1,10 +1,20 @@
 """Numbers that the run on several ranks and the run in one process have in common."""
 
+from toolkit.specs.optimizer import OptimizerConfig, ParameterGroup
+
 GLOBAL_BATCH = 8
 PACKED_BATCH = 4
 """Packed rows per step: of 29 samples, 8 rows or so."""
 CLIP = 0.5
 WEIGHT_DECAY = 0.01
+GROUPS = OptimizerConfig(
+    weight_decay=0.3,
+    groups=(
+        ParameterGroup(match="*layers.1.*", learning_rate_ratio=0.5, weight_decay=0.1),
+        ParameterGroup(match="*lm_head*", learning_rate_ratio=2.0),
+    ),
+)
+"""Norms and embeddings do not decay, one layer and the head have rates of their own."""
 LEARNING_RATES = tuple(2e-3 * min(step + 1, 4) / 4 * (1 - step / 40) for step in range(20))
 """One per step and no two alike after the warm-up: a rate that arrives a step late would show."""
 SEED = 42

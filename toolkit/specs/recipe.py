@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from toolkit.errors import SpecError
 from toolkit.specs.base import Spec
+from toolkit.specs.optimizer import OptimizerConfig
 from toolkit.specs.schedule import ScheduleConfig
 from toolkit.specs.workload import Workload
 
@@ -52,21 +53,6 @@ class DataConfig(Spec):
     """
 
     _no_url = field_validator("train", "held_out")(_refuse_url)
-
-
-class OptimizerConfig(Spec):
-    """AdamW; which implementation runs is chosen by what the machine can build."""
-
-    learning_rate: float = Field(default=2e-5, gt=0)
-    """Peak learning rate, reached at the end of the warm-up."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the first moment."""
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the second moment."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the denominator."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay."""
 
 
 class LoraConfig(Spec):
@@ -155,7 +141,7 @@ class Recipe(Spec):
     max_steps: int | None = Field(default=None, gt=0)
     """Optimizer steps; give this or `epochs`."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """AdamW's numbers."""
+    """AdamW's numbers, and which tensors have others."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over steps."""
     lora: LoraConfig = LoraConfig()

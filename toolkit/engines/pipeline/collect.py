@@ -48,18 +48,31 @@ def weights_of_all_stages(
 
 def stage_tensors(model: Any, stage: PipelineModule, whole_shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:
     """The trained tensors of this rank's stage; a tied head is the first stage's to speak for."""
-    grid, held = stage.mpu(), set(stage.parameters())
-    named = [(name, parameter) for name, parameter in _parameters(model) if parameter in held]
-    tied = next((name for name, _ in _parameters(model) if name.endswith("embed_tokens.weight")), "")
-    copied = model.config.tie_word_embeddings and stage.stage_id == stage.num_stages - 1
-    if copied:
-        named.append((tied, model.get_output_embeddings().weight))
+    grid = stage.mpu()
     tensors = trained_tensors(
-        named,
+        stage_parameters(model, stage),
         whole_shapes,
         group=grid.get_slice_parallel_group() if grid.get_slice_parallel_world_size() > 1 else None,
     )
-    return [replace(tensor, replicated=True) if copied and tensor.name == tied else tensor for tensor in tensors]
+    copied = _embedding_name(model) if _has_copied_head(model, stage) else None
+    return [replace(tensor, replicated=True) if tensor.name == copied else tensor for tensor in tensors]
+
+
+def stage_parameters(model: Any, stage: PipelineModule) -> list[tuple[str, torch.nn.Parameter]]:
+    """What this rank's stage holds, by its names in the whole model; a tied head by that of the embedding."""
+    held = set(stage.parameters())
+    named = [(name, parameter) for name, parameter in _parameters(model) if parameter in held]
+    if _has_copied_head(model, stage):
+        named.append((_embedding_name(model), model.get_output_embeddings().weight))
+    return named
+
+
+def _has_copied_head(model: Any, stage: PipelineModule) -> bool:
+    return bool(model.config.tie_word_embeddings) and stage.stage_id == stage.num_stages - 1
+
+
+def _embedding_name(model: Any) -> str:
+    return next(name for name, _ in _parameters(model) if name.endswith("embed_tokens.weight"))
 
 
 def _parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -13,12 +13,13 @@ import torch.distributed as dist
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
+from toolkit.engines.ds.groups import check_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
 from toolkit.engines.ds.optimizer import build_adamw
 from toolkit.engines.ds.rows import padded_on_the_left, positions_of
 from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
-from toolkit.engines.pipeline.collect import stage_tensors, weights_of_all_stages
+from toolkit.engines.pipeline.collect import stage_parameters, stage_tensors, weights_of_all_stages
 from toolkit.engines.pipeline.generate import StageGenerator
 from toolkit.engines.pipeline.module import pipeline_module, topology_of
 from toolkit.errors import EngineError
@@ -49,9 +50,9 @@ class PipelineEngine:
         self._loss_factor = torch.ones((), device=self.device)
         self._model = model
         self._pipe = pipeline_module(model, topology=self._topology, stages=strategy.stages, loss=self._loss)
-        optimizer, chosen = build_adamw(
-            self._pipe.parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
-        )
+        named, offloads = stage_parameters(model.module, self._pipe), config.offload != "none"
+        check_groups(recipe.optimizer, model.module)
+        optimizer, chosen = build_adamw(named, recipe.optimizer, device=self.device, offload=offloads)
         with contextlib.redirect_stdout(io.StringIO()):
             self._engine: Any = deepspeed.initialize(
                 model=self._pipe, optimizer=optimizer, config=copy.deepcopy(config.content)
@@ -69,8 +70,7 @@ class PipelineEngine:
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
         engine = self._engine
-        for group in engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(engine.optimizer.param_groups, learning_rate)
         counts, counted = sum_over_ranks(
             sum(num_supervised(next_tokens(batch["labels"])) for batch in micro_batches),
             sum(int(batch["attention_mask"].sum()) for batch in micro_batches),

@@ -14,6 +14,7 @@ from deepspeed.utils import groups
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
+from toolkit.engines.ds.groups import check_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum
 from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
 from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters, trained_tensors
@@ -56,8 +57,9 @@ class ZeroEngine:
 
         trainable = _num_trainable(model.module)
         module = assemble(model, config, plan=plan)
+        check_groups(recipe.optimizer, module)
         optimizer, chosen = build_adamw(
-            module.parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
+            module.named_parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
         )
         self._engine: Any = processes.prepare(accelerator, module, optimizer, config=config)
         if self._stage == 0 and config.precision != "fp32":
@@ -77,8 +79,7 @@ class ZeroEngine:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
         engine = self._engine
         engine.train()
-        for group in engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(engine.optimizer.param_groups, learning_rate)
         # Both sums over the ranks travel while this rank computes: the counts during the first forward pass, the loss
         # during the last backward pass. Waiting for them cost 3 % of a short step.
         shares = [self._shares.of(batch) for batch in micro_batches]

@@ -1,0 +1,68 @@
+"""Parameter groups: which trained tensors decay, and which learn at a rate of their own."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from toolkit.errors import SpecError
+from toolkit.specs.optimizer import OptimizerConfig
+
+_TOLD = 4
+RATIO = "learning_rate_ratio"
+"""Key of an optimizer's group: its learning rate as a part of the schedule's."""
+
+
+def check_groups(config: OptimizerConfig, model: torch.nn.Module) -> None:
+    """Refuse a group that would take nothing of the whole model: its pattern is misspelt.
+
+    Raises:
+        SpecError: naming the pattern, and tensors that there are.
+    """
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for group in config.groups:
+        if not any(fnmatchcase(name, group.match) for name in trained):
+            raise SpecError(
+                f"optimizer.groups: `{group.match}` matches no tensor that is trained; there are "
+                f"{', '.join(trained[:_TOLD])} and {max(len(trained) - _TOLD, 0)} more"
+            )
+
+
+def parameter_groups(named: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
+    """The trained tensors as an optimizer of torch takes them, equals together, in the order of the tensors.
+
+    Args:
+        named: tensors by their names in the whole model; the frozen ones are left out.
+        config: of the recipe.
+    """
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            groups.setdefault(_settings(name, parameter, config), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, RATIO: ratio} for (decay, ratio), parameters in groups.items()
+    ]
+
+
+def set_learning_rate(groups: Iterable[dict[str, Any]], rate: float) -> None:
+    """Of the next step."""
+    for group in groups:
+        group["lr"] = rate * group[RATIO]
+
+
+def _settings(name: str, parameter: torch.nn.Parameter, config: OptimizerConfig) -> tuple[float, float]:
+    """Weight decay and part of the learning rate."""
+    decays = config.decay_all or not _is_exempt(name, parameter)
+    decay, ratio = config.weight_decay if decays else 0.0, 1.0
+    for group in config.groups:
+        if fnmatchcase(name, group.match):
+            return decay if group.weight_decay is None else group.weight_decay, group.learning_rate_ratio
+    return decay, ratio
+
+
+def _is_exempt(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Norms, biases and embeddings: to pull them towards 0 regularises nothing."""
+    # ZeRO-3 leaves an empty tensor with the whole one's shape beside it.
+    dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
+    return dimensions < 2 or name.endswith("embed_tokens.weight")
