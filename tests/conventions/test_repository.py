@@ -80,3 +80,9 @@ def _name(requirement: str) -> str:
 def test_the_changelog_knows_the_version() -> None:
     version = importlib.import_module("toolkit").__version__
     assert f"## [{version}]" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_one_place_starts_warm_processes() -> None:
+    """The server that ranks are forked from keeps the imports of whoever starts it first."""
+    named = "set_forkserver_" + "preload"
+    assert [path.name for path in (REPOSITORY / "tests").rglob("*.py") if named in path.read_text()] == ["procs.py"]

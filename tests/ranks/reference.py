@@ -126,6 +126,6 @@ def _settings_by_hand(name: str) -> tuple[float, float]:
     """Weight decay and part of the learning rate that `GROUPS` means."""
     if ".layers.1." in name:
         return 0.1, 0.5
-    if "lm_head" in name:
+    if ".layers.0.mlp." in name:
         return 0.3, 2.0
     return (0.0 if "norm" in name or "embed_tokens" in name else 0.3), 1.0

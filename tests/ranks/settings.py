@@ -11,10 +11,10 @@ GROUPS = OptimizerConfig(
     weight_decay=0.3,
     groups=(
         ParameterGroup(match="*layers.1.*", learning_rate_ratio=0.5, weight_decay=0.1),
-        ParameterGroup(match="*lm_head*", learning_rate_ratio=2.0),
+        ParameterGroup(match="*layers.0.mlp.*", learning_rate_ratio=2.0),
     ),
 )
-"""Norms and embeddings do not decay, one layer and the head have rates of their own."""
+"""Norms and embeddings do not decay, a layer and part of another have rates of their own."""
 LEARNING_RATES = tuple(2e-3 * min(step + 1, 4) / 4 * (1 - step / 40) for step in range(20))
 """One per step and no two alike after the warm-up: a rate that arrives a step late would show."""
 SEED = 42

@@ -8,7 +8,10 @@ import pytest
 import toolkit
 from procs import run_ranks
 from ranks.equality import assert_equal, trained
+from ranks.resuming import first_half, second_half
 from ranks.runs import edited_ds_config, train_and_look_at_the_disk, write_run
+from ranks.test_resume import STOP, assert_bit_equal
+from ranks.test_resume import run as run_half
 from ranks.tiny import write_model
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.processes import make_swap_folder
@@ -55,6 +58,18 @@ def test_states_and_weights_are_swapped_and_nothing_changes(tmp_path: Path, larg
     # Both by DeepSpeedCPUAdam, whose roundings grow faster in a model of this width than torch's (4e-5 in 20 steps).
     assert_equal(seen[0][0].steps, in_memory.steps, loss=3e-6, norm=1e-5)
     assert not list((run / "offload").rglob("*.swp"))
+
+
+@needs_libaio
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("offload", ["optimizer", "all"])
+def test_a_run_that_swaps_goes_on_bit_for_bit(tmp_path: Path, large: Path, offload: str) -> None:
+    folder = write_run(tmp_path / "run", large, zero_stage=3, offload=offload, offload_to="nvme")
+    with edited_ds_config(folder) as config:
+        config["zero_optimization"]["sub_group_size"] = 1_000_000
+    whole = run_half(first_half, folder, tmp_path / "store", STOP, True)
+    assert_bit_equal(run_half(second_half, folder, tmp_path / "store"), whole)
 
 
 @pytest.mark.parametrize(

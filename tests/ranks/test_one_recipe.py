@@ -116,9 +116,21 @@ def test_begins_as_plain_transformers(task: Task) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_another_plan_for_the_same_recipe(task: Task, layout: str, batch: dict[str, torch.Tensor]) -> None:
     launched = task.folder.name.startswith("trained") and layout in LAUNCHED
-    start = toolkit.launch if launched else in_warm_ranks
-    run, one = run_of(task.recipe, task.folder / layout, LAYOUTS[layout], start=start), task.two_replicas
+    assert_same_run(task, layout, batch, start=toolkit.launch if launched else in_warm_ranks)
 
+
+@pytest.mark.soak
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_plan_through_the_launcher(task: Task, layout: str, batch: dict[str, torch.Tensor]) -> None:
+    assert_same_run(task, layout, batch, start=toolkit.launch)
+
+
+def assert_same_run(
+    task: Task, layout: str, batch: dict[str, torch.Tensor], *, start: Callable[[Path], object]
+) -> None:
+    """Losses, evaluation, answers and exported logits are those of two replicas."""
+    run = run_of(task.recipe, task.folder / f"{layout}-{start.__name__}", LAYOUTS[layout], start=start)
+    one = task.two_replicas
     assert run.folder.recipe.read_bytes() == one.folder.recipe.read_bytes()
     assert run.plan.strategy.layout != one.plan.strategy.layout
     assert [step["loss"] for step in run.steps] == pytest.approx([step["loss"] for step in one.steps], rel=0, abs=LOSS)

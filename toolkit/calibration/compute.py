@@ -144,10 +144,10 @@ def op_seconds(ranks: Ranks, *, seconds: float) -> float:
 
 def adam_bandwidth(ranks: Ranks, *, seconds: float) -> tuple[float, str]:
     """Bytes/s over all ranks of the host's AdamW that training would use, and which that is."""
-    parameters = {f"{number}": torch.nn.Parameter(torch.ones(_ADAM_NUMEL)) for number in range(_ADAM_TENSORS)}
-    for parameter in parameters.values():
+    parameters = [torch.nn.Parameter(torch.ones(_ADAM_NUMEL)) for _ in range(_ADAM_TENSORS)]
+    for parameter in parameters:
         parameter.grad = torch.full_like(parameter, 1e-3)
     offload = ranks.device.type == "cuda"
-    optimizer, chosen = build_adamw(parameters.items(), OptimizerConfig(), device=ranks.device, offload=offload)
+    optimizer, chosen = build_adamw([{"params": parameters}], OptimizerConfig(), device=ranks.device, offload=offload)
     taken = ranks.seconds_of(optimizer.step, allowed=seconds)
     return ranks.world_size * ADAM_BYTES * _ADAM_TENSORS * _ADAM_NUMEL / taken, chosen.removeprefix("optimizer: ")

@@ -1,6 +1,5 @@
 """A kill at every call that makes, renames or removes a file while a checkpoint is saved: one is intact at any time."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 import toolkit
+from procs import warm_processes
 from toolkit.checkpoints.manifest import Progress
 from toolkit.checkpoints.save import Saver
 from toolkit.checkpoints.shard import Shards
@@ -72,9 +72,7 @@ def save(folder: Path, steps: list[int], kill_at: int | None) -> None:
 
 def in_a_process(folder: Path, steps: list[int], kill_at: int | None = None) -> int:
     """Exit code; negative where a signal ended it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["toolkit.checkpoints.save"])
-    process = context.Process(target=save, args=(folder, steps, kill_at))
+    process = warm_processes().Process(target=save, args=(folder, steps, kill_at))
     process.start()
     process.join(30)
     assert process.exitcode is not None, "it hangs"

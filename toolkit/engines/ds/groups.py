@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import SpecError
+from toolkit.engines.ds.sums import gather_objects
+from toolkit.errors import EngineError, SpecError
 from toolkit.specs.optimizer import OptimizerConfig
 
 _TOLD = 4
@@ -43,6 +44,33 @@ def parameter_groups(named: Iterable[tuple[str, torch.nn.Parameter]], config: Op
     return [
         {"params": parameters, "weight_decay": decay, RATIO: ratio} for (decay, ratio), parameters in groups.items()
     ]
+
+
+def as_many_everywhere(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same groups, some of them in two, so that every rank has as many: a collective.
+
+    DeepSpeed sums the norm over the stages of a pipeline group by group; with another number of groups they would wait
+    for each other for ever.
+
+    Raises:
+        EngineError: a stage has fewer tensors than another has groups.
+    """
+    counts = gather_objects((len(groups), sum(len(group["params"]) for group in groups)))
+    most, fewest = max(count for count, _ in counts), min(tensors for _, tensors in counts)
+    if fewest < most:
+        raise EngineError(
+            f"optimizer.groups: a pipeline stage has {fewest} trained tensor(s), another one {most} parameter groups; "
+            "give fewer groups, set decay_all, or fewer stages"
+        )
+    groups = list(groups)
+    while len(groups) < most:
+        number = max(range(len(groups)), key=lambda place: len(groups[place]["params"]))
+        group, half = groups[number], len(groups[number]["params"]) // 2
+        groups[number : number + 1] = [
+            {**group, "params": group["params"][:half]},
+            {**group, "params": group["params"][half:]},
+        ]
+    return groups
 
 
 def set_learning_rate(groups: Iterable[dict[str, Any]], rate: float) -> None:

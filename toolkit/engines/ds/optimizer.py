@@ -1,19 +1,19 @@
 """AdamW in the fastest implementation that this machine can build, and which one it became."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 from torch.optim import AdamW, Optimizer
 
-from toolkit.engines.ds.groups import parameter_groups
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
 from toolkit.specs.optimizer import OptimizerConfig
 
 
 def build_adamw(
-    named: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig, *, device: torch.device, offload: bool
+    groups: list[dict[str, Any]], config: OptimizerConfig, *, device: torch.device, offload: bool
 ) -> tuple[Optimizer, str]:
     """An AdamW over the trainable parameters, and one sentence that says which and why.
 
@@ -21,24 +21,22 @@ def build_adamw(
     its own while it starts, which must not move (or decay) the weights.
 
     Args:
-        named: parameters by their names in the whole model, partitioned already under ZeRO-3; the frozen ones are left
-            out.
+        groups: of `parameter_groups`; the parameters are partitioned already under ZeRO-3.
         config: betas, eps, weight decay.
         device: where the step runs unless `offload`.
         offload: the states live in host memory, so the step runs on the CPU.
     """
-    trainable = parameter_groups(named, config)
     betas, eps = (config.beta1, config.beta2), config.eps
     if offload and (failure := _build_failure("CPUAdamBuilder", device)) is None:
-        cpu_adam = DeepSpeedCPUAdam(trainable, lr=0.0, betas=betas, eps=eps, adamw_mode=True)
+        cpu_adam = DeepSpeedCPUAdam(groups, lr=0.0, betas=betas, eps=eps, adamw_mode=True)
         return cpu_adam, "optimizer: DeepSpeedCPUAdam (states in host memory)"
     if offload:
-        adamw = AdamW(trainable, lr=0.0, betas=betas, eps=eps, fused=True)
+        adamw = AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
         return adamw, f"optimizer: torch fused AdamW on the CPU (DeepSpeedCPUAdam does not build here: {failure})"
     if device.type == "cuda" and (failure := _build_failure("FusedAdamBuilder", device)) is None:
-        fused = FusedAdam(trainable, lr=0.0, betas=betas, eps=eps, adam_w_mode=True)
+        fused = FusedAdam(groups, lr=0.0, betas=betas, eps=eps, adam_w_mode=True)
         return fused, "optimizer: DeepSpeed FusedAdam"
-    adamw = AdamW(trainable, lr=0.0, betas=betas, eps=eps, fused=True)
+    adamw = AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
     if device.type == "cuda":
         return adamw, f"optimizer: torch fused AdamW (FusedAdam does not build here: {failure})"
     return adamw, "optimizer: torch fused AdamW"

@@ -200,6 +200,7 @@ class _DividedGroups:
         self._tensors = tensors
 
     def pieces(self, *, write: bool = False) -> Iterator[tuple[Piece, States]]:
+        self._link_states()
         for tensor in self._tensors:
             mapping = tensor.parameter._hp_mapping  # type: ignore[attr-defined]
             if mapping is None:  # all of it is another replica's
@@ -211,7 +212,10 @@ class _DividedGroups:
 
     def begin(self, num_updates: int) -> None:
         begin_states(self._optimizer.optimizer, self._flat, num_updates)
-        # What DeepSpeed does after an optimizer's first step.
+
+    def _link_states(self) -> None:
+        """Let the parameters know their moments: DeepSpeed's first step links those of its first group only."""
+        self._optimizer._hp_optimizer_states_linked = False
         self._optimizer._lazy_init_hp_params_optimizer_state()
 
     def finish(self) -> None:

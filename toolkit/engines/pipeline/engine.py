@@ -13,7 +13,7 @@ import torch.distributed as dist
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.groups import check_groups, set_learning_rate
+from toolkit.engines.ds.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
 from toolkit.engines.ds.optimizer import build_adamw
 from toolkit.engines.ds.rows import padded_on_the_left, positions_of
@@ -37,6 +37,7 @@ class PipelineEngine:
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
         config = load_ds_config(folder, plan)
+        check_groups(recipe.optimizer, model.module)
         self.device = processes.join(plan)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         strategy, layout = plan.strategy, plan.strategy.layout
@@ -50,9 +51,9 @@ class PipelineEngine:
         self._loss_factor = torch.ones((), device=self.device)
         self._model = model
         self._pipe = pipeline_module(model, topology=self._topology, stages=strategy.stages, loss=self._loss)
-        named, offloads = stage_parameters(model.module, self._pipe), config.offload != "none"
-        check_groups(recipe.optimizer, model.module)
-        optimizer, chosen = build_adamw(named, recipe.optimizer, device=self.device, offload=offloads)
+        named = stage_parameters(model.module, self._pipe)
+        parts = as_many_everywhere(parameter_groups(named, recipe.optimizer))
+        optimizer, chosen = build_adamw(parts, recipe.optimizer, device=self.device, offload=config.offload != "none")
         with contextlib.redirect_stdout(io.StringIO()):
             self._engine: Any = deepspeed.initialize(
                 model=self._pipe, optimizer=optimizer, config=copy.deepcopy(config.content)

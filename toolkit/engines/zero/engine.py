@@ -14,7 +14,7 @@ from deepspeed.utils import groups
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.groups import check_groups, set_learning_rate
+from toolkit.engines.ds.groups import check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum
 from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
 from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters, trained_tensors
@@ -38,6 +38,7 @@ class ZeroEngine:
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
         config = load_ds_config(folder, plan)
+        check_groups(recipe.optimizer, model.module)
         accelerator = processes.start(config, plan)
         self._swap_folder = config.swap_folder
         if self._swap_folder is not None:
@@ -57,9 +58,11 @@ class ZeroEngine:
 
         trainable = _num_trainable(model.module)
         module = assemble(model, config, plan=plan)
-        check_groups(recipe.optimizer, module)
         optimizer, chosen = build_adamw(
-            module.named_parameters(), recipe.optimizer, device=self.device, offload=config.offload != "none"
+            parameter_groups(module.named_parameters(), recipe.optimizer),
+            recipe.optimizer,
+            device=self.device,
+            offload=config.offload != "none",
         )
         self._engine: Any = processes.prepare(accelerator, module, optimizer, config=config)
         if self._stage == 0 and config.precision != "fp32":
