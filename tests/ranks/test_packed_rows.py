@@ -43,7 +43,10 @@ def train_packed(folder: Path) -> Trained:
     return Trained(steps, weights)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(name, marks=[pytest.mark.soak] if name.endswith("-recomputed") else []) for name in LAYOUTS],
+)
 def test_packed_rows_are_their_documents(tmp_path: Path, deep: Path, layout: str) -> None:
     ranks, choices = LAYOUTS[layout]
     batch = {"global_batch": PACKED_BATCH, "micro_batch": 1}

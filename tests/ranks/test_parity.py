@@ -131,7 +131,7 @@ def test_activation_checkpointing(tmp_path: Path, untied: Path, stage: int) -> N
         *({"zero_stage": stage, "offload": "optimizer"} for stage in (2, 3)),
         {"zero_stage": 3, "offload": "all"},
         {"zero_stage": 2, "offload": "optimizer", "tp": 2},
-        {"zero_stage": 2, "offload": "optimizer", "sp": 2},
+        pytest.param({"zero_stage": 2, "offload": "optimizer", "sp": 2}, marks=pytest.mark.soak),
         {"offload": "optimizer", "pp": 2},
     ],
     ids=str,

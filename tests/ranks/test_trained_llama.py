@@ -27,7 +27,7 @@ SEQ_LEN, GLOBAL_BATCH, NUM_STEPS = 256, 8, 15
         ("fp32", 2, "alpaca", in_warm_ranks),
         pytest.param("fp32", 3, "gsm8k", toolkit.launch, marks=pytest.mark.soak),
         ("bf16", 2, "gsm8k", in_warm_ranks),
-        ("bf16", 3, "alpaca", in_warm_ranks),
+        pytest.param("bf16", 3, "alpaca", in_warm_ranks, marks=pytest.mark.soak),
     ],
 )
 def test_trains_as_one_process_would(
