@@ -78,8 +78,7 @@ class GlobalBatches:
         grouped: bool = False,
     ) -> None:
         self._rows, self._packs = _tokens_of(rows), packs
-        counts = token_counts(rows)
-        self._lengths = counts if packs is None else packs.sums(counts)
+        self._lengths = token_counts(rows) if packs is None else packs.tokens
         self._share, self._seed, self._pad, self._grouped = share, seed, pad_token_id, grouped
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
 

@@ -19,6 +19,8 @@ class Packs:
     """Numbers of the rows, pack by pack: int64 [all rows]."""
     starts: np.ndarray
     """Where in `rows` each pack begins, and the end of the last one: int64 [packs + 1]."""
+    tokens: np.ndarray
+    """Of each pack: int64 [packs]."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -27,10 +29,6 @@ class Packs:
         """The rows of a pack, in order."""
         members: list[int] = self.rows[self.starts[number] : self.starts[number + 1]].tolist()
         return members
-
-    def sums(self, counts: np.ndarray) -> np.ndarray:
-        """Of one number per row, the sum over each pack."""
-        return np.add.reduceat(counts[self.rows], self.starts[:-1]) if len(self) else counts[:0]
 
 
 def pack(lengths: Sequence[int] | np.ndarray, *, capacity: int) -> Packs:
@@ -67,7 +65,8 @@ def pack(lengths: Sequence[int] | np.ndarray, *, capacity: int) -> Packs:
             has_room |= 1 << left
     counts = np.fromiter(map(len, packs), dtype=np.int64, count=len(packs))
     flat = np.fromiter((row for members in packs for row in members), dtype=np.int64, count=sizes.size)
-    return Packs(flat, np.concatenate([[0], np.cumsum(counts)]))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return Packs(flat, starts, np.diff(np.concatenate([[0], np.cumsum(sizes[flat])])[starts]))
 
 
 def token_counts(rows: Dataset) -> np.ndarray:

@@ -6,7 +6,9 @@ on documents that have read their neighbours.
 
 import torch
 
-from toolkit.engines.base import Batch, Engine
+from toolkit.data.batches import Batch, packed
+from toolkit.data.encode import IGNORED
+from toolkit.engines.base import Engine
 from toolkit.errors import EngineError
 
 _TOKENS = 16
@@ -28,7 +30,7 @@ def check_isolation(engine: Engine, *, rows: int, vocab_size: int) -> None:
     """
     draw = torch.Generator().manual_seed(0)
     first, other, second = torch.randint(vocab_size, (3, _TOKENS), generator=draw)
-    kept, moved = (engine.eval_loss([_packed(one, second, rows=rows)]) for one in (first, other))
+    kept, moved = (engine.eval_loss([_row_of_two(one, second, rows=rows)]) for one in (first, other))
     if abs(kept - moved) > _TOLERANCE * abs(kept):
         raise EngineError(
             f"packing: the loss of a document moved from {kept:.6f} to {moved:.6f} with the one before it in the row; "
@@ -36,11 +38,7 @@ def check_isolation(engine: Engine, *, rows: int, vocab_size: int) -> None:
         )
 
 
-def _packed(first: torch.Tensor, second: torch.Tensor, *, rows: int) -> Batch:
-    """Two documents per row; the second one's loss is asked for."""
-    ids = torch.cat([first, second])
-    labels = torch.cat([torch.full_like(first, -100), second])
-    labels[len(first)] = -100
-    positions = torch.cat([torch.arange(len(first)), torch.arange(len(second))])
-    row = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "position_ids": positions}
-    return {name: tensor.repeat(rows, 1) for name, tensor in row.items()}
+def _row_of_two(first: torch.Tensor, second: torch.Tensor, *, rows: int) -> Batch:
+    """As the run packs them; the second one's loss is asked for."""
+    pack = [(first.tolist(), [IGNORED] * len(first)), (second.tolist(), second.tolist())]
+    return packed([pack] * rows, size=rows, pad=0)

@@ -22,7 +22,7 @@ def build_adamw(
 
     Args:
         groups: of `parameter_groups`; the parameters are partitioned already under ZeRO-3.
-        config: betas, eps, weight decay.
+        config: betas and eps; the rest is in the groups.
         device: where the step runs unless `offload`.
         offload: the states live in host memory, so the step runs on the CPU.
     """
