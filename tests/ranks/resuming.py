@@ -17,7 +17,7 @@ from toolkit.engines import Engine
 from toolkit.engines.base import StepResult
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.recipe import CheckpointConfig
+from toolkit.specs.reliability import CheckpointConfig
 
 IDENTITY = {"model": "of this test"}
 

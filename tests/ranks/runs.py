@@ -25,7 +25,9 @@ from toolkit.finetune import main
 from toolkit.models.build import build_model
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.recipe import LoraConfig, OptimizerConfig, Recipe
+from toolkit.specs.lora import LoraConfig
+from toolkit.specs.optimizer import OptimizerConfig
+from toolkit.specs.recipe import Recipe
 from toolkit.training.memory import disk_traffic
 
 ALL_DECAY = OptimizerConfig(weight_decay=WEIGHT_DECAY, decay_all=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from toolkit.checkpoints.manifest import Manifest
-from toolkit.specs.recipe import CheckpointConfig
+from toolkit.specs.reliability import CheckpointConfig
 
 
 def kept_steps(manifests: Mapping[int, Manifest], config: CheckpointConfig) -> set[int]:

@@ -22,7 +22,7 @@ from toolkit.engines.base import Engine
 from toolkit.errors import CheckpointError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.recipe import CheckpointConfig
+from toolkit.specs.reliability import CheckpointConfig
 from toolkit.units import human_bytes
 from toolkit.versions import installed_versions
 

@@ -22,7 +22,7 @@ from toolkit.data.formats import Conversation, PlainText, reader_for
 from toolkit.data.source import Source, open_source
 from toolkit.data.template import ChatTemplate
 from toolkit.errors import DataError
-from toolkit.specs.recipe import DataConfig
+from toolkit.specs.data import DataConfig
 
 FORMAT_VERSION = 1
 """Part of the cache key; raise it when the same input gives other rows."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from toolkit.data.source import Row
 from toolkit.errors import DataError
-from toolkit.specs.recipe import DataConfig, DataFormat
+from toolkit.specs.data import DataConfig, DataFormat
 
 Role = Literal["system", "user", "assistant"]
 

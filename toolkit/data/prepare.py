@@ -17,7 +17,7 @@ from toolkit.data.encode import SampleEncoder
 from toolkit.data.packing import Packs, pack, token_counts
 from toolkit.data.template import ChatTemplate, choose_template
 from toolkit.errors import DataError
-from toolkit.specs.recipe import DataConfig
+from toolkit.specs.data import DataConfig
 
 
 @dataclass(frozen=True)

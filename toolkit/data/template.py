@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from toolkit.data import sandbox
 from toolkit.data.formats import Conversation, Turn
 from toolkit.errors import DataError
-from toolkit.specs.recipe import TemplateName
+from toolkit.specs.data import TemplateName
 
 TEMPLATES = Path(__file__).parent / "templates"
 _NEEDED_TOKENS: dict[str, tuple[str, ...]] = {

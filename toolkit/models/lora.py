@@ -7,7 +7,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 
 from toolkit.errors import SpecError
-from toolkit.specs.recipe import LoraConfig
+from toolkit.specs.lora import LoraConfig
 
 PEFT_PREFIX = "base_model.model."
 """Opens the name of every weight of an adapted model."""

@@ -5,7 +5,7 @@ import statistics
 from collections import deque
 
 from toolkit.engines.base import StepResult
-from toolkit.specs.recipe import FaultConfig
+from toolkit.specs.reliability import FaultConfig
 
 _LEAST_SCALE = 1.0
 

@@ -7,7 +7,7 @@ from toolkit.checkpoints.manifest import Progress
 from toolkit.checkpoints.save import Saver
 from toolkit.engines.base import Engine
 from toolkit.errors import Preempted, SaveFailed
-from toolkit.specs.recipe import CheckpointConfig
+from toolkit.specs.reliability import CheckpointConfig
 from toolkit.training.evaluation import HeldOut
 from toolkit.training.signals import Signals
 from toolkit.training.telemetry import Telemetry

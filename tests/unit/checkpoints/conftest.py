@@ -17,7 +17,8 @@ from toolkit.models.lora import add_lora
 from toolkit.models.pretrained import load_tokenizer
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.recipe import LoraConfig, Recipe
+from toolkit.specs.lora import LoraConfig
+from toolkit.specs.recipe import Recipe
 
 Weights = list[tuple[str, torch.Tensor]]
 Edit = Callable[[torch.Tensor], torch.Tensor | None]

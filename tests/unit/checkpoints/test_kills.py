@@ -20,7 +20,8 @@ from toolkit.checkpoints.store import Store, altered_file, read_manifest
 from toolkit.engines.base import STATES, Piece, States
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.recipe import CheckpointConfig, Recipe
+from toolkit.specs.recipe import Recipe
+from toolkit.specs.reliability import CheckpointConfig
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 WEIGHT = Piece("w", (64,), dim=0, low=0, high=64, start=0, stop=64, owned=True)

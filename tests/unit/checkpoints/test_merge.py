@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from ranks.settings import LORA_TARGETS
 from toolkit.checkpoints.merge import merge_lora
 from toolkit.models.lora import peft_config
-from toolkit.specs.recipe import LoraConfig
+from toolkit.specs.lora import LoraConfig
 
 RANK, ALPHA = 4, 12
 

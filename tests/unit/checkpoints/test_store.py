@@ -16,7 +16,7 @@ from toolkit.checkpoints.shard import Shards, Staged, shard_name
 from toolkit.checkpoints.store import Store, altered_file, read_manifest
 from toolkit.engines.base import STATES, Piece, States
 from toolkit.errors import CheckpointError
-from toolkit.specs.recipe import CheckpointConfig
+from toolkit.specs.reliability import CheckpointConfig
 
 SHAPE = (6, 4)
 WHOLE = {key: torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)) for seed, key in enumerate(STATES)}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toolkit.data.balance import divided, imbalance
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.data.prepare import PreparedData, prepare
-from toolkit.specs.recipe import DataConfig
+from toolkit.specs.data import DataConfig
 
 sizes = st.sampled_from([1, 2, 3, 4])
 

@@ -12,7 +12,7 @@ from toolkit.data.encode import IGNORED, EncodedRow, SampleEncoder
 from toolkit.data.formats import Conversation, PlainText, Turn, reader_for
 from toolkit.data.source import open_source
 from toolkit.data.template import choose_template
-from toolkit.specs.recipe import DataConfig
+from toolkit.specs.data import DataConfig
 
 FILES = [
     "sft/alpaca_data.json",

@@ -7,7 +7,7 @@ import pytest
 from toolkit.data.formats import Conversation, PlainText, Turn, reader_for
 from toolkit.data.source import Row
 from toolkit.errors import DataError
-from toolkit.specs.recipe import DataConfig
+from toolkit.specs.data import DataConfig
 
 ASKED = (Turn("user", "q"), Turn("assistant", "a"))
 

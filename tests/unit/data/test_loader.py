@@ -12,7 +12,7 @@ from toolkit.data.batches import Batch
 from toolkit.data.encode import IGNORED
 from toolkit.data.loader import GlobalBatches, Share, epoch_order, eval_batches, prompt_batches
 from toolkit.data.prepare import prepare
-from toolkit.specs.recipe import DataConfig
+from toolkit.specs.data import DataConfig
 
 PAD = 0
 

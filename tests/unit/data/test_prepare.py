@@ -14,14 +14,14 @@ import pytest
 from toolkit.data.cache import cached_rows
 from toolkit.data.prepare import prepare
 from toolkit.errors import DataError
-from toolkit.specs.recipe import DataConfig
+from toolkit.specs.data import DataConfig
 
 PREPARE = """
 import logging, resource, sys
 from pathlib import Path
 from transformers import AutoTokenizer
 from toolkit.data.prepare import prepare
-from toolkit.specs.recipe import DataConfig
+from toolkit.specs.data import DataConfig
 
 logging.basicConfig(level=logging.INFO)
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])

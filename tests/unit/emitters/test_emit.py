@@ -13,8 +13,9 @@ from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
 from toolkit.planner.search import Fixed, make_plan
 from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.data import DataConfig
 from toolkit.specs.model import ModelSpec
-from toolkit.specs.recipe import DataConfig, Recipe
+from toolkit.specs.recipe import Recipe
 from toolkit.specs.workload import Workload
 
 FILES = {"accelerate.yaml", "ds_config.json", "launch.sh", "plan.json", "recipe.yaml"}

@@ -7,7 +7,8 @@ import pytest
 import toolkit
 from toolkit.launcher.replan import plan_on_fewer_ranks, plan_with_half_the_micro_batch
 from toolkit.planner.plan import Plan
-from toolkit.specs.recipe import FaultConfig, Recipe
+from toolkit.specs.recipe import Recipe
+from toolkit.specs.reliability import FaultConfig
 
 
 def fewer(cluster: str, min_ranks: int | None, **choices: Any) -> Plan | None:

@@ -14,8 +14,9 @@ from toolkit.errors import SpecError
 from toolkit.models.build import build_model
 from toolkit.models.lora import add_lora
 from toolkit.models.pretrained import checkpoint_activations, count_parameters
+from toolkit.specs.lora import LoraConfig
 from toolkit.specs.model import ModelSpec
-from toolkit.specs.recipe import LoraConfig, Recipe
+from toolkit.specs.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toolkit.errors import SpecError
-from toolkit.specs.recipe import (
-    DataConfig,
-    EvaluationConfig,
-    LoraConfig,
-    OptimizerConfig,
-    Recipe,
-    ScheduleConfig,
-)
+from toolkit.specs.data import DataConfig
+from toolkit.specs.evaluation import EvaluationConfig
+from toolkit.specs.lora import LoraConfig
+from toolkit.specs.optimizer import OptimizerConfig
+from toolkit.specs.recipe import Recipe
+from toolkit.specs.schedule import ScheduleConfig
 from toolkit.specs.workload import Workload
 
 SMALLEST: dict[str, Any] = {

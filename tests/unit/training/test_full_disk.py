@@ -16,7 +16,8 @@ from toolkit.checkpoints.save import Saver
 from toolkit.checkpoints.store import Store, altered_file, read_manifest
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.recipe import CheckpointConfig, Recipe
+from toolkit.specs.recipe import Recipe
+from toolkit.specs.reliability import CheckpointConfig
 
 DISK_BYTES, STATE_NUMBERS, TRIALS = 4 * 1024**2, 100_000, 20
 CHECKPOINT_BYTES = 3 * 4 * STATE_NUMBERS

@@ -14,7 +14,10 @@ from toolkit.engines.base import StepResult
 from toolkit.errors import EngineError, NumericalFault, Preempted, SaveFailed
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.recipe import CheckpointConfig, FaultConfig, OptimizerConfig, Recipe, ScheduleConfig
+from toolkit.specs.optimizer import OptimizerConfig
+from toolkit.specs.recipe import Recipe
+from toolkit.specs.reliability import CheckpointConfig, FaultConfig
+from toolkit.specs.schedule import ScheduleConfig
 from toolkit.specs.workload import Workload
 from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.loop import num_steps

@@ -1,0 +1,24 @@
+"""Adapters, as the recipe has them."""
+
+import math
+
+from pydantic import Field
+
+from toolkit.specs.base import Spec
+
+
+class LoraConfig(Spec):
+    """Adapters of `workload.method: lora`; the rank is part of the workload."""
+
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale: an adapter's output is multiplied by alpha / rank."""
+    rslora: bool = False
+    """Multiply it by alpha / sqrt(rank) instead, so that a high rank learns as fast as a low one (2312.03732)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear layers that get an adapter."""
+
+    def scale(self, rank: int) -> float:
+        """What an adapter's output is multiplied by."""
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
