@@ -11,7 +11,9 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from ranks.by_hand import Clip, Clipped, norm_clipped, optimizers_by_hand, total_norm
 from ranks.settings import (
+    BY_NORM,
     CLIP,
     GLOBAL_BATCH,
     LEARNING_RATES,
@@ -25,6 +27,8 @@ from ranks.settings import (
 from ranks.tiny import PAD, training_packs, training_rows
 from toolkit.data.batches import Batch
 from toolkit.data.loader import GlobalBatches, Share, eval_batches
+from toolkit.specs.clipping import ClippingConfig
+from toolkit.specs.optimizer import OptimizerName
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,6 +40,7 @@ class Step:
     loss: float
     grad_norm: float
     supervised_tokens: int
+    clipped_norm: float
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,22 @@ def reference_run(
     clip: float = CLIP,
     packed: bool = False,
     grouped: bool = False,
+    optimizer: OptimizerName = "adamw",
+    clipping: ClippingConfig = BY_NORM,
+    in_parts: int = 1,
 ) -> Reference:
-    """Train the model in `folder`; `packed`: on the documents of each step's packs, a row for each."""
+    """Train the model in `folder`; `packed`: on the documents of each step's packs, a row for each.
+
+    `in_parts`: micro-batches that a step's rows come in. What that changes is the order of sums: the same training,
+    and how far it goes from this one says what roundings alone do.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
     if method == "lora":
         model = _with_adapters(model)
     batches = documents_of_packs(num_steps) if packed else global_batches(num_steps)
-    steps = tuple(_train(model, batches, clip=clip, grouped=grouped))
+    clipper = functools.partial(norm_clipped, largest=clip) if clipping.kind == "norm" else Clipped(clipping)
+    parts = [_in_parts(batch, in_parts) for batch in batches]
+    steps = tuple(_train(model, parts, clip=clipper, grouped=grouped, optimizer_name=optimizer))
     return Reference(steps, model.eval())
 
 
@@ -94,8 +108,15 @@ def _with_adapters(model: Any) -> Any:
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
-def _train(model: Any, batches: Sequence[Batch], *, clip: float, grouped: bool) -> Iterator[Step]:
-    """AdamW on fp32 weights; a bf16 or fp16 model computes on rounded copies of them."""
+def _in_parts(batch: Batch, count: int) -> list[Batch]:
+    pieces = {name: rows.tensor_split(count) for name, rows in batch.items()}
+    return [{name: pieces[name][number] for name in batch} for number in range(count)]
+
+
+def _train(
+    model: Any, steps: Sequence[Sequence[Batch]], *, clip: Clip, grouped: bool, optimizer_name: OptimizerName
+) -> Iterator[Step]:
+    """An optimizer on fp32 weights; a bf16 or fp16 model computes on rounded copies of them."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parameters = list(named.values())
     masters = [p.detach().float().clone() for p in parameters]
@@ -104,22 +125,31 @@ def _train(model: Any, batches: Sequence[Batch], *, clip: float, grouped: bool) 
         {"params": [master], "weight_decay": decay, "ratio": ratio}
         for master, (decay, ratio) in zip(masters, settings, strict=True)
     ]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
+    optimizers = optimizers_by_hand(optimizer_name, dict(zip(named, groups, strict=True)))
     model.train()
-    for batch, rate in zip(batches, LEARNING_RATES, strict=False):
-        loss = mean_loss(model, batch)
-        loss.backward()
+    for batches, rate in zip(steps, LEARNING_RATES, strict=False):
+        supervised = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
+        loss = 0.0
+        for batch, count in zip(batches, supervised, strict=True):
+            share = (
+                mean_loss(model, batch) * (count / sum(supervised)) if count else torch.zeros((), requires_grad=True)
+            )
+            share.backward()
+            loss += share.item()
         for master, parameter in zip(masters, parameters, strict=True):
             master.grad = parameter.grad.float()
             parameter.grad = None
-        norm = torch.nn.utils.clip_grad_norm_(masters, clip)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["ratio"]
-        optimizer.step()
+        norm = total_norm(masters)
+        clip(masters)
+        clipped = total_norm(masters)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["ratio"]
+            optimizer.step()
         with torch.no_grad():
             for master, parameter in zip(masters, parameters, strict=True):
                 parameter.copy_(master)
-        yield Step(loss.item(), norm.item(), int((batch["labels"][:, 1:] != -100).sum()))
+        yield Step(loss, norm, sum(supervised), clipped)
 
 
 def _settings_by_hand(name: str) -> tuple[float, float]:

@@ -16,7 +16,17 @@ import torch.distributed as dist
 
 import toolkit
 from procs import run_ranks
-from ranks.settings import CLIP, GLOBAL_BATCH, LEARNING_RATES, LORA_ALPHA, LORA_RANK, LORA_TARGETS, SEED, WEIGHT_DECAY
+from ranks.settings import (
+    BY_NORM,
+    CLIP,
+    GLOBAL_BATCH,
+    LEARNING_RATES,
+    LORA_ALPHA,
+    LORA_RANK,
+    LORA_TARGETS,
+    SEED,
+    WEIGHT_DECAY,
+)
 from ranks.tiny import PAD, SEQ_LEN, training_rows
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.engines import Engine, engine_for
@@ -25,8 +35,9 @@ from toolkit.finetune import main
 from toolkit.models.build import build_model
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
+from toolkit.specs.clipping import ClippingConfig
 from toolkit.specs.lora import LoraConfig
-from toolkit.specs.optimizer import OptimizerConfig
+from toolkit.specs.optimizer import OptimizerConfig, OptimizerName
 from toolkit.specs.recipe import Recipe
 from toolkit.training.memory import disk_traffic
 
@@ -40,6 +51,8 @@ def write_run(
     cluster: str = "2xcpu",
     global_batch: int = GLOBAL_BATCH,
     optimizer: OptimizerConfig = ALL_DECAY,
+    optimizer_name: OptimizerName = "adamw",
+    clipping: ClippingConfig = BY_NORM,
     **choices: Any,
 ) -> Path:
     """Plan and emit; `choices` as for `toolkit.plan`."""
@@ -51,12 +64,14 @@ def write_run(
         global_batch=global_batch,
         gradient_clipping=CLIP,
         lora_rank=LORA_RANK,
+        optimizer=optimizer_name,
         **wanted,
     )
     recipe = Recipe(
         model=str(model),
         workload=plan.workload,
         optimizer=optimizer,
+        clipping=clipping,
         lora=LoraConfig(alpha=LORA_ALPHA, targets=LORA_TARGETS),
         seed=SEED,
     )

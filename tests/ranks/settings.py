@@ -1,7 +1,9 @@
 """Numbers that the run on several ranks and the run in one process have in common."""
 
+from toolkit.specs.clipping import ClippingConfig
 from toolkit.specs.optimizer import OptimizerConfig, ParameterGroup
 
+BY_NORM = ClippingConfig()
 GLOBAL_BATCH = 8
 PACKED_BATCH = 4
 """Packed rows per step: of 29 samples, 8 rows or so."""

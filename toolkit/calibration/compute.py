@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 from toolkit.calibration.ranks import BORROWED_SHARES, PASSES, Ranks, TimeBox
-from toolkit.engines.ds.optimizer import build_adamw
+from toolkit.engines.ds.optimizer import build_optimizer
 from toolkit.specs.measurements import MatmulRate
 from toolkit.specs.optimizer import OptimizerConfig
 from toolkit.specs.workload import PRECISION_BYTES, Precision
@@ -148,6 +148,6 @@ def adam_bandwidth(ranks: Ranks, *, seconds: float) -> tuple[float, str]:
     for parameter in parameters:
         parameter.grad = torch.full_like(parameter, 1e-3)
     offload = ranks.device.type == "cuda"
-    optimizer, chosen = build_adamw([{"params": parameters}], OptimizerConfig(), device=ranks.device, offload=offload)
-    taken = ranks.seconds_of(optimizer.step, allowed=seconds)
-    return ranks.world_size * ADAM_BYTES * _ADAM_TENSORS * _ADAM_NUMEL / taken, chosen.removeprefix("optimizer: ")
+    built = build_optimizer([{"params": parameters}], OptimizerConfig(), "adamw", device=ranks.device, offload=offload)
+    taken = ranks.seconds_of(built.optimizer.step, allowed=seconds)
+    return ranks.world_size * ADAM_BYTES * _ADAM_TENSORS * _ADAM_NUMEL / taken, built.note.removeprefix("optimizer: ")

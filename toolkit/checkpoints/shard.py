@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from toolkit.checkpoints.manifest import FileEntry, file_entry
-from toolkit.engines.base import STATES, Piece, State, States
+from toolkit.engines.base import WEIGHT, WHOLE, Piece, States
 from toolkit.errors import CheckpointError
 
 _RNG = "rng/"
@@ -31,6 +31,7 @@ class Staged:
 
     def __init__(self) -> None:
         self._buffers: dict[str, torch.Tensor] = {}
+        self._filled: list[str] = []
         self._pieces: dict[str, Piece] = {}
         self._rng: dict[str, torch.Tensor] = {}
 
@@ -41,13 +42,15 @@ class Staged:
             states: all pieces that the rank keeps.
             rng: states of the random number generators, uint8.
         """
-        self._pieces, self._rng = {}, {name: state.clone() for name, state in rng.items()}
+        self._filled, self._pieces, self._rng = [], {}, {name: state.clone() for name, state in rng.items()}
         for piece, tensors in states:
             if not piece.owned:
                 continue
             self._pieces[piece.name] = piece
-            for key in STATES:
-                self._buffer(f"{key}/{piece.name}", tensors[key]).copy_(tensors[key], non_blocking=True)
+            for key, tensor in tensors.items():
+                name = f"{key}/{piece.name}"
+                self._buffer(name, tensor).copy_(tensor, non_blocking=True)
+                self._filled.append(name)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # the copies may be under way still
 
@@ -86,8 +89,8 @@ class Staged:
         return file_entry(path)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        found = {f"{key}/{name}": self._buffers[f"{key}/{name}"] for name in self._pieces for key in STATES}
-        return {**found, **{f"{_RNG}{name}": state for name, state in self._rng.items()}}
+        states = {name: self._buffers[name] for name in self._filled}
+        return {**states, **{f"{_RNG}{name}": state for name, state in self._rng.items()}}
 
     def _buffer(self, name: str, like: torch.Tensor) -> torch.Tensor:
         if name not in self._buffers:
@@ -109,18 +112,22 @@ class Shards:
     def __init__(self, folder: Path, num_ranks: int) -> None:
         self._folder = folder
         self._holders: dict[str, list[tuple[Path, Piece]]] = {}
+        self._states: dict[str, dict[str, Path]] = {}
+        """Of each tensor: what is kept, and a file that has it, or a part of it."""
         for path in (folder / shard_name(rank) for rank in range(num_ranks)):
             try:
                 with safe_open(path, framework="pt") as file:
-                    pieces = json.loads(file.metadata()["pieces"])
+                    pieces, names = json.loads(file.metadata()["pieces"]), list(file.keys())
                 for name, told in pieces.items():
                     piece = Piece(name=name, owned=True, **{**told, "shape": tuple(told["shape"])})
                     self._holders.setdefault(name, []).append((path, piece))
+                for key, name in (known.rsplit("/", 1) for known in names):
+                    self._states.setdefault(name, {})[key] = path
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(f"{path}: damaged ({error})") from None
 
-    def read(self, wanted: Piece, keys: Sequence[State] = STATES) -> States:
-        """The states of a piece, put together from those that were saved.
+    def read(self, wanted: Piece, keys: Sequence[str] | None = None) -> States:
+        """The states of a piece, put together from those that were saved, and those of its whole tensor.
 
         Raises:
             CheckpointError: the tensor is not in the checkpoint, not whole, or of another shape.
@@ -130,16 +137,10 @@ class Shards:
             raise CheckpointError(f"{self._folder}: holds no {wanted.name}; it is of another model")
         if (shape := holders[0][1].shape) != wanted.shape:
             raise CheckpointError(f"{self._folder}: {wanted.name} has shape {shape}, the model needs {wanted.shape}")
-        here = [(path, piece) for path, piece in holders if _cut(piece) == _cut(wanted)]
-        if here:
-            return {key: self._flat(here, key, wanted.start, wanted.stop) for key in keys}
-        # Cut in another way, or not at all: through the whole tensor.
-        flat = slice(wanted.start, wanted.stop)
-        rows = slice(wanted.low, wanted.high)
-        return {
-            key: self._whole(holders, key)[(slice(None),) * wanted.dim + (rows,)].reshape(-1)[flat].clone()
-            for key in keys
-        }
+        states = {}
+        for key in self._states[wanted.name] if keys is None else keys:
+            states[key] = self._of_tensor(wanted.name, key) if key.startswith(WHOLE) else self._part(wanted, key)
+        return states
 
     def weight(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A whole weight in fp32.
@@ -148,13 +149,27 @@ class Shards:
             CheckpointError: as `read`.
         """
         whole = Piece(name, shape, dim=0, low=0, high=shape[0], start=0, stop=math.prod(shape), owned=True)
-        return self.read(whole, keys=("weight",))["weight"].view(shape)
+        return self.read(whole, keys=(WEIGHT,))[WEIGHT].view(shape)
 
     def rng(self, rank: int) -> dict[str, torch.Tensor]:
         """Random number generators of the rank that wrote a file."""
         with safe_open(self._folder / shard_name(rank), framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(_RNG)]  # noqa: SIM118 (safe_open is no mapping)
             return {name.removeprefix(_RNG): file.get_tensor(name) for name in names}
+
+    def _of_tensor(self, name: str, key: str) -> torch.Tensor:
+        with safe_open(self._states[name][key], framework="pt") as file:
+            found: torch.Tensor = file.get_tensor(f"{key}/{name}")
+        return found
+
+    def _part(self, wanted: Piece, key: str) -> torch.Tensor:
+        holders = self._holders[wanted.name]
+        here = [(path, piece) for path, piece in holders if _cut(piece) == _cut(wanted)]
+        if here:
+            return self._flat(here, key, wanted.start, wanted.stop)
+        # Cut in another way, or not at all: through the whole tensor.
+        rows = (slice(None),) * wanted.dim + (slice(wanted.low, wanted.high),)
+        return self._whole(holders, key)[rows].reshape(-1)[wanted.start : wanted.stop].clone()
 
     def _whole(self, holders: list[tuple[Path, Piece]], key: str) -> torch.Tensor:
         shape = holders[0][1].shape

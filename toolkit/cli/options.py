@@ -15,6 +15,7 @@ from toolkit.errors import NoFeasiblePlan, SpecError
 from toolkit.planner.plan import Objective
 from toolkit.planner.request import OPTION_NAMES, Fixed
 from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.optimizer import OPTIMIZER_NAMES
 
 PICTURES = (".png", ".html")
 
@@ -32,6 +33,7 @@ GlobalBatch = Annotated[int | None, typer.Option(help="Samples per optimizer ste
 Method = Annotated[str | None, typer.Option(help="full, lora or qlora.")]
 LoraRank = Annotated[int | None, typer.Option(help="Rank of the adapters.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; default: what suits the device.")]
+Optimizer = Annotated[str | None, typer.Option(help=f"{', '.join(OPTIMIZER_NAMES)}; default: adamw.")]
 Engine = Annotated[str | None, typer.Option(help="Fix the engine: zero, pipeline or mcore.")]
 Tp = Annotated[int | None, typer.Option(help="Fix the tensor-parallel size.")]
 Pp = Annotated[int | None, typer.Option(help="Fix the number of pipeline stages.")]

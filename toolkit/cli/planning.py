@@ -28,6 +28,7 @@ def plan(
     method: options.Method = None,
     lora_rank: options.LoraRank = None,
     precision: options.Precision = None,
+    optimizer: options.Optimizer = None,
     objective: Annotated[
         str, typer.Option(help="What the choice is best at: fastest, least-memory, cheapest or fewest-gpus.")
     ] = "fastest",
@@ -72,6 +73,7 @@ def plan(
         "workload.method": method,
         "workload.lora_rank": lora_rank,
         "workload.precision": precision,
+        "workload.optimizer": optimizer,
         "data.train": data,
         "optimizer.learning_rate": learning_rate,
         "epochs": epochs,
@@ -107,6 +109,7 @@ def estimate(
     method: options.Method = None,
     lora_rank: options.LoraRank = None,
     precision: options.Precision = None,
+    optimizer: options.Optimizer = None,
     price: options.Price = None,
     engine: Annotated[str | None, typer.Option(help="zero, pipeline or mcore; default: what the sizes need.")] = None,
     tp: Annotated[int | None, typer.Option(help="Tensor-parallel size; default 1.")] = None,
@@ -139,6 +142,7 @@ def estimate(
         "workload.method": method,
         "workload.lora_rank": lora_rank,
         "workload.precision": precision,
+        "workload.optimizer": optimizer,
     }
     wanted = recipe_values(None, options=values, assignments=[])
     with options.faults_as_options():

@@ -46,6 +46,8 @@ class Scenario(NamedTuple):
         words += ["--precision", workload.precision]
         if workload.method != "full":
             words += ["--method", workload.method, "--lora-rank", str(workload.lora_rank)]
+        if workload.optimizer != "adamw":
+            words += ["--optimizer", workload.optimizer]
         return shlex.join([*words, *self.fixed.options()])
 
 

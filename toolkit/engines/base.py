@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +19,8 @@ class StepResult:
     """Mean cross-entropy over all supervised tokens of the global batch, in nats."""
     grad_norm: float
     """Global L2 norm of the gradients before clipping."""
+    clipped_norm: float
+    """The same after it."""
     tokens: int
     """Tokens of the global batch without padding."""
     supervised_tokens: int
@@ -31,9 +33,10 @@ class StepResult:
     """True if any rank had a notice."""
 
 
-State = Literal["weight", "exp_avg", "exp_avg_sq"]
-"""What AdamW keeps of every trained number, in fp32: the weight itself and the two moments."""
-STATES: tuple[State, ...] = get_args(State)
+WEIGHT = "weight"
+"""Name of the state that every optimizer has: the trained number itself, in fp32."""
+WHOLE = "whole/"
+"""How the names of states begin that belong to a tensor, not to each of its numbers: factors, preconditioners."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class Piece:
         return (*self.shape[: self.dim], self.high - self.low, *self.shape[self.dim + 1 :])
 
 
-States = Mapping[State, torch.Tensor]
-"""Flat fp32 tensors of a piece, [stop - start] each."""
+States = Mapping[str, torch.Tensor]
+"""By name: flat fp32 tensors of a piece, [stop - start] each; those of `WHOLE`, from one rank, have any shape."""
 
 
 class Engine(Protocol):
@@ -124,8 +127,8 @@ class Engine(Protocol):
         """Continue where another run stopped, whatever its layout was.
 
         Args:
-            read: the numbers of a piece, in CPU memory.
-            num_updates: steps that Adam has taken.
+            read: the states of a piece, in CPU memory, with those of its whole tensor.
+            num_updates: steps that the optimizer has taken.
             counters: as `counters` gave them; what this engine does not count is ignored.
         """
 

@@ -33,8 +33,8 @@ def plan(
         seq_len: longest sequence in tokens.
         global_batch: samples per optimizer step over all ranks.
         gradient_clipping: largest global gradient norm.
-        **choices: `method`, `lora_rank` and `precision` of the workload; `objective`; `engine`, `zero_stage`,
-            `micro_batch`, `tp`, `pp`, `offload`, ... fix parts of the strategy.
+        **choices: `method`, `lora_rank`, `precision` and `optimizer` of the workload; `objective`; `engine`,
+            `zero_stage`, `micro_batch`, `tp`, `pp`, `offload`, ... fix parts of the strategy.
 
     Raises:
         SpecError: something given is wrong.

@@ -1,102 +1,14 @@
-"""What each engine can run: a table, and the rules that no table holds.
-
-Sources: deepspeed 0.19.8 (runtime/zero/config.py, runtime/pipe, module_inject/auto_tp.py), megatron-core 0.16
-(core/transformer/transformer_config.py, core/pipeline_parallel/schedules.py).
-"""
+"""Why an engine cannot run a set-up: what its table lacks, and the rules that no table holds."""
 
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
 
 from toolkit.planner.multiples import choice, divisors, nearest
-from toolkit.planner.setup import Checkpointing, Method, Offload, Setup
+from toolkit.planner.rules import DEGREES, ENGINES, Fault, Rules
+from toolkit.planner.setup import Offload, Setup
 from toolkit.planner.strategy import EngineName, stages_words
-
-Kind = Literal["not of the engine", "engine rule", "heads", "layers", "sequence", "batch"]
-"""What is at fault: the engine lacks it altogether, combines it in other ways only, or it does not divide."""
-Degree = Literal["tp", "pp", "vpp", "sp", "cp"]
-Stage = Literal[0, 1, 2, 3]
-
-DEGREES: dict[Degree, str] = {
-    "tp": "tensor parallelism",
-    "pp": "pipeline parallelism",
-    "vpp": "interleaved pipelines",
-    "sp": "sequence parallelism",
-    "cp": "context parallelism",
-}
-"""Ways to divide one replica over ranks (vpp: over time), in words."""
-
-
-class Fault(NamedTuple):
-    """Why an engine cannot run a set-up."""
-
-    kind: Kind
-    words: str
-    """What was given, what is needed, and values that work."""
-
-
-class Rules(NamedTuple):
-    """What one engine can run."""
-
-    degrees: tuple[Degree, ...]
-    """What may be above 1."""
-    zero: dict[Stage, tuple[Offload, ...]]
-    """ZeRO stages, and what each can move to the host."""
-    nvme: tuple[Stage, ...]
-    """Stages that can offload to a local disk instead."""
-    checkpointing: tuple[Checkpointing, ...]
-    methods: tuple[Method, ...]
-    tp_zero: tuple[Stage, ...] = (0, 1, 2, 3)
-    """ZeRO stages that go together with tensor parallelism."""
-    tp_methods: tuple[Method, ...] = ("full",)
-    """Methods together with tensor parallelism: DeepSpeed's AutoTP replaces peft's layers and the adapters are gone."""
-    shared_kv_heads: bool = False
-    """Tensor-parallel ranks may share a key/value head: tp may be a multiple of their number."""
-    even_stages: bool = False
-    """Stages hold equal numbers of layers, but that embedding and head may each take the place of one."""
-    own_stages: bool = False
-    """Stages hold the numbers of layers that the plan says."""
-    devices: tuple[str, ...] = ("cuda", "rocm", "cpu")
-    """Kinds of devices it is for; on others it is planned only if asked for."""
-
-
-ENGINES: dict[EngineName, Rules] = {
-    "zero": Rules(
-        degrees=("tp", "sp"),
-        # offload_param is valid with stage 3 only (zero/config.py).
-        zero={0: ("none",), 1: ("none", "optimizer"), 2: ("none", "optimizer"), 3: ("none", "optimizer", "all")},
-        nvme=(3,),
-        checkpointing=("none", "full"),
-        methods=("full", "lora", "qlora"),
-        # Stage 0 clips and reports the norm of one rank's part.
-        tp_zero=(1, 2, 3),
-    ),
-    "pipeline": Rules(
-        degrees=("tp", "pp"),
-        # Stage 0 clips each pipeline stage by its own norm; 2 and 3 are refused (runtime/pipe/engine.py).
-        zero={1: ("none", "optimizer")},
-        nvme=(),
-        checkpointing=("none", "full"),
-        # Tensor parallelism cuts a stage's layers by hand (module_inject/layers.py), which no adapter has been put
-        # through.
-        methods=("full", "lora"),
-        own_stages=True,
-    ),
-    "mcore": Rules(
-        degrees=("tp", "pp", "vpp", "cp"),
-        # The distributed optimizer, with one data-parallel rank too: one code path.
-        zero={1: ("none",)},
-        nvme=(),
-        checkpointing=("none", "selective", "full"),
-        methods=("full", "lora"),
-        tp_methods=("full", "lora"),
-        shared_kv_heads=True,
-        even_stages=True,
-        # Its kernels (Transformer Engine) are for GPUs; a CPU can rehearse a layout, nobody trains so.
-        devices=("cuda", "rocm"),
-    ),
-}
+from toolkit.specs.optimizer import OPTIMIZERS
 
 
 def fault(engine: EngineName, setup: Setup) -> Fault | None:
@@ -258,6 +170,7 @@ def state_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     rules, stage, offload = ENGINES[engine], setup.zero_stage, setup.offload
     if setup.method not in rules.methods:
         yield _lacks(f"method={setup.method}: engine {engine} has {choice(rules.methods)}; use engine=zero")
+    yield from _optimizer_faults(engine, setup)
     if setup.checkpointing not in rules.checkpointing:
         known = choice(rules.checkpointing)
         yield _lacks(f"activation_checkpointing={setup.checkpointing}: engine {engine} has {known}; use one of them")
@@ -272,6 +185,26 @@ def state_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     if offload != "none" and setup.offload_to == "nvme" and stage not in rules.nvme:
         works = f"zero_stage={choice(rules.nvme)} or offload_to=cpu" if rules.nvme else "offload_to=cpu"
         yield _rule(f"offload_to=nvme: engine {engine} cannot with zero_stage={stage}; use {works}")
+
+
+def _optimizer_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
+    """What an optimizer asks of the layout: whole tensors, a GPU, states that it keeps itself."""
+    name, able = setup.optimizer, ENGINES[engine].optimizers
+    kind, given = OPTIMIZERS[name], f"optimizer={setup.optimizer}"
+    if name not in able:
+        yield _lacks(f"{given}: engine {engine} has {choice(able)}; use one of them, or engine=zero")
+        return
+    if kind.gpu_only and setup.cluster.device.kind == "cpu":
+        yield _rule(f"{given} pages its states out of GPU memory, there is no GPU; use optimizer=adamw")
+    if kind.whole and setup.zero_stage == 3:
+        yield _rule(f"{given} needs whole matrices, zero_stage=3 divides every one; use zero_stage=0, 1 or 2")
+    if kind.whole and setup.tp > 1:
+        yield _rule(f"{given} needs whole matrices, tp={setup.tp} divides them; use tp=1, or optimizer=adamw")
+    by_number = [other for other, facts in OPTIMIZERS.items() if not facts.whole and facts.library != "bitsandbytes"]
+    if setup.offload != "none" and name not in by_number:
+        yield _rule(f"{given} keeps its states on the device; use offload=none, or optimizer={choice(by_number)}")
+    if setup.offload != "none" and setup.offload_to == "nvme" and name != "adamw":
+        yield _rule(f"{given}: states on a disk are AdamW's; use offload_to=cpu, or optimizer=adamw")
 
 
 def _offload_words(engine: EngineName, offload: Offload, stage: int) -> str:

@@ -10,20 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from toolkit.planner.cost.balance import balanced_stages
-from toolkit.planner.engines import (
-    ENGINES,
-    Fault,
-    Kind,
-    Stage,
-    chunk_counts,
-    fault,
-    interleaving_faults,
-    layout_faults,
-    state_faults,
-)
+from toolkit.planner.engines import chunk_counts, fault, interleaving_faults, layout_faults, state_faults
 from toolkit.planner.multiples import batch_words, divisors
 from toolkit.planner.request import Request
 from toolkit.planner.resolve import base_setup, is_undivided, state_bytes
+from toolkit.planner.rules import ENGINES, Fault, Kind, Stage
 from toolkit.planner.setup import Checkpointing, Offload, OffloadTo, Setup
 from toolkit.planner.strategy import EngineName
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice
 
-from toolkit.planner.engines import DEGREES
 from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.judge import Judged, judge_eligible, timed
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.rank import ranked
 from toolkit.planner.release import not_released
 from toolkit.planner.request import Request, batch_faults
+from toolkit.planner.rules import DEGREES
 from toolkit.planner.strategy import Strategy, stages_words
 from toolkit.units import GiB, TiB, human_bytes, human_seconds
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from toolkit.planner.engines import ENGINES
 from toolkit.planner.estimates import oom_probability
 from toolkit.planner.judge import Judged, Timed
 from toolkit.planner.memory.estimate import spread_of
 from toolkit.planner.plan import Objective
+from toolkit.planner.rules import ENGINES
 from toolkit.planner.strategy import EngineName
 
 TIE = 0.02

@@ -1,7 +1,7 @@
 """What this release runs of what is planned."""
 
-from toolkit.planner.engines import ENGINES
 from toolkit.planner.multiples import choice
+from toolkit.planner.rules import ENGINES
 from toolkit.planner.setup import Method
 from toolkit.planner.strategy import EngineName, Strategy
 

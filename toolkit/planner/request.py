@@ -8,10 +8,11 @@ from pydantic import Field, NonNegativeInt, model_validator
 from typing_extensions import Self
 
 from toolkit.errors import SpecError
-from toolkit.planner.engines import DEGREES, ENGINES, faults, is_lack
+from toolkit.planner.engines import faults, is_lack
 from toolkit.planner.multiples import batch_words, close_choice, divisors
 from toolkit.planner.release import RELEASED
 from toolkit.planner.resolve import base_setup
+from toolkit.planner.rules import DEGREES, ENGINES
 from toolkit.planner.setup import Checkpointing, Setup
 from toolkit.planner.strategy import EngineName, Strategy, stages_words
 from toolkit.specs.base import Spec

@@ -8,6 +8,7 @@ from toolkit.planner.shape import Shape
 from toolkit.planner.strategy import EngineName, Strategy
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
+from toolkit.specs.optimizer import OPTIMIZERS
 from toolkit.specs.workload import PRECISION_BYTES, Workload
 
 PROFILES: dict[EngineName, str] = {"zero": "hf-deepspeed", "pipeline": "deepspeed-pipeline", "mcore": "megatron"}
@@ -25,6 +26,7 @@ def base_setup(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, en
         method=workload.method,
         lora_rank=workload.lora_rank,
         precision=workload.precision,
+        optimizer=workload.optimizer,
         # toolkit/data/loader.py pads the rows of a micro-batch to the longest.
         pads=engine != "mcore",
         # DeepSpeed's tensor parallelism replicates norms and residual stream (module_inject/auto_tp.py).
@@ -58,19 +60,22 @@ def with_strategy(base: Setup, strategy: Strategy) -> Setup:
 
 
 def state_bytes(base: Setup, zero_stage: int) -> StateBytes:
-    """Bytes per parameter by precision.
+    """Bytes per parameter by precision and optimizer.
 
     16 bits: weight 2, gradient as the framework accumulates it, fp32 master weight and two moments 12. fp32: stages 1
     and 2 of DeepSpeed have a second copy of the weights all the same (stage_1_and_2.py clones every partition);
-    stages 0 and 3 and Megatron update them in place.
+    stages 0 and 3 and Megatron update them in place. Another optimizer keeps something else in the moments' place.
     """
+    instead = OPTIMIZERS[base.optimizer].state_bytes - OPTIMIZERS["adamw"].state_bytes
     num_bytes = float(PRECISION_BYTES["fp32" if base.precision == "fp32" else "bf16"])
     frozen = NF4_BYTES if base.method == "qlora" else num_bytes
     if base.precision == "fp32":
         clones = zero_stage in (1, 2) and base.profile.memory.gathers == "deepspeed"
-        return StateBytes(weight=4.0, frozen=frozen, grad=4.0, optimizer=12.0 if clones else 8.0)
+        return StateBytes(weight=4.0, frozen=frozen, grad=4.0, optimizer=(12.0 if clones else 8.0) + instead)
     law = base.profile.memory
-    return StateBytes(weight=law.weight_bytes, frozen=frozen, grad=law.grad_bytes, optimizer=law.optimizer_bytes)
+    return StateBytes(
+        weight=law.weight_bytes, frozen=frozen, grad=law.grad_bytes, optimizer=law.optimizer_bytes + instead
+    )
 
 
 def setup_of(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, strategy: Strategy) -> Setup:

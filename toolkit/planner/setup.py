@@ -10,6 +10,7 @@ from toolkit.planner.buckets import DEEPSPEED_DEFAULTS, Buckets
 from toolkit.planner.profile import Profile
 from toolkit.planner.shape import Shape
 from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.optimizer import OptimizerName
 
 Checkpointing = Literal["none", "selective", "full"]
 Offload = Literal["none", "optimizer", "all"]
@@ -74,6 +75,7 @@ class Setup(NamedTuple):
     """Embedding and head are trained beside the adapters (peft's modules_to_save, which copies them)."""
     precision: Literal["fp32", "bf16", "fp16", "fp8", "fp4"] = "bf16"
     """Of the matrix products."""
+    optimizer: OptimizerName = "adamw"
     states: StateBytes = StateBytes()
     pads: bool = False
     """Rows of one micro-batch differ in length, so that attention gets a mask; a micro-batch of one has none."""

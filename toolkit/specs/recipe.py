@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from typing_extensions import Self
 
 from toolkit.errors import SpecError
 from toolkit.specs.base import Spec
+from toolkit.specs.clipping import ClippingConfig
 from toolkit.specs.data import DataConfig, refuse_url
 from toolkit.specs.evaluation import EvaluationConfig
 from toolkit.specs.lora import LoraConfig
@@ -35,8 +36,10 @@ class Recipe(Spec):
     """Passes over the training samples; 1 where neither this nor `max_steps` is given."""
     max_steps: int | None = Field(default=None, gt=0)
     """Optimizer steps; give this or `epochs`."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """AdamW's numbers, and which tensors have others."""
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), validate_default=True)
+    """The optimizer's numbers, and which tensors have others; `workload.optimizer` says which it is."""
+    clipping: ClippingConfig = ClippingConfig()
+    """What large gradients are brought down to."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over steps."""
     lora: LoraConfig = LoraConfig()
@@ -59,6 +62,13 @@ class Recipe(Spec):
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("epochs and max_steps are both given; keep one of them")
         return self
+
+    @field_validator("optimizer")
+    @classmethod
+    def _numbers_of_the_optimizer(cls, config: OptimizerConfig, others: ValidationInfo) -> OptimizerConfig:
+        """The file of a run shows the numbers that it trains with, whichever optimizer it is."""
+        workload = others.data.get("workload")
+        return config if workload is None else config.of(workload.optimizer)
 
     def save(self, path: Path) -> None:
         """Write recipe.yaml with every value resolved and its meaning beside it."""

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from toolkit.specs.base import Spec
+from toolkit.specs.optimizer import OptimizerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -25,3 +26,6 @@ class Workload(Spec):
     """Rank of the LoRA adapters; counts with `lora` and `qlora` only."""
     precision: Precision = "bf16"
     """fp32, bf16 or fp16; with bf16 and fp16 the optimizer keeps fp32 master weights."""
+    optimizer: OptimizerName = "adamw"
+    """adamw, adamw_8bit, paged_adamw, paged_adamw_8bit, lion, sgd, adafactor, muon or soap; decides memory and engine.
+    """

@@ -85,6 +85,7 @@ class Telemetry:
             "epoch": round(epoch, 4),
             "loss": result.loss,
             "grad_norm": result.grad_norm,
+            "clipped_norm": result.clipped_norm,
             "lr": learning_rate,
             "tokens": result.tokens,
             "supervised_tokens": result.supervised_tokens,

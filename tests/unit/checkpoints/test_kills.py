@@ -17,7 +17,7 @@ from toolkit.checkpoints.manifest import Progress
 from toolkit.checkpoints.save import Saver
 from toolkit.checkpoints.shard import Shards
 from toolkit.checkpoints.store import Store, altered_file, read_manifest
-from toolkit.engines.base import STATES, Piece, States
+from toolkit.engines.base import Piece, States
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
@@ -36,7 +36,7 @@ class OneRank:
         self._step = step
 
     def states(self) -> Iterator[tuple[Piece, States]]:
-        yield WEIGHT, {key: torch.full((64,), float(self._step)) for key in STATES}
+        yield WEIGHT, {key: torch.full((64,), float(self._step)) for key in ("weight", "exp_avg", "exp_avg_sq")}
 
     def counters(self) -> dict[str, float]:
         return {}

@@ -14,11 +14,12 @@ from toolkit.checkpoints.manifest import Manifest, Progress, UnknownFormat, file
 from toolkit.checkpoints.retention import kept_steps
 from toolkit.checkpoints.shard import Shards, Staged, shard_name
 from toolkit.checkpoints.store import Store, altered_file, read_manifest
-from toolkit.engines.base import STATES, Piece, States
+from toolkit.engines.base import Piece, States
 from toolkit.errors import CheckpointError
 from toolkit.specs.reliability import CheckpointConfig
 
 SHAPE = (6, 4)
+STATES = ("weight", "exp_avg", "exp_avg_sq")
 WHOLE = {key: torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)) for seed, key in enumerate(STATES)}
 TRIALS = 1000
 

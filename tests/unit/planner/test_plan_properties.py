@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from toolkit.emitters import emit
 from toolkit.errors import NoFeasiblePlan, SpecError
-from toolkit.planner.engines import ENGINES, fault, faults
+from toolkit.planner.engines import fault, faults
 from toolkit.planner.estimates import MEMORY_TERMS
 from toolkit.planner.generate import Tally, generate
 from toolkit.planner.judge import judge
@@ -20,6 +20,7 @@ from toolkit.planner.plan import Plan
 from toolkit.planner.release import runs_today
 from toolkit.planner.request import Fixed, Request
 from toolkit.planner.resolve import base_setup, setup_of, state_bytes
+from toolkit.planner.rules import ENGINES
 from toolkit.planner.search import make_plan
 from toolkit.planner.setup import Setup
 from toolkit.run_folder import RunFolder

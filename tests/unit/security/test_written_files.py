@@ -59,7 +59,15 @@ def train(run: RunFolder, plan: Plan) -> None:
     engine: Any = SimpleNamespace(rank=0, device=torch.device("cpu"))
     lock = run.lock()
     run.remove_results(all_of_them=True)
-    result = StepResult(loss=2.0, grad_norm=1.0, tokens=9, supervised_tokens=9, loss_scale=1.0, skipped=False)
+    result = StepResult(
+        loss=2.0,
+        grad_norm=1.0,
+        clipped_norm=1.0,
+        tokens=9,
+        supervised_tokens=9,
+        loss_scale=1.0,
+        skipped=False,
+    )
     with Telemetry(run, engine, num_steps=1) as telemetry:
         telemetry.record(1, result, learning_rate=0.1, epoch=1.0)
     for folder in (run.export, run.adapter):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from toolkit.engines.base import STATES, Batch, Piece, States, StepResult
+from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.run_folder import RunFolder
 
 
@@ -23,7 +23,7 @@ class ScriptedEngine:
         self.rank = self.data_rank = rank
         self.learning_rates: list[float] = []
         self.batches: list[Any] = []
-        self.kept = {key: torch.zeros(4) for key in STATES}
+        self.kept = {key: torch.zeros(4) for key in ("weight", "exp_avg", "exp_avg_sq")}
         self._results = iter(results)
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:

@@ -39,7 +39,15 @@ class Numbers:
 
 
 def step(loss: float = 2.0, *, skipped: bool = False) -> StepResult:
-    return StepResult(loss=loss, grad_norm=1.0, tokens=100, supervised_tokens=50, loss_scale=1.0, skipped=skipped)
+    return StepResult(
+        loss=loss,
+        grad_norm=1.0,
+        clipped_norm=0.5,
+        tokens=100,
+        supervised_tokens=50,
+        loss_scale=1.0,
+        skipped=skipped,
+    )
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -84,7 +92,15 @@ def events(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def test_a_skipped_step_does_not_use_up_the_schedule(engine: Callable[..., Any], train: Callable[..., Any]) -> None:
-    overflow = StepResult(2.0, float("inf"), tokens=100, supervised_tokens=50, loss_scale=64.0, skipped=True)
+    overflow = StepResult(
+        2.0,
+        float("inf"),
+        float("inf"),
+        tokens=100,
+        supervised_tokens=50,
+        loss_scale=64.0,
+        skipped=True,
+    )
     scripted = engine([overflow, overflow, step(), step(), step(), step()])
     fp16 = Workload(seq_len=8, global_batch=8, precision="fp16")
     records = train(scripted, recipe(max_steps=6).model_copy(update={"workload": fp16}))

@@ -30,7 +30,13 @@ def telemetry(folder: RunFolder, engine: Callable[..., Any], monkeypatch: pytest
         telemetry.start_clock()
         for step, loss in enumerate([3.0, 3.0, 2.5, 2.0], start=1):
             result = StepResult(
-                loss=loss, grad_norm=1.0, tokens=1000, supervised_tokens=9, loss_scale=1.0, skipped=step == 2
+                loss=loss,
+                grad_norm=1.0,
+                clipped_norm=1.0,
+                tokens=1000,
+                supervised_tokens=9,
+                loss_scale=1.0,
+                skipped=step == 2,
             )
             telemetry.record(step, result, learning_rate=1e-3, epoch=1.0)
     return telemetry

@@ -10,9 +10,23 @@ from toolkit.engines.base import StepResult
 from toolkit.run_folder import RunFolder
 from toolkit.training.telemetry import Telemetry
 
-STEP = StepResult(loss=2.5, grad_norm=1.25, tokens=4096, supervised_tokens=1000, loss_scale=256.0, skipped=False)
+STEP = StepResult(
+    loss=2.5,
+    grad_norm=1.25,
+    clipped_norm=0.5,
+    tokens=4096,
+    supervised_tokens=1000,
+    loss_scale=256.0,
+    skipped=False,
+)
 OVERFLOW = StepResult(
-    loss=2.5, grad_norm=float("inf"), tokens=4096, supervised_tokens=1000, loss_scale=128.0, skipped=True
+    loss=2.5,
+    grad_norm=float("inf"),
+    clipped_norm=float("inf"),
+    tokens=4096,
+    supervised_tokens=1000,
+    loss_scale=128.0,
+    skipped=True,
 )
 
 
@@ -51,6 +65,7 @@ def test_a_line_holds_the_step(folder: RunFolder, engine: Callable[..., Any]) ->
         "epoch": 0.3333,
         "loss": 2.5,
         "grad_norm": 1.25,
+        "clipped_norm": 0.5,
         "lr": 1e-4,
         "tokens": 4096,
         "supervised_tokens": 1000,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from toolkit.errors import ConfigError, SpecError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.base import faults
+from toolkit.specs.clipping import ClippingConfig
 from toolkit.specs.reading import read_json
 from toolkit.specs.workload import Precision
 
@@ -91,10 +92,20 @@ class DsConfig:
     """Of weights and activations."""
     tp: int
     """Tensor-parallel ranks per replica."""
+    gradient_clipping: float
+    """Largest global norm, clipped by DeepSpeed; 0 clips nothing."""
     vocab_parallel: bool
     """Embedding and head are divided over the tensor-parallel ranks too."""
     notes: tuple[str, ...]
     """Sentences about values that differ from the plan and are used as they stand in the file."""
+
+    def with_clipping(self, clipping: ClippingConfig) -> "DsConfig":
+        """The same; where the recipe clips in a way that DeepSpeed does not have, DeepSpeed clips nothing."""
+        if clipping.kind == "norm":
+            return self
+        note = f"clipping: {clipping.kind}, in the place of gradient_clipping {self.gradient_clipping}"
+        content = {**self.content, "gradient_clipping": 0.0}
+        return replace(self, content=content, gradient_clipping=0.0, notes=(*self.notes, note))
 
 
 def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
@@ -115,6 +126,8 @@ def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
     if found := [*autos, *_contradictions(content, read, plan)]:
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in found))
     swap_folder = _place_on_disk(content, folder)
+    # Those that DeepSpeed has not been tried with; here each has its test against one process.
+    content["zero_allow_untested_optimizer"] = True
     return DsConfig(
         content=content,
         zero_stage=read.zero_optimization.stage,
@@ -123,6 +136,7 @@ def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
         precision=read.precision,
         tp=max(read.tensor_parallel.autotp_size, 1),
         vocab_parallel=read.tensor_parallel.vocab_parallel_lm_head,
+        gradient_clipping=read.gradient_clipping,
         notes=_notes(read, plan, path),
     )
 

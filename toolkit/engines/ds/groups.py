@@ -11,8 +11,11 @@ from toolkit.errors import EngineError, SpecError
 from toolkit.specs.optimizer import OptimizerConfig
 
 _TOLD = 4
+_ENDS = ("embed_tokens.weight", "lm_head.weight")
 RATIO = "learning_rate_ratio"
 """Key of an optimizer's group: its learning rate as a part of the schedule's."""
+HIDDEN_MATRIX = "hidden_matrix"
+"""Key of an optimizer's group: whether it holds matrices of the layers, and neither embedding nor head."""
 
 
 def check_groups(config: OptimizerConfig, model: torch.nn.Module) -> None:
@@ -30,19 +33,24 @@ def check_groups(config: OptimizerConfig, model: torch.nn.Module) -> None:
             )
 
 
-def parameter_groups(named: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    named: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig, *, split_matrices: bool = False
+) -> list[dict[str, Any]]:
     """The trained tensors as an optimizer of torch takes them, equals together, in the order of the tensors.
 
     Args:
         named: tensors by their names in the whole model; the frozen ones are left out.
         config: of the recipe.
+        split_matrices: give the matrices of the layers groups of their own, for an optimizer that treats them apart.
     """
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
-            groups.setdefault(_settings(name, parameter, config), []).append(parameter)
+            hidden = split_matrices and _dimensions(parameter) == 2 and not name.endswith(_ENDS)
+            groups.setdefault((*_settings(name, parameter, config), hidden), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, RATIO: ratio} for (decay, ratio), parameters in groups.items()
+        {"params": parameters, "weight_decay": decay, RATIO: ratio, HIDDEN_MATRIX: hidden}
+        for (decay, ratio, hidden), parameters in groups.items()
     ]
 
 
@@ -91,6 +99,9 @@ def _settings(name: str, parameter: torch.nn.Parameter, config: OptimizerConfig)
 
 def _is_exempt(name: str, parameter: torch.nn.Parameter) -> bool:
     """Norms, biases and embeddings: to pull them towards 0 regularises nothing."""
+    return _dimensions(parameter) < 2 or name.endswith("embed_tokens.weight")
+
+
+def _dimensions(parameter: torch.nn.Parameter) -> int:
     # ZeRO-3 leaves an empty tensor with the whole one's shape beside it.
-    dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
-    return dimensions < 2 or name.endswith("embed_tokens.weight")
+    return len(getattr(parameter, "ds_shape", parameter.shape))

@@ -1,31 +1,120 @@
-"""AdamW in the fastest implementation that this machine can build, and which one it became."""
+"""The recipe's optimizer, AdamW in the fastest implementation that this machine can build, and what it keeps."""
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, Adafactor, AdamW, Muon, Optimizer
 
+from toolkit.engines.ds.groups import HIDDEN_MATRIX
+from toolkit.engines.ds.moments import Moments, PlainMoments, QuantisedMoments
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
-from toolkit.specs.optimizer import OptimizerConfig
+from toolkit.engines.ds.whole import WholeTensors
+from toolkit.errors import MachineError
+from toolkit.specs.optimizer import OPTIMIZERS, OptimizerConfig, OptimizerName
+
+Group = dict[str, Any]
+"""Parameters and their settings, as an optimizer of torch takes them."""
 
 
-def build_adamw(
-    groups: list[dict[str, Any]], config: OptimizerConfig, *, device: torch.device, offload: bool
-) -> tuple[Optimizer, str]:
-    """An AdamW over the trainable parameters, and one sentence that says which and why.
+class Built(NamedTuple):
+    """An optimizer, ready for `deepspeed.initialize`."""
+
+    optimizer: Optimizer
+    moments: Moments
+    """What it keeps."""
+    note: str
+    """Which implementation it is, and why."""
+
+
+def build_optimizer(
+    groups: list[Group], config: OptimizerConfig, name: OptimizerName, *, device: torch.device, offload: bool
+) -> Built:
+    """The optimizer over the trainable parameters.
 
     The learning rate starts at 0 and is set before every step: with bf16 or fp16 and ZeRO-0 DeepSpeed takes a step of
     its own while it starts, which must not move (or decay) the weights.
 
     Args:
         groups: of `parameter_groups`; the parameters are partitioned already under ZeRO-3.
-        config: betas and eps; the rest is in the groups.
+        config: its numbers; decay and parts of the rate are in the groups.
+        name: which.
         device: where the step runs unless `offload`.
         offload: the states live in host memory, so the step runs on the CPU.
+
+    Raises:
+        MachineError: its library is not installed.
     """
+    kind = OPTIMIZERS[name]
+    if name == "adamw":
+        optimizer, note = _adamw(groups, config, device=device, offload=offload)
+    elif kind.whole:
+        make = functools.partial(_OF_WHOLE_TENSORS[name], config=config)
+        whole = WholeTensors(groups, make)
+        return Built(whole, whole, f"optimizer: {name} of {kind.library}, over whole tensors")
+    else:
+        optimizer, note = _by_number(groups, config, name), f"optimizer: {name} of {kind.library}"
+    if kind.library == "bitsandbytes":
+        return Built(optimizer, QuantisedMoments(optimizer), note)
+    return Built(optimizer, PlainMoments(optimizer, kind.states), note)
+
+
+def _by_number(groups: list[Group], config: OptimizerConfig, name: OptimizerName) -> Optimizer:
+    """One that updates each number for itself: it may see them in any order and in any parts."""
+    betas = (config.beta1, config.beta2)
+    if name == "sgd":
+        return SGD(groups, lr=0.0, momentum=config.momentum)
+    if name == "lion":
+        return _library("pytorch_optimizer").Lion(groups, lr=0.0, betas=betas)  # type: ignore[no-any-return]
+    theirs = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw_8bit": "PagedAdamW8bit"}[name]
+    return getattr(_library("bitsandbytes").optim, theirs)(groups, lr=0.0, betas=betas, eps=config.eps)  # type: ignore[no-any-return]
+
+
+def _adafactor(group: Group, config: OptimizerConfig) -> Optimizer:
+    return Adafactor([group], lr=0.0)
+
+
+def _muon(group: Group, config: OptimizerConfig) -> Optimizer:
+    if not group[HIDDEN_MATRIX]:
+        return AdamW([group], lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps)
+    # Updates as large as AdamW's, so that its learning rates do for both (Liu et al. 2025, section 2.2).
+    return Muon([group], lr=0.0, momentum=config.momentum, adjust_lr_fn="match_rms_adamw")
+
+
+def _soap(group: Group, config: OptimizerConfig) -> Optimizer:
+    betas = (config.beta1, config.beta2)
+    return _library("pytorch_optimizer").SOAP([group], lr=0.0, betas=betas, eps=config.eps)  # type: ignore[no-any-return]
+
+
+_OF_WHOLE_TENSORS: dict[OptimizerName, Callable[..., Optimizer]] = {
+    "adafactor": _adafactor,
+    "muon": _muon,
+    "soap": _soap,
+}
+
+
+def _library(name: str) -> Any:
+    """A library that only some optimizers need.
+
+    Raises:
+        MachineError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MachineError(
+            f"{name}: not installed or broken ({error}); `pip install 'llama-parallel-toolkit[optimizers]'`, or plan "
+            "again with --optimizer adamw"
+        ) from None
+
+
+def _adamw(
+    groups: list[Group], config: OptimizerConfig, *, device: torch.device, offload: bool
+) -> tuple[Optimizer, str]:
     betas, eps = (config.beta1, config.beta2), config.eps
     if offload and (failure := _build_failure("CPUAdamBuilder", device)) is None:
         cpu_adam = DeepSpeedCPUAdam(groups, lr=0.0, betas=betas, eps=eps, adamw_mode=True)
@@ -43,52 +132,14 @@ def build_adamw(
 
 
 def forget_dummy_step(optimizer: Optimizer) -> None:
-    """Set Adam's step counters back to 0 after the engine has started.
+    """Let the optimizer begin anew after the engine has started.
 
     DeepSpeed's bf16/fp16 optimizer of ZeRO-0 steps once on zero gradients when it is made, so that Adam's bias
     correction would be one step ahead: loss off by 6e-3 after 20 steps, 4e-4 (bf16's rounding) with this.
     """
-    for state in optimizer.state.values():
-        if isinstance(state.get("step"), torch.Tensor):
-            state["step"].zero_()
-        elif "step" in state:
-            state["step"] = 0
+    optimizer.state.clear()
     for group in optimizer.param_groups:
-        if "step" in group:
-            group["step"] = 0
-
-
-def begin_states(optimizer: Optimizer, tensors: Iterable[torch.Tensor], num_updates: int) -> None:
-    """Moments for tensors that an optimizer is about to continue with, as if it had stepped that often.
-
-    Args:
-        optimizer: one that `build_adamw` made.
-        tensors: what it updates: the parameters, or the flat buffers that DeepSpeed gives it in their place.
-        num_updates: steps taken.
-    """
-    for tensor in tensors:
-        # torch counts in a tensor on the same device, DeepSpeed in a number.
-        step = torch.tensor(float(num_updates), device=tensor.device) if isinstance(optimizer, AdamW) else num_updates
-        state = optimizer.state[tensor]
-        state["step"] = step
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if moment not in state:  # of a run that goes back, DeepSpeed holds views of the ones that are there
-                state[moment] = torch.zeros_like(tensor.data, requires_grad=False)
-    if isinstance(optimizer, DeepSpeedCPUAdam):
-        _replay(optimizer, num_updates)
-
-
-def _replay(optimizer: DeepSpeedCPUAdam, num_updates: int) -> None:
-    """Let the C++ side count up: it multiplies beta ** step together, which a jump would compute with other roundings.
-
-    Without it a resumed run departs by 1e-7 in every weight.
-    """
-    group = optimizer.param_groups[0]
-    number, gradient, first, second = (torch.zeros(1) for _ in range(4))
-    for step in range(1, num_updates + 1):
-        optimizer.ds_opt_adam.adam_update(
-            optimizer.opt_id, step, 0.0, *group["betas"], group["eps"], 0.0, True, number, gradient, first, second
-        )
+        group.pop("step", None)
 
 
 def _build_failure(builder_name: str, device: torch.device) -> str | None:

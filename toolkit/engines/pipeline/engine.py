@@ -15,10 +15,11 @@ from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
-from toolkit.engines.ds.optimizer import build_adamw
+from toolkit.engines.ds.optimizer import build_optimizer
 from toolkit.engines.ds.rows import padded_on_the_left, positions_of
-from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
+from toolkit.engines.ds.tensors import digest_of
+from toolkit.engines.ds.updates import Replicas, Updates
 from toolkit.engines.pipeline.collect import stage_parameters, stage_tensors, weights_of_all_stages
 from toolkit.engines.pipeline.generate import StageGenerator
 from toolkit.engines.pipeline.module import pipeline_module, topology_of
@@ -36,7 +37,7 @@ class PipelineEngine:
     """
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
-        config = load_ds_config(folder, plan)
+        config = load_ds_config(folder, plan).with_clipping(recipe.clipping)
         check_groups(recipe.optimizer, model.module)
         self.device = processes.join(plan)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -52,15 +53,36 @@ class PipelineEngine:
         self._model = model
         self._pipe = pipeline_module(model, topology=self._topology, stages=strategy.stages, loss=self._loss)
         named = stage_parameters(model.module, self._pipe)
-        parts = as_many_everywhere(parameter_groups(named, recipe.optimizer))
-        optimizer, chosen = build_adamw(parts, recipe.optimizer, device=self.device, offload=config.offload != "none")
+        name = recipe.workload.optimizer
+        parts = as_many_everywhere(parameter_groups(named, recipe.optimizer, split_matrices=name == "muon"))
+        built = build_optimizer(parts, recipe.optimizer, name, device=self.device, offload=config.offload != "none")
         with contextlib.redirect_stdout(io.StringIO()):
             self._engine: Any = deepspeed.initialize(
-                model=self._pipe, optimizer=optimizer, config=copy.deepcopy(config.content)
+                model=self._pipe, optimizer=built.optimizer, config=copy.deepcopy(config.content)
             )[0]
         self._tensors = stage_tensors(model.module, self._pipe, plan.model.weight_shapes)
+        optimizer = self._engine.optimizer
+        self._updates = Updates(
+            built,
+            optimizer,
+            self._tensors,
+            replicas=Replicas(
+                rank=self.data_rank,
+                num_replicas=self._dp,
+                divided=optimizer.dp_process_group,
+                sliced=self._pipe.mpu().get_slice_parallel_group() if layout.tp > 1 else None,
+            ),
+            clipping=recipe.clipping,
+            max_norm=config.gradient_clipping,
+            norm=self._grad_norm,
+            device=self.device,
+        )
         layers = " + ".join(map(str, strategy.stages))
-        self.notes = (chosen, f"pipeline: {layers} layers, embedding with the first, head with the last", *config.notes)
+        self.notes = (
+            built.note,
+            f"pipeline: {layers} layers, embedding with the first, head with the last",
+            *config.notes,
+        )
         self._generator = StageGenerator(
             self._pipe,
             model.base.config.hidden_size,
@@ -82,14 +104,16 @@ class PipelineEngine:
         counted.wait()
         self._loss_factor = loss_factor(counts[0], averaged_over=len(micro_batches) * self._dp)
         loss = engine.train_batch(data_iter=self._pairs(micro_batches))
+        skipped = bool(getattr(engine.optimizer, "overflow", False))
         supervised, tokens, notices = counts.tolist()
         return StepResult(
             loss=loss.item(),
-            grad_norm=float(engine.get_global_grad_norm()),
+            grad_norm=self._grad_norm(),
+            clipped_norm=self._updates.clipped_norm(skipped=skipped),
             tokens=int(tokens),
             supervised_tokens=int(supervised),
             loss_scale=float(engine.optimizer.loss_scale) if self._scales_loss else 1.0,
-            skipped=bool(getattr(engine.optimizer, "overflow", False)),
+            skipped=skipped,
             noticed=notices > 0,
         )
 
@@ -131,24 +155,24 @@ class PipelineEngine:
 
     def states(self) -> Iterator[tuple[Piece, States]]:
         """Every piece that this rank keeps."""
-        return self._keeper().pieces()
+        return self._updates.states()
 
     def counters(self) -> dict[str, float]:
-        """Of the dynamic loss scale."""
-        return counters_of(self._engine.optimizer)
+        """Of the dynamic loss scale, and of clipping."""
+        return self._updates.counters()
 
     def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
         """Fill optimizer and weights from outside."""
-        load(self._keeper(), read, num_updates=num_updates)
-        set_counters(self._engine.optimizer, counters)
+        self._updates.load_states(read, num_updates=num_updates, counters=counters)
 
     def close(self) -> None:
         """Free DeepSpeed's buffers and leave the process group."""
         self._engine.destroy()
         dist.destroy_process_group()
 
-    def _keeper(self) -> Keeper:
-        return keeper_of(self._engine.optimizer, self._tensors, replica=self.data_rank, num_replicas=self._dp)
+    def _grad_norm(self) -> float:
+        """Of all gradients of the step, before clipping."""
+        return float(self._engine.optimizer._global_grad_norm)
 
     def _loss(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """One micro-batch's part of the mean over all supervised tokens."""

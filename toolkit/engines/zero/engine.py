@@ -16,10 +16,11 @@ from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum
-from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
-from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters, trained_tensors
+from toolkit.engines.ds.optimizer import build_optimizer, forget_dummy_step
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.ds.tensor import gathered, whole_logits
+from toolkit.engines.ds.tensors import digest_of, trained_tensors
+from toolkit.engines.ds.updates import Replicas, Updates
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.shares import Share, Shares
 from toolkit.errors import EngineError
@@ -37,7 +38,7 @@ class ZeroEngine:
     """
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
-        config = load_ds_config(folder, plan)
+        config = load_ds_config(folder, plan).with_clipping(recipe.clipping)
         check_groups(recipe.optimizer, model.module)
         accelerator = processes.start(config, plan)
         self._swap_folder = config.swap_folder
@@ -54,28 +55,43 @@ class ZeroEngine:
         self._stage = config.zero_stage
         self._grad_accum = plan.strategy.grad_accum
         self._scales_loss = config.precision == "fp16"
-        self._plain_adam = self._stage == 0 and config.precision == "fp32"
+        self._is_plain = self._stage == 0 and config.precision == "fp32"
+        self._norm: torch.Tensor | None = None
 
         trainable = _num_trainable(model.module)
         module = assemble(model, config, plan=plan)
-        optimizer, chosen = build_adamw(
-            parameter_groups(module.named_parameters(), recipe.optimizer),
-            recipe.optimizer,
-            device=self.device,
-            offload=config.offload != "none",
+        name = recipe.workload.optimizer
+        groups_of_parameters = parameter_groups(
+            module.named_parameters(), recipe.optimizer, split_matrices=name == "muon"
         )
-        self._engine: Any = processes.prepare(accelerator, module, optimizer, config=config)
+        built = build_optimizer(
+            groups_of_parameters, recipe.optimizer, name, device=self.device, offload=config.offload != "none"
+        )
+        self._engine: Any = processes.prepare(accelerator, module, built.optimizer, config=config)
         if self._stage == 0 and config.precision != "fp32":
-            forget_dummy_step(optimizer)
+            forget_dummy_step(built.optimizer)
         if (left := _num_trainable(self._engine.module)) != trainable:
             # Some layouts of DeepSpeed replace layers, and adapters inside them vanish without a word.
             raise EngineError(f"DeepSpeed {deepspeed.__version__} left {left} of {trainable} tensors to train")
         self._base = model.base
-        self.notes = (chosen, *config.notes)
-        self._tensors = trained_tensors(
-            self._engine.module.named_parameters(),
-            plan.model.weight_shapes,
-            group=groups.get_tensor_model_parallel_group() if self._tp > 1 else None,
+        self.notes = (built.note, *config.notes)
+        sliced = groups.get_tensor_model_parallel_group() if self._tp > 1 else None
+        self._tensors = trained_tensors(self._engine.module.named_parameters(), plan.model.weight_shapes, group=sliced)
+        optimizer = self._engine.optimizer
+        self._updates = Updates(
+            built,
+            optimizer,
+            self._tensors,
+            replicas=Replicas(
+                rank=self.rank // self._tp,
+                num_replicas=self.world_size // self._tp,
+                divided=optimizer.dp_process_group if self._stage else None,
+                sliced=sliced,
+            ),
+            clipping=recipe.clipping,
+            max_norm=config.gradient_clipping,
+            norm=self._grad_norm,
+            device=self.device,
         )
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
@@ -90,7 +106,7 @@ class ZeroEngine:
             sum(share.num_supervised for share in shares), sum(share.num_tokens for share in shares), notice=notice
         )
         share_loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        norm, skipped = None, False
+        self._norm, skipped = None, False
         for index, share in enumerate(shares):
             loss = self._loss_sum(share)
             share_loss += loss.detach()
@@ -104,19 +120,21 @@ class ZeroEngine:
                 mean_share.register_hook(self._scaled_gradient)  # type: ignore[no-untyped-call]
             engine.backward(mean_share)
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
-                norm = self._plain_grad_norm()
-                # ZeRO-0 in fp32 is plain AdamW, which would put NaN into the weights.
-                skipped = self._plain_adam and not bool(torch.isfinite(norm))
+                self._norm = self._plain_grad_norm()
+                # ZeRO-0 in fp32 is the plain optimizer, which would put NaN into the weights.
+                skipped = self._is_plain and not bool(torch.isfinite(self._norm))
             self._leave_step_out() if skipped else engine.step()
         summed.wait()
         supervised, tokens, notices = counts.tolist()
+        skipped = skipped or bool(getattr(engine.optimizer, "overflow", False))
         return StepResult(
             loss=total[0].item() / max(supervised, 1.0),
-            grad_norm=float(engine.get_global_grad_norm() if norm is None else norm),
+            grad_norm=self._grad_norm(),
+            clipped_norm=self._updates.clipped_norm(skipped=skipped),
             tokens=int(tokens),
             supervised_tokens=int(supervised),
             loss_scale=self._loss_scale(),
-            skipped=skipped or bool(getattr(engine.optimizer, "overflow", False)),
+            skipped=skipped,
             noticed=notices > 0,
         )
 
@@ -179,16 +197,15 @@ class ZeroEngine:
 
     def states(self) -> Iterator[tuple[Piece, States]]:
         """Every piece that this rank keeps."""
-        return self._keeper().pieces()
+        return self._updates.states()
 
     def counters(self) -> dict[str, float]:
-        """Of the dynamic loss scale."""
-        return counters_of(self._engine.optimizer)
+        """Of the dynamic loss scale, and of clipping."""
+        return self._updates.counters()
 
     def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
         """Fill optimizer and weights from outside."""
-        load(self._keeper(), read, num_updates=num_updates)
-        set_counters(self._engine.optimizer, counters)
+        self._updates.load_states(read, num_updates=num_updates, counters=counters)
 
     def close(self) -> None:
         """Free DeepSpeed's buffers and leave the process group."""
@@ -198,14 +215,6 @@ class ZeroEngine:
             for swapped in self._swap_folder.glob(f"zero_stage_3/*/rank{self.rank}"):
                 shutil.rmtree(swapped, ignore_errors=True)
         dist.destroy_process_group()
-
-    def _keeper(self) -> Keeper:
-        return keeper_of(
-            self._engine.optimizer,
-            self._tensors,
-            replica=self.rank // self._tp,
-            num_replicas=self.world_size // self._tp,
-        )
 
     def _whole(self, parameter: torch.nn.Parameter) -> ExitStack:
         """All of a weight on every rank, for as long as the context lasts."""
@@ -223,6 +232,10 @@ class ZeroEngine:
             keep_documents_apart(self._base, documents)
         logits = self._engine(**inputs, use_cache=False).logits
         return loss_sum(logits, self._to_device(share.wanted), self._base.lm_head)
+
+    def _grad_norm(self) -> float:
+        """Of all gradients of the step, before clipping."""
+        return float(self._engine.optimizer._global_grad_norm if self._norm is None else self._norm)
 
     def _plain_grad_norm(self) -> torch.Tensor:
         """Of ZeRO-0, whose optimizers do not know it (fp32) or know it before unscaling (fp16); summed in fp32."""

@@ -1,0 +1,97 @@
+"""All that an update of the weights is made of, in both of DeepSpeed's engines: optimizer, its states, clipping."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from toolkit.engines.base import Piece, States
+from toolkit.engines.ds.clipping import Clipper
+from toolkit.engines.ds.optimizer import Built
+from toolkit.engines.ds.parts import keeper_of
+from toolkit.engines.ds.states import counters_of, load, pieces, set_counters
+from toolkit.engines.ds.tensors import Tensor
+from toolkit.engines.ds.whole import WholeTensors
+from toolkit.specs.clipping import ClippingConfig
+
+
+class Replicas(NamedTuple):
+    """Who holds the same tensors as this rank."""
+
+    rank: int
+    """Which of the replicas this one is."""
+    num_replicas: int
+    """How many there are."""
+    divided: dist.ProcessGroup | None
+    """Those that ZeRO divides the tensors over; None in stage 0."""
+    sliced: dist.ProcessGroup | None
+    """Ranks of one replica that divide its layers, if any."""
+
+
+class Updates:
+    """Made by all ranks once DeepSpeed has taken the optimizer in.
+
+    Args:
+        built: what DeepSpeed was given.
+        optimizer: what DeepSpeed has made of it.
+        tensors: all trained tensors of this rank.
+        replicas: of them.
+        clipping: of the recipe.
+        max_norm: of ds_config.json; 0 clips nothing.
+        norm: global norm of the step's gradients, known when the optimizer steps.
+        device: where the process groups work.
+    """
+
+    def __init__(
+        self,
+        built: Built,
+        optimizer: Any,
+        tensors: Sequence[Tensor],
+        *,
+        replicas: Replicas,
+        clipping: ClippingConfig,
+        max_norm: float,
+        norm: Callable[[], float],
+        device: torch.device,
+    ) -> None:
+        self._optimizer, self._moments, self._norm, self._max_norm = optimizer, built.moments, norm, max_norm
+        self._keeper = keeper_of(optimizer, tensors, replica=replicas.rank, num_replicas=replicas.num_replicas)
+        if isinstance(built.optimizer, WholeTensors):
+            built.optimizer.bind(self._keeper, group=replicas.divided)
+        self._clipper = None
+        if clipping.kind != "norm":
+            self._clipper = Clipper(
+                clipping,
+                self._keeper,
+                norm=norm,
+                divided=replicas.divided,
+                sliced=replicas.sliced,
+                device=device,
+            )
+
+    def clipped_norm(self, *, skipped: bool) -> float:
+        """Global norm of the step's gradients after clipping; a collective."""
+        norm = self._norm()
+        if skipped or not math.isfinite(norm):
+            return norm
+        if self._clipper is not None:
+            return self._clipper.norm_after()
+        # DeepSpeed's own rule, which divides by a little more than the norm.
+        return norm * min(1.0, self._max_norm / (norm + 1e-6)) if self._max_norm else norm
+
+    def states(self) -> Iterator[tuple[Piece, States]]:
+        """As `Engine.states`."""
+        return pieces(self._keeper, self._moments)
+
+    def counters(self) -> dict[str, float]:
+        """As `Engine.counters`."""
+        return {**counters_of(self._optimizer), **(self._clipper.counters() if self._clipper else {})}
+
+    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
+        """As `Engine.load_states`."""
+        load(self._keeper, self._moments, read, num_updates=num_updates)
+        set_counters(self._optimizer, counters)
+        if self._clipper is not None:
+            self._clipper.set_counters(counters)
