@@ -73,9 +73,11 @@ def _loss(steps: Sequence[Step], path: Path) -> None:
     axes[0].set_ylabel("loss (nats per supervised token)")
     axes[0].set_ylim(bottom=0)
     axes[0].legend()
-    axes[1].plot(numbers, [s["grad_norm"] for s in steps], color="tab:orange", label="gradient norm")
+    axes[1].plot(numbers, [s["grad_norm"] for s in steps], color="tab:orange", alpha=0.4)
+    # A run of an earlier release tells the norm before clipping only.
+    axes[1].plot(numbers, [s.get("clipped_norm") for s in steps], color="tab:orange", linewidth=1)
     axes[1].set_yscale("log")
-    axes[1].set_ylabel("gradient norm", color="tab:orange")
+    axes[1].set_ylabel("gradient norm\n(pale: before clipping)", color="tab:orange")
     right = axes[1].twinx()
     right.plot(numbers, [s["lr"] for s in steps], color="tab:gray", linestyle="--", label="learning rate")
     right.set_ylabel("learning rate", color="tab:gray")

@@ -15,15 +15,13 @@ class OptimizerKind(NamedTuple):
     """What one optimizer keeps, and what it asks of an engine."""
 
     library: str
-    """Where the implementation comes from; its optional part of the installation, if it has one, is `extra`."""
+    """Where the implementation comes from; those of other projects come with `pip install 'toolkit[optimizers]'`."""
     states: tuple[str, ...] = ()
     """Kept for every trained number, in fp32 or made of it; those of whole tensors are the library's business."""
     state_bytes: float = 0.0
     """Bytes per trained number on the device, beside weight and gradient; of what depends on shapes, the usual."""
     whole: bool = False
     """Looks at rows and columns: a rank needs all of a tensor to update any of it."""
-    extra: str | None = None
-    """`pip install toolkit[extra]`."""
     gpu_only: bool = False
     """Lives on memory that the GPU's driver moves."""
     options: tuple[str, ...] = ("weight_decay",)
@@ -36,9 +34,9 @@ _ADAM_OPTIONS = ("beta1", "beta2", "eps", "weight_decay")
 OPTIMIZERS: dict[OptimizerName, OptimizerKind] = {
     "adamw": OptimizerKind("DeepSpeed or torch", _ADAM, 8.0, options=_ADAM_OPTIONS),
     # Dettmers et al. 2021, 2110.02861: one byte per moment, and a scale per 256 of them.
-    "adamw_8bit": OptimizerKind("bitsandbytes", _ADAM, 2 + 2 * 4 / 256, extra="quant", options=_ADAM_OPTIONS),
-    "paged_adamw": OptimizerKind("bitsandbytes", _ADAM, 0.0, extra="quant", gpu_only=True, options=_ADAM_OPTIONS),
-    "paged_adamw_8bit": OptimizerKind("bitsandbytes", _ADAM, 0.0, extra="quant", gpu_only=True, options=_ADAM_OPTIONS),
+    "adamw_8bit": OptimizerKind("bitsandbytes", _ADAM, 2 + 2 * 4 / 256, options=_ADAM_OPTIONS),
+    "paged_adamw": OptimizerKind("bitsandbytes", _ADAM, 0.0, gpu_only=True, options=_ADAM_OPTIONS),
+    "paged_adamw_8bit": OptimizerKind("bitsandbytes", _ADAM, 0.0, gpu_only=True, options=_ADAM_OPTIONS),
     # Chen et al. 2023, 2302.06675.
     "lion": OptimizerKind("pytorch_optimizer", ("exp_avg",), 4.0, options=("beta1", "beta2", "weight_decay")),
     "sgd": OptimizerKind("torch", ("momentum_buffer",), 4.0, options=("momentum", "weight_decay")),

@@ -23,7 +23,7 @@ def introduction(
         f"model: {human_count(trainable)} of {human_count(total)} parameters are trained, {plan.workload.precision}, "
         f"{strategy.words} on {plan.cluster.name}",
         f"batch: {plan.workload.global_batch} samples = {_replicas(plan)} x {strategy.micro_batch} "
-        f"x {strategy.grad_accum} accumulation; gradients clipped at {plan.gradient_clipping}",
+        f"x {strategy.grad_accum} accumulation",
         f"data: {rows.rows:,} samples, {rows.tokens:,} tokens, {rows.supervised_tokens / rows.tokens:.1%} supervised",
         *_work(plan, batches),
         *engine.notes,

@@ -103,6 +103,15 @@ def test_fp32_keeps_a_second_copy_only_where_deepspeed_clones(stage: int, per_pa
     assert held(work, zero_stage=stage) == pytest.approx(per_param * LLAMA_7B.num_params, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "moments"), [("adamw", 8), ("lion", 4), ("sgd", 4), ("adafactor", 0), ("muon", 4), ("paged_adamw", 0)]
+)
+def test_optimizers_keep_their_own_moments_beside_the_master_weight(optimizer: str, moments: int) -> None:
+    work = WORK.model_copy(update={"optimizer": optimizer})
+    one = states_of(setup(work, zero_stage=1), 0)
+    assert one.optimizer == pytest.approx((4 + moments) * LLAMA_7B.num_params / 8, rel=1e-6)
+
+
 def test_lora_pays_for_adapters_only() -> None:
     work = WORK.model_copy(update={"method": "lora"})
     one, adapters = states_of(setup(work, zero_stage=1), 0), LLAMA_7B.num_trainable_params("lora", 16)

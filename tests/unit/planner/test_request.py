@@ -71,6 +71,30 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
             "method=qlora: engine mcore has full or lora; use engine=zero",
         ),
         (
+            {"engine": "mcore", "work": {"optimizer": "lion"}},
+            "optimizer=lion: engine mcore has adamw or sgd; use one of them, or engine=zero",
+        ),
+        (
+            {"engine": "zero", "zero_stage": 3, "work": {"optimizer": "muon"}},
+            "optimizer=muon needs whole matrices, zero_stage=3 divides every one; use zero_stage=0, 1 or 2",
+        ),
+        (
+            {"engine": "zero", "tp": 2, "work": {"optimizer": "soap"}},
+            "optimizer=soap needs whole matrices, tp=2 divides them; use tp=1, or optimizer=adamw",
+        ),
+        (
+            {"engine": "zero", "zero_stage": 2, "offload": "optimizer", "work": {"optimizer": "adafactor"}},
+            "optimizer=adafactor keeps its states on the device; use offload=none, or optimizer=adamw, lion or sgd",
+        ),
+        (
+            {"zero_stage": 3, "offload": "optimizer", "offload_to": "nvme", "work": {"optimizer": "lion"}},
+            "optimizer=lion: states on a disk are AdamW's; use offload_to=cpu, or optimizer=adamw",
+        ),
+        (
+            {"cluster": "2xcpu", "work": {"optimizer": "paged_adamw", "precision": "fp32"}},
+            "optimizer=paged_adamw pages its states out of GPU memory, there is no GPU; use optimizer=adamw",
+        ),
+        (
             {"engine": "zero", "activation_checkpointing": "selective"},
             "activation_checkpointing=selective: engine zero has none or full; use one of them",
         ),

@@ -95,6 +95,35 @@ def test_contradictions_are_refused() -> None:
     assert lines == ["recipe.yaml: `schedule`: warmup_steps and warmup_ratio are both given; keep one of them"]
 
 
+def test_an_optimizer_refuses_what_it_does_not_look_at() -> None:
+    work = {**SMALLEST["workload"], "optimizer": "lion"}
+    assert refusal(workload=work, optimizer={"momentum": 0.8}) == [
+        "recipe.yaml: `optimizer`: momentum given, lion looks at beta1, beta2, weight_decay only; leave it out"
+    ]
+    lines = refusal(clipping={"kind": "agc", "zscore": 2.0})
+    assert lines == ["recipe.yaml: `clipping`: zscore is of kind zclip, kind is agc; leave it out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "resolved"),
+    [
+        ("adamw", {}, (0.9, 0.999, 0.9)),
+        ("lion", {}, (0.9, 0.99, 0.9)),
+        ("lion", {"beta2": 0.999}, (0.9, 0.999, 0.9)),
+        ("soap", {"beta1": 0.9}, (0.9, 0.95, 0.9)),
+        ("muon", {}, (0.9, 0.999, 0.95)),
+    ],
+)
+def test_numbers_of_an_optimizer_are_resolved(
+    tmp_path: Path, name: str, given: dict[str, float], resolved: tuple[float, ...]
+) -> None:
+    work = {**SMALLEST["workload"], "optimizer": name}
+    recipe = Recipe.parse({**SMALLEST, "workload": work, "optimizer": given}, source="recipe.yaml")
+    assert (recipe.optimizer.beta1, recipe.optimizer.beta2, recipe.optimizer.momentum) == resolved
+    recipe.save(tmp_path / "recipe.yaml")
+    assert Recipe.load(tmp_path / "recipe.yaml") == recipe
+
+
 def test_faults_of_all_parts_come_at_once() -> None:
     lines = refusal(
         workload={"seq_len": 0, "global_batch": 8, "metod": "lora"},

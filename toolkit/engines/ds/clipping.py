@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from toolkit.engines.ds.parts import Keeper
+from toolkit.engines.ds.parts import Keeper, Replicas
 from toolkit.engines.ds.thresholds import threshold_of
 from toolkit.engines.ds.unit_norms import UnitNorms
 from toolkit.specs.clipping import ClippingConfig
@@ -25,31 +25,20 @@ class Clipper:
     Args:
         config: of the recipe, of another kind than `norm`.
         keeper: of the buffers.
+        replicas: who holds the same tensors.
         norm: of the gradients of this step, over all ranks; known when the optimizer steps.
-        divided: ranks that hold parts of the same tensors after ZeRO; None where each has them in whole.
-        sliced: ranks that tensor parallelism divides layers over, if any.
-        device: where the process groups work.
     """
 
     def __init__(
-        self,
-        config: ClippingConfig,
-        keeper: Keeper,
-        *,
-        norm: Callable[[], float],
-        divided: dist.ProcessGroup | None,
-        sliced: dist.ProcessGroup | None,
-        device: torch.device,
+        self, config: ClippingConfig, keeper: Keeper, replicas: Replicas, *, norm: Callable[[], float]
     ) -> None:
-        self._config, self._norm, self._device = config, norm, device
+        self._config, self._norm, self._device = config, norm, replicas.device
         self._parts = {holder.flat: holder.parts for holder in keeper.holders}
         units = keeper.holders if config.kind == "agc" else []
-        self._units = {
-            holder.flat: UnitNorms(holder, divided=divided, sliced=sliced, device=device) for holder in units
-        }
+        self._units = {holder.flat: UnitNorms(holder, replicas) for holder in units}
         self._threshold = threshold_of(config)
         self._factor: float | None = None
-        self._squares = torch.zeros((), dtype=torch.float64, device=device)
+        self._squares = torch.zeros((), dtype=torch.float64, device=self._device)
         keeper.base.register_step_pre_hook(self._before_step)
 
     def norm_after(self) -> float:

@@ -100,12 +100,12 @@ class DsConfig:
     """Sentences about values that differ from the plan and are used as they stand in the file."""
 
     def with_clipping(self, clipping: ClippingConfig) -> "DsConfig":
-        """The same; where the recipe clips in a way that DeepSpeed does not have, DeepSpeed clips nothing."""
+        """The same and said; where the recipe clips in a way that DeepSpeed does not have, DeepSpeed clips nothing."""
         if clipping.kind == "norm":
-            return self
-        note = f"clipping: {clipping.kind}, in the place of gradient_clipping {self.gradient_clipping}"
+            return replace(self, notes=(f"gradients clipped at {self.gradient_clipping}", *self.notes))
+        note = f"gradients clipped by {clipping.kind}, in the place of gradient_clipping {self.gradient_clipping}"
         content = {**self.content, "gradient_clipping": 0.0}
-        return replace(self, content=content, gradient_clipping=0.0, notes=(*self.notes, note))
+        return replace(self, content=content, notes=(note, *self.notes))
 
 
 def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:

@@ -50,12 +50,15 @@ class PlainMoments:
         self._optimizer, self._names = optimizer, names
 
     def of(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `Moments`."""
         return {name: self._optimizer.state[flat][name] for name in self._names}
 
     def of_tensor(self, part: Part) -> States:
+        """None is kept per tensor."""
         return {}
 
     def begin(self, flat: torch.Tensor, num_updates: int) -> dict[str, torch.Tensor]:
+        """As `Moments`."""
         state = self._optimizer.state[flat]
         # torch counts in a tensor on the same device, others in a number.
         in_tensor = isinstance(self._optimizer, torch.optim.AdamW)
@@ -72,6 +75,7 @@ class PlainMoments:
         """None is kept."""
 
     def finish(self, num_updates: int) -> None:
+        """As `Moments`."""
         for group in self._optimizer.param_groups:
             if "step" in group:  # FusedAdam and pytorch_optimizer count by group
                 group["step"] = num_updates
@@ -90,6 +94,7 @@ class QuantisedMoments:
         self._optimizer = optimizer
 
     def of(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `Moments`."""
         state = self._optimizer.state[flat]
         found: dict[str, torch.Tensor] = {}
         for name, number in _THEIR_NUMBERS.items():
@@ -101,9 +106,11 @@ class QuantisedMoments:
         return found
 
     def of_tensor(self, part: Part) -> States:
+        """None is kept per tensor."""
         return {}
 
     def begin(self, flat: torch.Tensor, num_updates: int) -> dict[str, torch.Tensor]:
+        """As `Moments`."""
         optimizer = self._optimizer
         groups = optimizer.param_groups
         # It looks a buffer's settings up among the groups, where ZeRO-3 puts each for its own step only.
@@ -114,6 +121,7 @@ class QuantisedMoments:
         return self.of(flat)
 
     def load(self, flat: torch.Tensor, filled: Mapping[str, torch.Tensor]) -> None:
+        """As `Moments`."""
         state = self._optimizer.state[flat]
         for name, number in _THEIR_NUMBERS.items():
             if state[f"state{number}"].dtype == torch.uint8:

@@ -6,9 +6,10 @@ ZeRO-1 and 2 flatten the tensors of a group and divide the whole; ZeRO-3 divides
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
@@ -55,6 +56,21 @@ class Holder:
     """What lies in it."""
 
 
+class Replicas(NamedTuple):
+    """Who holds the same tensors as this rank, and where they meet."""
+
+    rank: int
+    """Which of the replicas this one is."""
+    num_replicas: int
+    """How many there are."""
+    divided: dist.ProcessGroup | None
+    """Those that ZeRO divides the tensors over; None in stage 0, where each has them in whole."""
+    sliced: dist.ProcessGroup | None
+    """Ranks of one replica that tensor parallelism divides layers over, if any."""
+    device: torch.device
+    """Where the process groups work."""
+
+
 class Keeper(Protocol):
     """One of DeepSpeed's optimizers: its buffers, and how weights follow from them."""
 
@@ -70,14 +86,13 @@ class Keeper(Protocol):
         """Make the model's weights follow from the buffers."""
 
 
-def keeper_of(optimizer: Any, tensors: Sequence[Tensor], *, replica: int, num_replicas: int) -> Keeper:
+def keeper_of(optimizer: Any, tensors: Sequence[Tensor], replicas: Replicas) -> Keeper:
     """What holds the numbers.
 
     Args:
         optimizer: DeepSpeed's, or the plain one that ZeRO-0 in fp32 leaves alone.
         tensors: all trained tensors of this rank.
-        replica: which replica of the tensors this rank's is.
-        num_replicas: how many there are; under ZeRO-0 they take turns in speaking.
+        replicas: of them; under ZeRO-0 they take turns in speaking.
     """
     match optimizer:
         case DeepSpeedZeroOptimizer_Stage3():
@@ -87,20 +102,20 @@ def keeper_of(optimizer: Any, tensors: Sequence[Tensor], *, replica: int, num_re
         case BF16_Optimizer():
             return _DividedGroups(optimizer, optimizer.fp32_groups_flat_partition, tensors)
         case _:
-            return _Whole(optimizer, tensors, replica=replica, num_replicas=num_replicas)
+            return _Whole(optimizer, tensors, replicas)
 
 
 class _Whole:
     """ZeRO-0: every replica keeps everything; in bf16 and fp16 with fp32 copies of the weights."""
 
-    def __init__(self, optimizer: Any, tensors: Sequence[Tensor], *, replica: int, num_replicas: int) -> None:
+    def __init__(self, optimizer: Any, tensors: Sequence[Tensor], replicas: Replicas) -> None:
         self._low = isinstance(optimizer, (FP16_Optimizer, FP16_UnfusedOptimizer))
         self.base = optimizer.optimizer if self._low else optimizer
         found: dict[torch.Tensor, list[Part]] = {}
         places = _places(optimizer) or {tensor.parameter: (tensor.parameter, 0) for tensor in tensors}
         for number, tensor in enumerate(tensors):
             flat, offset = places[tensor.parameter]
-            owned = number % num_replicas == replica
+            owned = number % replicas.num_replicas == replicas.rank
             found.setdefault(flat, []).append(Part(tensor, 0, tensor.parameter.numel(), offset, owned))
         self.holders = [Holder(flat, tuple(parts)) for flat, parts in found.items()]
 

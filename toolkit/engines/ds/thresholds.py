@@ -40,6 +40,7 @@ class ZClip:
         self._mean, self._variance = 0.0, 0.0
 
     def factor(self, norm: float) -> float:
+        """As `Threshold`."""
         if self._steps < self._warmup_steps:
             self._steps += 1
             self._sum, self._sum_of_squares = self._sum + norm, self._sum_of_squares + norm * norm
@@ -55,6 +56,7 @@ class ZClip:
         return clipped / norm if clipped < norm else 1.0
 
     def counters(self) -> dict[str, float]:
+        """As `Threshold`."""
         return {
             "steps": self._steps,
             "sum": self._sum,
@@ -64,6 +66,7 @@ class ZClip:
         }
 
     def set_counters(self, counters: Mapping[str, float]) -> None:
+        """As `Threshold`."""
         for name in self.counters():
             setattr(self, f"_{name}", counters.get(name, 0.0))
 
@@ -76,6 +79,7 @@ class Percentile:
         self._norms: deque[float] = deque(maxlen=window)
 
     def factor(self, norm: float) -> float:
+        """As `Threshold`."""
         self._norms.append(norm)
         ordered = sorted(self._norms)
         place = self._percentile / 100 * (len(ordered) - 1)
@@ -84,8 +88,10 @@ class Percentile:
         return threshold / norm if threshold < norm else 1.0
 
     def counters(self) -> dict[str, float]:
+        """As `Threshold`."""
         return {f"norm.{number}": norm for number, norm in enumerate(self._norms)}
 
     def set_counters(self, counters: Mapping[str, float]) -> None:
+        """As `Threshold`."""
         self._norms.clear()
         self._norms.extend(counters[name] for name in sorted(counters, key=lambda name: int(name.split(".")[1])))

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import pad
 
-from toolkit.engines.ds.parts import Holder, Part
+from toolkit.engines.ds.parts import Holder, Part, Replicas
 from toolkit.specs.clipping import ClippingConfig
 
 
@@ -16,26 +16,17 @@ class UnitNorms:
 
     Args:
         holder: the buffer.
-        divided: ranks that hold parts of the same tensors after ZeRO; None where each has them in whole.
-        sliced: ranks that tensor parallelism divides layers over, if any.
-        device: where the process groups work.
+        replicas: who holds the same tensors.
     """
 
-    def __init__(
-        self,
-        holder: Holder,
-        *,
-        divided: dist.ProcessGroup | None,
-        sliced: dist.ProcessGroup | None,
-        device: torch.device,
-    ) -> None:
-        self._parts, self._device = holder.parts, device
-        self._divided, self._sliced = divided, sliced
+    def __init__(self, holder: Holder, replicas: Replicas) -> None:
+        self._parts, self._device = holder.parts, replicas.device
+        self._divided, self._sliced = replicas.divided, replicas.sliced
         here = {part.tensor.name: (_units(part), _is_cut_within(part)) for part in holder.parts}
         everywhere: list[dict[str, tuple[int, bool]]] = [here]
-        if divided is not None:
-            held: list[Any] = [None] * dist.get_world_size(divided)
-            dist.all_gather_object(held, here, group=divided)
+        if self._divided is not None:
+            held: list[Any] = [None] * dist.get_world_size(self._divided)
+            dist.all_gather_object(held, here, group=self._divided)
             everywhere = held
         tensors = dict(sorted((name, told) for each in everywhere for name, told in each.items()))
         self._first: dict[str, int] = {}
@@ -45,7 +36,7 @@ class UnitNorms:
             self._first[name] = self._total
             within += list(range(self._total, self._total + units)) if cut_within else []
             self._total += units
-        self._within = torch.tensor(within, dtype=torch.long, device=device)
+        self._within = torch.tensor(within, dtype=torch.long, device=self._device)
 
     def clip(self, weights: torch.Tensor, gradients: torch.Tensor, config: ClippingConfig) -> None:
         """Multiply the gradient of each unit by what brings its norm down to `ratio` of the weights' (2102.06171)."""

@@ -2,32 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import torch
-import torch.distributed as dist
+from typing import Any
 
 from toolkit.engines.base import Piece, States
 from toolkit.engines.ds.clipping import Clipper
 from toolkit.engines.ds.optimizer import Built
-from toolkit.engines.ds.parts import keeper_of
+from toolkit.engines.ds.parts import Replicas, keeper_of
 from toolkit.engines.ds.states import counters_of, load, pieces, set_counters
 from toolkit.engines.ds.tensors import Tensor
 from toolkit.engines.ds.whole import WholeTensors
 from toolkit.specs.clipping import ClippingConfig
-
-
-class Replicas(NamedTuple):
-    """Who holds the same tensors as this rank."""
-
-    rank: int
-    """Which of the replicas this one is."""
-    num_replicas: int
-    """How many there are."""
-    divided: dist.ProcessGroup | None
-    """Those that ZeRO divides the tensors over; None in stage 0."""
-    sliced: dist.ProcessGroup | None
-    """Ranks of one replica that divide its layers, if any."""
 
 
 class Updates:
@@ -35,41 +19,31 @@ class Updates:
 
     Args:
         built: what DeepSpeed was given.
-        optimizer: what DeepSpeed has made of it.
+        engine: what DeepSpeed has made of it.
         tensors: all trained tensors of this rank.
         replicas: of them.
         clipping: of the recipe.
-        max_norm: of ds_config.json; 0 clips nothing.
         norm: global norm of the step's gradients, known when the optimizer steps.
-        device: where the process groups work.
     """
 
     def __init__(
         self,
         built: Built,
-        optimizer: Any,
+        engine: Any,
         tensors: Sequence[Tensor],
         *,
         replicas: Replicas,
         clipping: ClippingConfig,
-        max_norm: float,
         norm: Callable[[], float],
-        device: torch.device,
     ) -> None:
-        self._optimizer, self._moments, self._norm, self._max_norm = optimizer, built.moments, norm, max_norm
-        self._keeper = keeper_of(optimizer, tensors, replica=replicas.rank, num_replicas=replicas.num_replicas)
+        self._optimizer, self._moments, self._norm = engine.optimizer, built.moments, norm
+        self._max_norm: float = engine.gradient_clipping()
+        self._keeper = keeper_of(self._optimizer, tensors, replicas)
         if isinstance(built.optimizer, WholeTensors):
             built.optimizer.bind(self._keeper, group=replicas.divided)
         self._clipper = None
         if clipping.kind != "norm":
-            self._clipper = Clipper(
-                clipping,
-                self._keeper,
-                norm=norm,
-                divided=replicas.divided,
-                sliced=replicas.sliced,
-                device=device,
-            )
+            self._clipper = Clipper(clipping, self._keeper, replicas, norm=norm)
 
     def clipped_norm(self, *, skipped: bool) -> float:
         """Global norm of the step's gradients after clipping; a collective."""

@@ -16,10 +16,11 @@ from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
 from toolkit.engines.ds.optimizer import build_optimizer
+from toolkit.engines.ds.parts import Replicas
 from toolkit.engines.ds.rows import padded_on_the_left, positions_of
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.ds.tensors import digest_of
-from toolkit.engines.ds.updates import Replicas, Updates
+from toolkit.engines.ds.updates import Updates
 from toolkit.engines.pipeline.collect import stage_parameters, stage_tensors, weights_of_all_stages
 from toolkit.engines.pipeline.generate import StageGenerator
 from toolkit.engines.pipeline.module import pipeline_module, topology_of
@@ -61,21 +62,19 @@ class PipelineEngine:
                 model=self._pipe, optimizer=built.optimizer, config=copy.deepcopy(config.content)
             )[0]
         self._tensors = stage_tensors(model.module, self._pipe, plan.model.weight_shapes)
-        optimizer = self._engine.optimizer
         self._updates = Updates(
             built,
-            optimizer,
+            self._engine,
             self._tensors,
             replicas=Replicas(
                 rank=self.data_rank,
                 num_replicas=self._dp,
-                divided=optimizer.dp_process_group,
+                divided=self._engine.optimizer.dp_process_group,
                 sliced=self._pipe.mpu().get_slice_parallel_group() if layout.tp > 1 else None,
+                device=self.device,
             ),
             clipping=recipe.clipping,
-            max_norm=config.gradient_clipping,
             norm=self._grad_norm,
-            device=self.device,
         )
         layers = " + ".join(map(str, strategy.stages))
         self.notes = (

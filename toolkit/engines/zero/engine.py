@@ -17,10 +17,11 @@ from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum
 from toolkit.engines.ds.optimizer import build_optimizer, forget_dummy_step
+from toolkit.engines.ds.parts import Replicas
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.ds.tensor import gathered, whole_logits
 from toolkit.engines.ds.tensors import digest_of, trained_tensors
-from toolkit.engines.ds.updates import Replicas, Updates
+from toolkit.engines.ds.updates import Updates
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.shares import Share, Shares
 from toolkit.errors import EngineError
@@ -77,21 +78,19 @@ class ZeroEngine:
         self.notes = (built.note, *config.notes)
         sliced = groups.get_tensor_model_parallel_group() if self._tp > 1 else None
         self._tensors = trained_tensors(self._engine.module.named_parameters(), plan.model.weight_shapes, group=sliced)
-        optimizer = self._engine.optimizer
         self._updates = Updates(
             built,
-            optimizer,
+            self._engine,
             self._tensors,
             replicas=Replicas(
                 rank=self.rank // self._tp,
                 num_replicas=self.world_size // self._tp,
-                divided=optimizer.dp_process_group if self._stage else None,
+                divided=self._engine.optimizer.dp_process_group if self._stage else None,
                 sliced=sliced,
+                device=self.device,
             ),
             clipping=recipe.clipping,
-            max_norm=config.gradient_clipping,
             norm=self._grad_norm,
-            device=self.device,
         )
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
