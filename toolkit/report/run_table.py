@@ -47,7 +47,7 @@ def _results(summary: dict[str, Any]) -> Table:
 def _notes(summary: dict[str, Any]) -> list[str]:
     """What is not as in every run."""
     notes = [stopped] if (stopped := summary.get("stopped_early")) else []
-    if (step := summary.get("exported_step", summary["steps"])) != summary["steps"]:
+    if (step := summary.get("exported_step")) is not None:
         notes.append(f"exported: the weights of step {step}, which had the lowest held-out loss")
     return notes
 

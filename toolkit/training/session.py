@@ -33,10 +33,10 @@ class Trained:
     """Of all steps, those before a restart too; on rank 0."""
     stopped_early: str | None
     """Why, where the run ended before its last step."""
-    exported_step: int
-    """Whose weights the engine holds now."""
+    exported_step: int | None
+    """Whose weights the engine holds now, where they are not the last ones but the best."""
     evaluation: Evaluation | None
-    """Of these weights, where they have been measured already."""
+    """Of the weights that it holds, where they have been measured already."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -93,14 +93,16 @@ class Session:
                 telemetry.say(stopped)
             watch.at_end(progress)
             exported = _best_weights(progress, watch, telemetry=telemetry, go_back=go_back)
-        return Trained(telemetry.records, stopped, exported, watch.at(exported))
+        return Trained(telemetry.records, stopped, exported, watch.at(progress.step) if exported is None else None)
 
 
-def _best_weights(progress: Progress, watch: Watch, *, telemetry: Telemetry, go_back: Callable[..., Progress]) -> int:
-    """Bring the engine to the best checkpoint, where the recipe wants its weights; the step of those it has then."""
+def _best_weights(
+    progress: Progress, watch: Watch, *, telemetry: Telemetry, go_back: Callable[..., Progress]
+) -> int | None:
+    """Bring the engine to the best checkpoint, where the recipe wants its weights; its step, None for the last ones."""
     best = watch.better_step(progress)
     if best is None:
-        return progress.step
+        return None
     watch.heartbeat.phase("best weights")
     try:
         go_back(step=best)
@@ -108,7 +110,7 @@ def _best_weights(progress: Progress, watch: Watch, *, telemetry: Telemetry, go_
         # It could not be written, or is damaged. A run ends with an export all the same.
         telemetry.event("best weights lost", step=best, reason=str(error))
         telemetry.say(f"WARNING: the last weights are exported, not those of step {best}, which were better: {error}")
-        return progress.step
+        return None
     telemetry.event("best weights", step=best, held_out_loss=progress.held_out.best)
     telemetry.say(f"the weights of step {best}, with a held-out loss of {progress.held_out.best:.4f}, are exported")
     return best
