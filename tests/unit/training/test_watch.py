@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import toolkit
 from toolkit.checkpoints.manifest import HeldOutRecord, Progress
 from toolkit.checkpoints.store import Store
