@@ -1,7 +1,7 @@
 """Schedules that watch the run decide alike in every layout, and a run that goes on decides as if it had never stopped.
 
 Whole runs of finetune.py. `plateau` halves, so its rates are the same to the last bit where the decisions are;
-`relative_change` multiplies by what it measures: rates off by at most 6e-7 of themselves. Losses are off by at most 2e-6.
+`relative_change` multiplies by what it measures: rates off by 6e-7 of themselves at most. Losses are off by 2e-6.
 """
 
 import functools

@@ -211,6 +211,7 @@ def _kept_lines(path: Path, last: int) -> list[dict[str, Any]]:
             if record["step"] <= last:
                 kept.append(record)
     partial = path.with_suffix(".jsonl.partial")
+    partial.unlink(missing_ok=True)  # a link would be written through
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
