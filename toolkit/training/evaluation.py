@@ -66,9 +66,10 @@ class Evaluation:
     @property
     def numbers(self) -> dict[str, float]:
         """What was measured, by the names of evaluations.jsonl."""
-        found = {"held_out_loss": self.loss, "exact_match": self.exact_match, "prompts_match": self.prompts_match}
+        found = {"held_out_loss": self.loss}
         if self.loss is not None:
             found["perplexity"] = math.exp(self.loss) if self.loss < _LARGEST_EXPONENT else math.inf
+        found |= {"exact_match": self.exact_match, "prompts_match": self.prompts_match}
         return {name: value for name, value in found.items() if value is not None}
 
 

@@ -33,7 +33,7 @@ class Tracker(Protocol):
 _PLAIN_LINES = 20
 _IN_WORDS = {
     "held_out_loss": "held-out loss {:.4f}",
-    "perplexity": "perplexity {:.2f}",
+    "perplexity": "perplexity {:,.2f}",
     "exact_match": "exact match {:.1%}",
     "prompts_match": "prompts right {:.1%}",
 }
