@@ -94,7 +94,7 @@ def measure(folder: Path) -> None:
     turns = Turns(batches, bare_loop(run, plan, recipe.optimizer.learning_rate))
     with Heartbeat(run, engine.rank, hang_minutes=recipe.faults.hang_minutes) as heartbeat:
         session = Session(run, plan, recipe, engine, turns, None, identity={})
-        records = session.train(heartbeat, step=None, introduction="")
+        records = session.train(heartbeat, step=None, introduction="").records
         turns.bare_turn(len(records))
     if engine.rank == 0:
         report(turns.seconds, [record["tokens"] for record in records], plan.strategy.words)

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from toolkit.cli import converting, exporting, measuring, planning, runs
+from toolkit.cli import converting, evaluating, exporting, measuring, planning, runs
 from toolkit.errors import ToolkitError
 
 app = typer.Typer(
@@ -13,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plan, launch and export LLaMA fine-tuning runs on more than one GPU.",
 )
-for group in (planning, runs, exporting, converting, measuring):
+for group in (planning, runs, exporting, evaluating, converting, measuring):
     app.add_typer(group.app)
 
 

@@ -6,7 +6,9 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +16,7 @@ from toolkit.checkpoints.export import Targets, export
 from toolkit.checkpoints.identity import identity_of
 from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batches
 from toolkit.data.prepare import PreparedData, prepare
+from toolkit.data.prompts import fingerprint_of, with_prompts
 from toolkit.engines import engine_for
 from toolkit.engines.base import Engine
 from toolkit.errors import Preempted, ToolkitError
@@ -23,7 +26,7 @@ from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder, checkpoint_step
 from toolkit.specs.recipe import Recipe
-from toolkit.training.evaluation import HeldOut, evaluate, evaluate_before
+from toolkit.training.evaluation import HeldOut, check_measurable, evaluate, evaluate_before
 from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.introduction import introduction
 from toolkit.training.isolation import check_isolation
@@ -63,8 +66,7 @@ def main() -> None:
 
     # Samples before processes: minutes of tokenizing inside the group would run into its timeout.
     tokenizer = load_tokenizer(recipe.model, plan.model)
-    data = prepare(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=recipe.seed)
-    tokenizer.chat_template = data.encoder.template.text
+    data = prepared_data(recipe, tokenizer)
     rss_at_start = begin_memory_watch()
     model = build_model(plan, recipe)
     trainable, total = count_parameters(model.module)
@@ -82,14 +84,14 @@ def main() -> None:
         memory_fault(plan, folder.path, rank=engine.rank, place=lambda: heartbeat.place),
     ):
         before = evaluate_before(engine, held_out, folder)
-        session = Session(folder, plan, recipe, engine, batches, held_out, identity)
+        session = Session(folder, plan, recipe, engine, batches, held_out, identity, before)
         traffic = disk_traffic()
         told = introduction(plan, data, engine, batches=batches, trainable=trainable, total=total)
-        records = session.train(heartbeat, step=checkpoint_step(args.resume), introduction=told)
+        trained = session.train(heartbeat, step=checkpoint_step(args.resume), introduction=told)
         heartbeat.phase("end")
         seen = memory_of_rank(engine.rank, engine.device, rss_at_start=rss_at_start, traffic_at_start=traffic)
         memory = engine.gather(seen)
-        after = evaluate(engine, held_out)
+        after = trained.evaluation or evaluate(engine, held_out)
         stops = data.encoder.stop_token_ids()
         heartbeat.phase("export", patience=60)  # a large model goes through one rank, onto a slow disk
         targets = Targets(folder.export, folder.adapter)
@@ -101,9 +103,19 @@ def main() -> None:
             "parameters": total,
             "data": asdict(data.statistics),
             "memory_by_rank": memory,
+            **trained.facts,
         }
-        write_summary(folder, plan, records, before=before, after=after, facts=facts)
+        write_summary(folder, plan, trained.records, before=before, after=after, facts=facts)
     engine.close()
+
+
+def prepared_data(recipe: Recipe, tokenizer: Any) -> PreparedData:
+    """Samples to train on, to hold out and to ask, as the recipe has them; the tokenizer gets their template."""
+    config, seq_len = recipe.require_data(), recipe.workload.seq_len
+    data = prepare(config, tokenizer, seq_len=seq_len, seed=recipe.seed)
+    tokenizer.chat_template = data.encoder.template.text
+    check_measurable(recipe, held_out=data.held_out is not None)
+    return with_prompts(data, recipe.evaluation.prompts, config, seq_len=seq_len)
 
 
 def share_of(plan: Plan, engine: Engine) -> Share:
@@ -128,20 +140,23 @@ def training_batches(recipe: Recipe, data: PreparedData, *, share: Share, engine
 
 
 def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut | None:
-    """This rank's share of the held-out samples, as the recipe's evaluation asks for them."""
-    if data.held_out is None:
+    """This rank's share of the held-out samples and of further prompts, as the recipe's evaluation asks for them."""
+    if data.held_out is None and data.prompts is None:
         return None
-    asked, encoder = recipe.evaluation, data.encoder
+    asked, encoder, rows = recipe.evaluation, data.encoder, data.held_out
     tokenizer = encoder.template.tokenizer
-    pad = tokenizer.pad_token_id
+    pad, answered = tokenizer.pad_token_id, max(asked.exact_match_samples, asked.generate_samples)
+    questions = partial(prompt_batches, share=share, encoder=encoder, pad_token_id=pad)
     return HeldOut(
-        loss_batches=eval_batches(data.held_out, share, pad_token_id=pad, limit=asked.loss_samples),
-        questions=prompt_batches(
-            data.held_out, share, encoder=encoder, pad_token_id=pad, limit=asked.exact_match_samples
-        ),
+        loss_batches=[] if rows is None else eval_batches(rows, share, pad_token_id=pad, limit=asked.loss_samples),
+        questions=None if rows is None else questions(rows, limit=answered),
         decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
         max_new_tokens=asked.max_new_tokens,
         stop_token_ids=encoder.stop_token_ids(),
+        graded=asked.exact_match_samples,
+        shown=asked.generate_samples,
+        prompts=None if data.prompts is None else questions(data.prompts),
+        fingerprint="" if rows is None else fingerprint_of(rows, asked.loss_samples),
     )
 
 

@@ -67,6 +67,16 @@ class RunFolder:
         return self.path / "telemetry.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """One JSON line per evaluation, where the recipe measures during training; the first is of step 0."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        """One JSON line per answer that an evaluation shows."""
+        return self.path / "answers.jsonl"
+
+    @property
     def events(self) -> Path:
         """One JSON line per event: checkpoints, faults, restarts."""
         return self.path / "events.jsonl"
@@ -130,8 +140,8 @@ class RunFolder:
 
     def results(self) -> list[Path]:
         """What a run has left here."""
-        known = [self.telemetry, self.events, self.before, self.summary, self.checkpoints]
-        known += [self.export, self.adapter, self.curves, self.plots]
+        known = [self.telemetry, self.evaluations, self.answers, self.events, self.before, self.summary]
+        known += [self.checkpoints, self.export, self.adapter, self.curves, self.plots]
         # A link that leads nowhere counts: what is written through it appears where it points.
         return [path for path in known if os.path.lexists(path)]
 
@@ -158,7 +168,8 @@ class RunFolder:
         Args:
             all_of_them: else what a run that goes on adds to stays: checkpoints, telemetry, events, curves.
         """
-        kept = () if all_of_them else (self.telemetry, self.events, self.before, self.checkpoints, self.curves)
+        added_to = (self.telemetry, self.evaluations, self.answers, self.events, self.before)
+        kept = () if all_of_them else (*added_to, self.checkpoints, self.curves)
         for result in self.results():
             if result in kept and not result.is_symlink():  # nothing is written through a link
                 continue

@@ -150,6 +150,30 @@ def test_a_schedule_is_drawn_before_the_run(
 
 
 @pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        (
+            {"kind": "plateau", "warmup_steps": 10, "min_ratio": 0.1},
+            "then the run's held-out loss decides: x 0.5 after 3 evaluations without a better one, never below 2e-06",
+        ),
+        (
+            {"kind": "relative_change", "target": 0.002},
+            "then the size of the run's updates decides, every 10 of them: led to 0.002 of the weights",
+        ),
+    ],
+)
+def test_a_schedule_that_depends_on_the_run_says_so(tmp_path: Path, schedule: dict[str, object], told: str) -> None:
+    recipe = {"model": "llama-3.2-1b", "workload": {"seq_len": 512, "global_batch": 8}, "max_steps": 40}
+    recipe |= {"schedule": schedule, "evaluation": {"every_steps": 5}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    done = toolkit("report", "--schedule", "recipe.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert told in " ".join(done.stdout.split())
+    assert "last" not in done.stdout
+    assert (tmp_path / "schedule.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
     ("words", "parts"),
     [
         (["run", "--schedule", "recipe.yaml"], ["--schedule takes a recipe alone"]),

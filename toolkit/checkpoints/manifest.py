@@ -33,6 +33,38 @@ class UnknownFormat(CheckpointError):
     """A newer version of the toolkit wrote it: intact, and not to be passed over for an older one."""
 
 
+class HeldOutRecord(Spec):
+    """What the evaluations of a run leave to remember."""
+
+    step: int = Field(default=0, ge=0)
+    """After which the last one was; 0 before the first."""
+    samples: str = ""
+    """Fingerprint of what was measured; losses on other samples are not compared with these."""
+    level: float | None = None
+    """The last loss that counted as better, for early stopping."""
+    waited: int = Field(default=0, ge=0)
+    """Evaluations since then."""
+    best: float | None = None
+    """Lowest loss, where the recipe exports the weights that had it."""
+    best_step: int | None = None
+    """After which it was measured; a checkpoint of that step stays."""
+
+
+class RateRecord(Spec):
+    """What a schedule that watches the run remembers."""
+
+    factor: float = Field(default=1.0, ge=0, le=1)
+    """Part of the peak, after the warm-up."""
+    level: float | None = None
+    """Of `plateau`: the last held-out loss that counted as better."""
+    waited: int = Field(default=0, ge=0)
+    """Of `plateau`: evaluations since then, or since the rate was lowered."""
+    cooldown: int = Field(default=0, ge=0)
+    """Of `plateau`: evaluations that are not to count."""
+    relative_change: float | None = None
+    """Of `relative_change`: what was measured last."""
+
+
 class Progress(Spec):
     """How far a run has come; all that the training loop needs to go on."""
 
@@ -44,6 +76,10 @@ class Progress(Spec):
     """Tokens trained on, without padding."""
     left_out: tuple[int, ...] = ()
     """Global batches that are not trained on: each of them once made the loss or the gradients go wrong."""
+    held_out: HeldOutRecord = HeldOutRecord()
+    """Of the evaluations during training."""
+    rate: RateRecord = RateRecord()
+    """Of the learning rate."""
 
     def after(self, *, skipped: bool, tokens: int) -> Self:
         """One step later."""

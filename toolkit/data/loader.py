@@ -206,6 +206,8 @@ class PromptBatches:
 
     batches: Sequence[Batch]
     """`input_ids` and `attention_mask`, padded on the left; as many batches on every rank."""
+    numbers: Sequence[int]
+    """Place of each prompt among those of all ranks."""
     prompts: Sequence[str]
     """Prompts as text, special tokens written out, in the order of the rows."""
     answers: Sequence[str]
@@ -223,14 +225,17 @@ def prompt_batches(
     if not asked:
         return None
     batches, prompts, answers = [], [], []
+    places: list[int] = []
     for micro in range(math.ceil(len(asked) / (share.dp * share.micro_batch))):
-        numbers = [asked[position] for position in share.rows(micro, len(asked))]
+        positions = share.rows(micro, len(asked))
+        numbers = [asked[position] for position in positions]
         chosen = rows[numbers] if numbers else {"input_ids": [], "prompt_length": [], "answer": []}
         ids = [row[:end] for row, end in zip(chosen["input_ids"], chosen["prompt_length"], strict=True)]
         batches.append(left_padded(ids, size=share.micro_batch, pad=pad_token_id))
+        places += positions
         prompts += [encoder.template.tokenizer.decode(each) for each in ids]
         answers += chosen["answer"]
-    return PromptBatches(batches, prompts, answers)
+    return PromptBatches(batches, places, prompts, answers)
 
 
 def _tokens_of(rows: Dataset) -> Dataset:

@@ -56,6 +56,8 @@ class PreparedData:
     """Encodes further prompts the same way; `encoder.template.text` belongs to the trained model."""
     notes: tuple[str, ...]
     """What the user should know, one sentence each."""
+    prompts: Dataset | None = None
+    """Further prompts with their answers, as `with_prompts` adds them."""
 
 
 def prepare(

@@ -32,7 +32,7 @@ def draw(run: Run) -> list[Path]:
         plots.mkdir(exist_ok=True)
         for path in paths:
             path.unlink(missing_ok=True)
-        _loss(steps, paths[0])
+        _loss(steps, run.evaluations, paths[0])
         _throughput(run, steps, paths[1])
     except OSError as error:
         raise MachineError(
@@ -42,15 +42,27 @@ def draw(run: Run) -> list[Path]:
     return paths
 
 
-def draw_schedule(rates: Sequence[float], path: Path, *, title: str) -> None:
+def draw_schedule(rates: Sequence[float], path: Path, *, title: str, bounds: tuple[int, float] | None = None) -> None:
     """The learning rate of every step.
+
+    Args:
+        rates: one per step; the largest that may be where the run decides.
+        path: of the picture.
+        title: above it.
+        bounds: step from which the run decides, and the lowest rate from there on.
 
     Raises:
         MachineError: the file cannot be written.
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes: Axes = figure.subplots()
-    axes.plot(range(1, len(rates) + 1), rates, color="tab:blue", marker="." if len(rates) < _FEW_STEPS else None)
+    numbers = range(1, len(rates) + 1)
+    axes.plot(numbers, rates, color="tab:blue", marker="." if len(rates) < _FEW_STEPS else None)
+    if bounds is not None:
+        first, lowest = bounds
+        label = "anywhere in here, as the run goes"
+        axes.fill_between(numbers[first:], lowest, rates[first:], color="tab:blue", alpha=0.2, label=label)
+        axes.legend(loc="lower right")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
@@ -63,13 +75,16 @@ def draw_schedule(rates: Sequence[float], path: Path, *, title: str) -> None:
         raise MachineError(f"{path}: cannot be written ({error.strerror}); copy the recipe to another folder") from None
 
 
-def _loss(steps: Sequence[Step], path: Path) -> None:
+def _loss(steps: Sequence[Step], evaluations: Sequence[Step], path: Path) -> None:
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     numbers = [s["step"] for s in steps]
     losses = [s["loss"] for s in steps]
     axes[0].plot(numbers, losses, color="tab:blue", alpha=0.3, label="loss")
     axes[0].plot(numbers, _smooth(losses), color="tab:blue", label="smoothed")
+    measured = [(one["step"], one["held_out_loss"]) for one in evaluations if one.get("held_out_loss") is not None]
+    if measured:
+        axes[0].plot(*zip(*measured, strict=True), color="tab:red", marker="o", markersize=4, label="held-out loss")
     axes[0].set_ylabel("loss (nats per supervised token)")
     axes[0].set_ylim(bottom=0)
     axes[0].legend()

@@ -19,6 +19,7 @@ def run_report(run: Run) -> Group:
     """
     summary = run.summary
     parts: list[RenderableType] = [_results(summary), Text(), _speed(run, summary)]
+    parts += [Text(note) for note in _notes(summary)]
     if summary["example"]:
         parts += [Text(), _example(summary["example"])]
     parts += [Text(), Text(f"exported: {run.export}")]
@@ -34,11 +35,21 @@ def _results(summary: dict[str, Any]) -> Table:
     for name, key, form in (
         ("held-out loss", "held_out_loss", "{:.4f}"),
         ("held-out exact match", "exact_match", "{:.1%}"),
+        ("prompts answered right", "prompts_match", "{:.1%}"),
     ):
-        before, after = summary[f"{key}_before"], summary[f"{key}_after"]
-        if after is not None:
+        # A run of an earlier release does not know all of them.
+        before, after = summary.get(f"{key}_before"), summary.get(f"{key}_after")
+        if before is not None and after is not None:
             table.add_row(name, form.format(before), form.format(after), style="bold" if key == "exact_match" else None)
     return table
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    """What is not as in every run."""
+    notes = [stopped] if (stopped := summary.get("stopped_early")) else []
+    if (step := summary.get("exported_step")) is not None:
+        notes.append(f"exported: the weights of step {step}, which had the lowest held-out loss")
+    return notes
 
 
 def _speed(run: Run, summary: dict[str, Any]) -> Table:

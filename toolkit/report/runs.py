@@ -30,15 +30,19 @@ class Run:
         path = self.folder.telemetry
         if not path.is_file():
             raise ConfigError(f"{path}: not found; train the run first: toolkit launch {self.folder.path}")
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        steps = []
-        for number, line in enumerate(lines, start=1):
-            step = _json_object(line)
-            if step is not None:
-                steps.append(step)
-            elif number < len(lines):
-                raise ConfigError(f"{path}:{number}: not a JSON line; the file was changed by hand")
-        return steps
+        return _json_lines(path)
+
+    @property
+    def evaluations(self) -> list[Step]:
+        """One mapping per evaluation: step, and what was asked for of held_out_loss, perplexity, exact_match, ...
+
+        Empty where nothing is measured during training.
+
+        Raises:
+            ConfigError: as `steps`.
+        """
+        path = self.folder.evaluations
+        return _json_lines(path) if path.is_file() else []
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -75,6 +79,18 @@ def load_run(folder: Path | str) -> Run:
     run = RunFolder(Path(folder))
     run.require_inputs()
     return Run(run)
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = []
+    for number, line in enumerate(lines, start=1):
+        content = _json_object(line)
+        if content is not None:
+            found.append(content)
+        elif number < len(lines):
+            raise ConfigError(f"{path}:{number}: not a JSON line; the file was changed by hand")
+    return found
 
 
 def _json_object(text: str) -> dict[str, Any] | None:

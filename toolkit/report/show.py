@@ -7,7 +7,7 @@ from rich.console import Console
 from toolkit.report.run_table import run_report
 from toolkit.report.runs import load_run
 from toolkit.specs.recipe import Recipe
-from toolkit.specs.schedule import learning_rate, num_warmup_steps
+from toolkit.specs.schedule import WATCHING, ScheduleConfig, learning_rate, num_warmup_steps
 
 _ASSUMED_STEPS = 1000
 
@@ -45,12 +45,29 @@ def show_schedule(recipe_file: Path, steps: int | None, console: Console) -> Non
     rates = [learning_rate(schedule, step, num_steps=count, peak=peak) for step in range(count)]
     assumed = "" if steps or recipe.max_steps else " (assumed: the epochs decide; --steps says how many)"
     top = max(range(count), key=rates.__getitem__)
+    warmup, watches = num_warmup_steps(schedule, count), schedule.kind in WATCHING
     console.print(
-        f"{schedule.kind}: {count:,} steps{assumed}, {num_warmup_steps(schedule, count):,} of warm-up\n"
-        f"first {rates[0]:.3g}, largest {rates[top]:.3g} at step {top + 1:,}, last {rates[-1]:.3g}"
+        f"{schedule.kind}: {count:,} steps{assumed}, {warmup:,} of warm-up\n"
+        f"first {rates[0]:.3g}, largest {rates[top]:.3g} at step {top + 1:,}"
+        + (f"; {_depends_on(schedule, peak)}" if watches else f", last {rates[-1]:.3g}")
     )
     from toolkit.report.plots import draw_schedule  # needs matplotlib, which the text does not
 
     path = recipe_file.parent / "schedule.png"
-    draw_schedule(rates, path, title=f"{schedule.kind}, peak {peak:g}")
+    bounds = (warmup, schedule.min_ratio * peak) if watches else None
+    draw_schedule(rates, path, title=f"{schedule.kind}, peak {peak:g}", bounds=bounds)
     console.print(f"drawn:    {path}")
+
+
+def _depends_on(schedule: ScheduleConfig, peak: float) -> str:
+    """What decides the rate after the warm-up, as no plan can know it."""
+    lowest = f"never below {schedule.min_ratio * peak:.3g}"
+    if schedule.kind == "plateau":
+        return (
+            f"then the run's held-out loss decides: x {schedule.factor:g} after {schedule.patience + 1} evaluations "
+            f"without a better one, {lowest}"
+        )
+    return (
+        f"then the size of the run's updates decides, every {schedule.measure_every} of them: led to "
+        f"{schedule.target:g} of the weights, by {schedule.max_adjustment:g} at most, {lowest}"
+    )

@@ -70,6 +70,15 @@ class Recipe(Spec):
         workload = others.data.get("workload")
         return config if workload is None else config.of(workload.optimizer)
 
+    @model_validator(mode="after")
+    def _losses_to_watch(self) -> Self:
+        if self.schedule.kind == "plateau" and not self.evaluation.measures_loss_during_training:
+            raise ValueError(
+                "schedule.kind plateau looks at the held-out loss during training; set evaluation.every_steps, and "
+                "evaluation.loss_samples above 0"
+            )
+        return self
+
     def save(self, path: Path) -> None:
         """Write recipe.yaml with every value resolved and its meaning beside it."""
         path.write_text(self.to_yaml(), encoding="utf-8")

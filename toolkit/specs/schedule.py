@@ -1,7 +1,7 @@
 """Learning rate over optimizer steps: what the recipe says of it, and the rate as a pure function of the step.
 
 The toolkit owns it, no library steps it: a run that goes on asks for the rate of its step, and a schedule can be drawn
-before the run.
+before the run. Two kinds watch the run: their factor is what `training.rates` has made of it so far.
 """
 
 import math
@@ -26,6 +26,8 @@ ScheduleKind = Literal[
     "triangular",
     "triangular2",
     "one_cycle",
+    "plateau",
+    "relative_change",
 ]
 
 OPTIONS: dict[str, tuple[ScheduleKind, ...]] = {
@@ -38,8 +40,18 @@ OPTIONS: dict[str, tuple[ScheduleKind, ...]] = {
     "gamma": ("step", "exponential"),
     "div_factor": ("one_cycle",),
     "final_div_factor": ("one_cycle",),
+    "factor": ("plateau",),
+    "patience": ("plateau",),
+    "threshold": ("plateau",),
+    "cooldown": ("plateau",),
+    "target": ("relative_change",),
+    "measure_every": ("relative_change",),
+    "max_adjustment": ("relative_change",),
 }
 """Which kinds look at an option; the others refuse a value that is not its default."""
+
+WATCHING: tuple[ScheduleKind, ...] = ("plateau", "relative_change")
+"""Kinds whose rate depends on the run: after the warm-up it is the peak times a factor between `min_ratio` and 1."""
 
 _CYCLIC: tuple[ScheduleKind, ...] = ("triangular", "triangular2")
 _WARMUP_RATIO = 0.03
@@ -77,6 +89,20 @@ class ScheduleConfig(Spec):
     """Of `one_cycle`: the peak over the first rate."""
     final_div_factor: float = Field(default=1e4, gt=1)
     """Of `one_cycle`: the first rate over the last one."""
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    """Of `plateau`: what the rate is multiplied by when the held-out loss no longer falls."""
+    patience: int = Field(default=2, ge=0)
+    """Of `plateau`: evaluations in a row without a better held-out loss before the one that lowers the rate."""
+    threshold: float = Field(default=1e-4, ge=0, lt=1)
+    """Of `plateau`: part of the best loss by which another must be lower to count as better."""
+    cooldown: int = Field(default=0, ge=0)
+    """Of `plateau`: evaluations after a lower rate that do not count."""
+    target: float = Field(default=1e-3, gt=0)
+    """Of `relative_change`: norm of a step's update over the norm of the weights that the rate is led to."""
+    measure_every: int = Field(default=10, gt=0)
+    """Of `relative_change`: updates between two measurements; each copies the weights and counts them twice."""
+    max_adjustment: float = Field(default=1.25, gt=1)
+    """Of `relative_change`: largest factor by which one measurement raises or lowers the rate."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -105,7 +131,7 @@ def num_warmup_steps(schedule: ScheduleConfig, num_steps: int) -> int:
     return math.ceil(ratio * num_steps)
 
 
-def learning_rate(schedule: ScheduleConfig, step: int, *, num_steps: int, peak: float) -> float:
+def learning_rate(schedule: ScheduleConfig, step: int, *, num_steps: int, peak: float, factor: float = 1.0) -> float:
     """Learning rate of optimizer step `step` (counted from 0, skipped fp16 steps not counted).
 
     Warm-up step i of w runs at peak * (i + 1) / w; after it the curve falls from the peak towards `min_ratio * peak`,
@@ -116,12 +142,15 @@ def learning_rate(schedule: ScheduleConfig, step: int, *, num_steps: int, peak: 
         step: which one.
         num_steps: of the whole run.
         peak: largest rate.
+        factor: of the kinds that watch the run, as it stands.
     """
     warmup = num_warmup_steps(schedule, num_steps)
     if schedule.kind == "one_cycle":
         return peak * _one_cycle(schedule, step, warmup=warmup, num_steps=num_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
+    if schedule.kind in WATCHING:
+        return peak * max(schedule.min_ratio, factor)
     since, left = step - warmup, num_steps - warmup
     if schedule.kind in _BY_STEPS:
         return peak * max(schedule.min_ratio, _BY_STEPS[schedule.kind](schedule, since, warmup))

@@ -1,5 +1,6 @@
 """When a run saves: by steps, by the clock, when it is asked to leave, and at its end."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class _Notice(NamedTuple):
 
 
 class Checkpointing:
-    """Decides after each step, on all ranks alike.
+    """Decides after each step, on all ranks alike: first `listen`, then, with what was measured, `after_step`.
 
     Args:
         saver: writes.
@@ -48,34 +49,47 @@ class Checkpointing:
         self._signals, self._telemetry, self._held_out = signals, telemetry, held_out
         self._last = time.monotonic()
         self._saved_step = 0
+        self._time_is_up = False
 
     def notice(self) -> bool:
         """Whether this rank has something to tell the others."""
         return any(self._notice())
 
-    def after_step(self, progress: Progress, *, noticed: bool) -> None:
-        """Save if it is time to.
+    def listen(self, progress: Progress, *, noticed: bool) -> None:
+        """Hear what the ranks have to tell each other, and leave where one was asked to; an evaluation has to wait.
 
         Raises:
             Preempted: the run was asked to leave, and has saved.
             SaveFailed: a checkpoint could not be written, and the recipe wants the run to stop then, or it was asked to
                 leave.
         """
-        every = self._config.every_steps
-        due = every is not None and progress.step % every == 0
-        leaving = None
-        if noticed:
-            notices: list[_Notice] = self._engine.gather(self._notice())
-            self._tell_failures([each.failure for each in notices if each.failure], progress.step)
-            leaving = next((each.signal for each in notices if each.signal), None)
-            due = due or notices[0].due
+        self._time_is_up = False
+        if not noticed:
+            return
+        notices: list[_Notice] = self._engine.gather(self._notice())
+        self._tell_failures([each.failure for each in notices if each.failure], progress.step)
+        self._time_is_up = notices[0].due
+        leaving = next((each.signal for each in notices if each.signal), None)
         if leaving is not None:
             if not self.save(progress, wait=True):
                 raise SaveFailed(f"{leaving}: left after step {progress.step}, of which no checkpoint could be written")
             self._telemetry.event("preempted", step=progress.step, signal=leaving)
             raise Preempted(f"{leaving}: saved after step {progress.step}; the same command goes on from there")
-        if due:
-            self.save(progress)
+
+    def after_step(self, progress: Progress, *, loss: float | None = None) -> None:
+        """Save if it is time to, or if the weights are the best so far and are to be exported.
+
+        Args:
+            progress: of the run.
+            loss: on the held-out samples, where it was measured after this step.
+
+        Raises:
+            SaveFailed: a checkpoint could not be written, and the recipe wants the run to stop then.
+        """
+        every = self._config.every_steps
+        due = every is not None and progress.step % every == 0
+        if due or self._time_is_up or progress.held_out.best_step == progress.step:
+            self.save(progress, loss=loss)
 
     def finish(self, progress: Progress) -> None:
         """Save the end of the run, if asked to, and let no writer be cut off."""
@@ -83,11 +97,11 @@ class Checkpointing:
             self.save(progress, wait=True)
         self.settle(progress.step)
 
-    def save(self, progress: Progress, *, wait: bool = False) -> bool:
+    def save(self, progress: Progress, *, wait: bool = False, loss: float | None = None) -> bool:
         """Begin a checkpoint; with `wait`, see it published. False if it could not be written."""
         started = time.perf_counter()
         self.settle(progress.step)
-        failure = self._saver.begin(progress, held_out_loss=self._held_out_loss())
+        failure = self._saver.begin(progress, held_out_loss=self._held_out_loss(loss))
         self._last, self._saved_step = time.monotonic(), progress.step
         if failure is not None:
             self._tell_failures([failure], progress.step)
@@ -110,7 +124,9 @@ class Checkpointing:
         self._tell_failures(failures, step)
         return not failures
 
-    def _held_out_loss(self) -> float | None:
+    def _held_out_loss(self, known: float | None) -> float | None:
+        if known is not None:
+            return known if math.isfinite(known) else None
         if not self._config.keep_best or self._held_out is None or not self._held_out.loss_batches:
             return None
         return self._engine.eval_loss(self._held_out.loss_batches)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from toolkit.checkpoints.manifest import Progress
+from toolkit.checkpoints.manifest import Progress, RateRecord
 from toolkit.engines.base import Batch, Engine, StepResult
 from toolkit.errors import EngineError, NumericalFault
 from toolkit.run_folder import TRAINING
@@ -14,7 +14,9 @@ from toolkit.specs.schedule import learning_rate
 from toolkit.training.anomalies import Judge
 from toolkit.training.checkpointing import Checkpointing
 from toolkit.training.heartbeat import Heartbeat
+from toolkit.training.rates import Change, after_change, measures_change
 from toolkit.training.telemetry import Telemetry
+from toolkit.training.watch import Watch, reason_to_stop
 
 
 class Steps(Protocol):
@@ -50,9 +52,10 @@ class Trainer:
     heartbeat: Heartbeat
     go_back: Callable[[], Progress]
     """Brings the engine to the last intact checkpoint."""
+    watch: Watch
 
-    def train(self, progress: Progress) -> None:
-        """Run the steps that are left.
+    def train(self, progress: Progress) -> Progress:
+        """Run the steps that are left, or fewer where the recipe's `evaluation.patience` is over.
 
         Raises:
             EngineError: the loss is no number before any update.
@@ -64,29 +67,41 @@ class Trainer:
         steps, bad_steps = num_steps(self.recipe, self.batches), 0
         self.heartbeat.phase(TRAINING)  # from here on the launcher may ask this rank to save and leave
         self.telemetry.start_clock()
-        while progress.step < steps:
+        progress = self.watch.look(progress)  # a run that was asked to leave has put it off
+        while progress.step < steps and reason_to_stop(self.recipe.evaluation, progress) is None:
             if progress.step in progress.left_out:
                 progress = progress.model_copy(update={"step": progress.step + 1})
                 continue
-            result = self._step(progress, steps)
+            result, rate = self._step(progress, steps)
             progress = progress.after(skipped=result.skipped, tokens=result.tokens)
+            progress = progress.model_copy(update={"rate": rate})
             fault = judge.fault(result)
             bad_steps = bad_steps + 1 if fault else 0
             if fault is not None:
                 progress = self._mend(fault, result, progress, bad_steps=bad_steps)
             self._compare(progress)
-            self.checkpointing.after_step(progress, noticed=result.noticed)
+            self.checkpointing.listen(progress, noticed=result.noticed)
+            progress = self.watch.look(progress)
+            measured = self.watch.at(progress.step)
+            self.checkpointing.after_step(progress, loss=None if measured is None else measured.loss)
         self.checkpointing.finish(progress)
+        return progress
 
-    def _step(self, progress: Progress, steps: int) -> StepResult:
-        index, recipe = progress.step, self.recipe
-        peak = recipe.optimizer.learning_rate
-        lr = learning_rate(recipe.schedule, progress.num_updates, num_steps=steps, peak=peak)
+    def _step(self, progress: Progress, steps: int) -> tuple[StepResult, RateRecord]:
+        """One step, and what it makes of the rate."""
+        index, recipe, rate = progress.step, self.recipe, progress.rate
+        peak, updates = recipe.optimizer.learning_rate, progress.num_updates
+        lr = learning_rate(recipe.schedule, updates, num_steps=steps, peak=peak, factor=rate.factor)
         notice = self.checkpointing.notice()
+        change, size = Change(self.engine) if measures_change(recipe.schedule, progress, steps) else None, None
         result = self.engine.train_step(self.batches.step(index), learning_rate=lr, notice=notice)
+        if change is not None and not result.skipped:
+            size = change.measured()
+            rate = after_change(recipe.schedule, rate, size)
         self.heartbeat.beat(index + 1)
-        self.telemetry.record(index + 1, result, learning_rate=lr, epoch=(index + 1) / self.batches.steps_per_epoch)
-        return result
+        epoch = (index + 1) / self.batches.steps_per_epoch
+        self.telemetry.record(index + 1, result, learning_rate=lr, epoch=epoch, change=size)
+        return result, rate
 
     def _compare(self, progress: Progress) -> None:
         """Find ranks whose copies of the same weights have come apart, before they are saved."""
@@ -140,7 +155,7 @@ class Trainer:
         earlier = self.go_back()
         if earlier.step == 0:
             raise NumericalFault(f"{told}; there is no checkpoint to go back to; set checkpoint.every_steps")
-        self.telemetry.go_back(earlier.step)
+        self.telemetry.go_back(earlier.step, evaluated=earlier.held_out.step)
         self.telemetry.event("rolled back", step=earlier.step, left_out=list(left_out))
         self.telemetry.say(f"WARNING: {told}; back at step {earlier.step}, its batch is left out")
         return earlier.model_copy(update={"left_out": left_out})

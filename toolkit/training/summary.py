@@ -39,6 +39,8 @@ def write_summary(
         "held_out_loss_after": after.loss,
         "exact_match_before": before.exact_match,
         "exact_match_after": after.exact_match,
+        "prompts_match_before": before.prompts_match,
+        "prompts_match_after": after.prompts_match,
         "example": _example(before, after),
         "tokens_per_second": rate,
         "steps": len(records),

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing_extensions import Self
 
 from toolkit.engines.base import Engine, StepResult
 from toolkit.run_folder import RunFolder
+from toolkit.training.evaluation import Evaluation
 from toolkit.training.memory import peak_memory
 
 
@@ -29,18 +31,41 @@ class Tracker(Protocol):
 
 # Without a terminal the bar is not drawn; this many lines stand in for it.
 _PLAIN_LINES = 20
+_IN_WORDS = {
+    "held_out_loss": "held-out loss {:.4f}",
+    "perplexity": "perplexity {:,.2f}",
+    "exact_match": "exact match {:.1%}",
+    "prompts_match": "prompts right {:.1%}",
+}
 
 
 class Telemetry:
-    """Records every step of a run into telemetry.jsonl, on rank 0 only; use as a context manager."""
+    """Records every step of a run into telemetry.jsonl, on rank 0 only; use as a context manager.
+
+    Args:
+        folder: of the run.
+        engine: knows rank and device.
+        num_steps: of the whole run.
+        trackers: further places for the numbers.
+        done: steps that are behind it.
+        evaluated: step of the last evaluation that is.
+    """
 
     def __init__(
-        self, folder: RunFolder, engine: Engine, *, num_steps: int, trackers: tuple[Tracker, ...] = (), done: int = 0
+        self,
+        folder: RunFolder,
+        engine: Engine,
+        *,
+        num_steps: int,
+        trackers: tuple[Tracker, ...] = (),
+        done: int = 0,
+        evaluated: int = 0,
     ) -> None:
         self._speaks = engine.rank == 0
         self._folder = folder
         self.records = _kept_lines(folder.telemetry, done) if self._speaks else []
         """One per step so far; on rank 0 those before a restart too."""
+        self._forget_evaluations(evaluated)
         self._device = engine.device
         self._num_steps = num_steps
         self._trackers = trackers
@@ -76,8 +101,18 @@ class Telemetry:
         """The next step begins now: what came before (evaluation) is not part of its time."""
         self._last = time.perf_counter()
 
-    def record(self, step: int, result: StepResult, *, learning_rate: float, epoch: float) -> None:
-        """Write one step's line; the time since the last one is the step's."""
+    def record(
+        self, step: int, result: StepResult, *, learning_rate: float, epoch: float, change: float | None = None
+    ) -> None:
+        """Write one step's line; the time since the last one is the step's.
+
+        Args:
+            step: counted from 1.
+            result: of the step.
+            learning_rate: of the step.
+            epoch: passes over the data so far.
+            change: relative size of the update, where it was measured.
+        """
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         line: dict[str, Any] = {
@@ -95,22 +130,39 @@ class Telemetry:
             "loss_scale": result.loss_scale,
             "skipped": result.skipped,
         }
+        if change is not None:
+            line["relative_change"] = change
         self.records.append(line)
         if self._file is not None:
             # An fp16 step that overflowed has no finite norm, and JSON has no name for that.
-            self._file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in line.items()}) + "\n")
+            self._file.write(json.dumps(_finite(line)) + "\n")
             self._file.flush()
             for tracker in self._trackers:
                 tracker.log({name: float(value) for name, value in line.items() if name != "step"}, step)
             self._show(line)
+
+    def evaluated(self, step: int, found: Evaluation) -> None:
+        """Write what was measured after a step; rank 0 does."""
+        if not self._speaks:
+            return
+        numbers = found.numbers
+        _add_lines(self._folder.evaluations, [{"step": step, **_finite(numbers)}])
+        _add_lines(self._folder.answers, [{"step": step, **asdict(answer)} for answer in found.answers])
+        self.event("evaluation", step=step, **_finite(numbers))
+        for tracker in self._trackers:
+            tracker.log(numbers, step)
+        self.say(f"evaluation after step {step}: " + ", ".join(_IN_WORDS[key].format(numbers[key]) for key in numbers))
+        for answer in found.answers:
+            self.say(f"  {answer.prompt!r}\n    expected {answer.expected!r}\n    given    {answer.given!r}")
 
     def event(self, name: str, *, step: int, **facts: object) -> None:
         """Note what happened beside the steps, in events.jsonl; rank 0 does."""
         if self._speaks:
             self._folder.note(name, step=step, **facts)
 
-    def go_back(self, step: int) -> None:
-        """Forget the steps after that one: they are about to be done again."""
+    def go_back(self, step: int, *, evaluated: int) -> None:
+        """Forget the steps after that one, and the evaluations after another: they are about to be done again."""
+        self._forget_evaluations(evaluated)
         self.records = [record for record in self.records if record["step"] <= step]
         if self._file is not None:
             self._file.close()
@@ -123,6 +175,11 @@ class Telemetry:
         if self._speaks:
             self._console.print(message)
 
+    def _forget_evaluations(self, after: int) -> None:
+        if self._speaks:
+            for path in (self._folder.evaluations, self._folder.answers):
+                _kept_lines(path, after)
+
     def _show(self, line: dict[str, Any]) -> None:
         numbers = (
             f"loss {line['loss']:.4f}  lr {line['lr']:.2e}  norm {line['grad_norm']:.3f}  "
@@ -131,6 +188,17 @@ class Telemetry:
         self._bar.update(self._task, completed=line["step"], numbers=numbers)
         if self._bar.disable and (line["step"] % max(self._num_steps // _PLAIN_LINES, 1) == 0 or line["step"] == 1):
             self._console.print(f"step {line['step']}/{self._num_steps}  {numbers}")
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no name for NaN and infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in line.items()}
+
+
+def _add_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    if lines:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def _kept_lines(path: Path, last: int) -> list[dict[str, Any]]:
@@ -144,6 +212,8 @@ def _kept_lines(path: Path, last: int) -> list[dict[str, Any]]:
             if record["step"] <= last:
                 kept.append(record)
     partial = path.with_suffix(".jsonl.partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.unlink(missing_ok=True)  # a link would be written through
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return kept

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from toolkit.checkpoints.identity import check_identity
-from toolkit.checkpoints.manifest import Manifest, Progress, UnknownFormat, file_entry
+from toolkit.checkpoints.manifest import HeldOutRecord, Manifest, Progress, UnknownFormat, file_entry
 from toolkit.checkpoints.retention import kept_steps
 from toolkit.checkpoints.shard import Shards, Staged, shard_name
 from toolkit.checkpoints.store import Store, altered_file, read_manifest
@@ -229,6 +229,9 @@ def test_which_checkpoints_stay(store: Store) -> None:
     assert kept_steps(manifests, CheckpointConfig()) == {5, 6}
     assert kept_steps(manifests, CheckpointConfig(keep_last=3, keep_every=3)) == {3, 4, 5, 6}
     assert kept_steps(manifests, CheckpointConfig(keep_best=True)) == {2, 5, 6}
+    exporting = HeldOutRecord(best=1.0, best_step=4)
+    manifests[6] = manifests[6].model_copy(update={"progress": Progress(step=6, held_out=exporting)})
+    assert kept_steps(manifests, CheckpointConfig()) == {4, 5, 6}
     store.retain({5, 6})
     assert store.steps() == [6, 5]
 

@@ -21,7 +21,7 @@ from toolkit.report.plan_page import draw_plan
 from toolkit.report.plots import draw
 from toolkit.report.runs import load_run
 from toolkit.run_folder import RunFolder
-from toolkit.training.evaluation import Evaluation
+from toolkit.training.evaluation import Answer, Evaluation
 from toolkit.training.summary import write_summary
 from toolkit.training.telemetry import Telemetry
 
@@ -70,6 +70,7 @@ def train(run: RunFolder, plan: Plan) -> None:
     )
     with Telemetry(run, engine, num_steps=1) as telemetry:
         telemetry.record(1, result, learning_rate=0.1, epoch=1.0)
+        telemetry.evaluated(1, Evaluation(2.0, None, None, answers=(Answer("1 + 1", "2", "3"),)))
     for folder in (run.export, run.adapter):
         with published(folder) as partial:
             (partial / "config.json").write_text("{}")
@@ -103,6 +104,8 @@ def test_no_more_than_the_umask_allows(plan: Plan, tmp_path: Path, umask: int) -
 
 NAMES = [
     "telemetry.jsonl",
+    "evaluations.jsonl",
+    "answers.jsonl",
     "summary.json",
     "summary.json.partial",
     "final",

@@ -13,18 +13,18 @@ from toolkit.run_folder import RunFolder
 
 
 class ScriptedEngine:
-    """Tells the given results one after the other; four weights, which every update moves by the learning rate."""
+    """Tells the given results and held-out losses one after the other; every update moves four weights by its rate."""
 
     world_size = 1
     device = torch.device("cpu")
     notes: tuple[str, ...] = ()
 
-    def __init__(self, results: Sequence[StepResult], rank: int = 0) -> None:
+    def __init__(self, results: Sequence[StepResult], rank: int = 0, losses: Sequence[float] = ()) -> None:
         self.rank = self.data_rank = rank
         self.learning_rates: list[float] = []
         self.batches: list[Any] = []
         self.kept = {key: torch.zeros(4) for key in ("weight", "exp_avg", "exp_avg_sq")}
-        self._results = iter(results)
+        self._results, self._losses = iter(results), iter(losses)
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         self.learning_rates.append(learning_rate)
@@ -49,7 +49,7 @@ class ScriptedEngine:
                 states[key].copy_(given)
 
     def eval_loss(self, batches: Sequence[Batch]) -> float:
-        return 1.0
+        return next(self._losses, 1.0)
 
     def generate(
         self, batches: Sequence[Batch], *, max_new_tokens: int, stop_token_ids: Sequence[int]

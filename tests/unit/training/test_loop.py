@@ -82,7 +82,7 @@ def train(folder: RunFolder, plan: Plan) -> Callable[..., list[dict[str, Any]]]:
         recipe.save(folder.recipe)
         session = Session(folder, plan, recipe, engine, Numbers(), None, {"model": "scripted"})
         with Heartbeat(folder, 0, hang_minutes=1.0) as heartbeat:
-            return session.train(heartbeat, step=resume, introduction="")
+            return session.train(heartbeat, step=resume, introduction="").records
 
     return run
 

@@ -57,6 +57,8 @@ def test_the_run_in_one_object(folder: RunFolder, plan: Plan, telemetry: Telemet
         "held_out_loss_after": 2.1,
         "exact_match_before": 0.0,
         "exact_match_after": 0.5,
+        "prompts_match_before": None,
+        "prompts_match_after": None,
         "example": {"prompt": "1 + 1 =", "expected": "2", "before": "9", "after": "2"},
         "tokens_per_second": 500.0,
         "steps": 4,
@@ -89,6 +91,7 @@ class Questions:
     """Three prompts in two batches of two rows: the last row only fills up."""
 
     batches = ({"input_ids": torch.tensor([[1], [2]])}, {"input_ids": torch.tensor([[3], [0]])})
+    numbers = (0, 1, 2)
     prompts = ("one", "two", "three")
     answers = (" 2", "4\n", "7")
 
