@@ -130,6 +130,9 @@ def _file_rows(path: Path) -> Iterator[Row]:
     lines = path.name.removesuffix(".gz").endswith(".jsonl")
     for line, value in line_values(path) if lines else json_values(path):
         where = f"{path}:{line}"
+        if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+            yield Row({"messages": value}, where)  # a conversation is its turns
+            continue
         if not isinstance(value, dict):
             raise DataError(f"{where}: the row is {_kind(value)}, needs an object such as {{'prompt': ..., ...}}")
         yield Row(value, where)
@@ -140,12 +143,23 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1000):
-                for values in batch.to_pylist():
+                for values in _values(batch):
                     number += 1
                     yield Row(values, f"{path}:row {number}")
+    except UnicodeDecodeError as error:
+        reason = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
+        raise DataError(f"{path}:row {number + 1}: {reason}; write the file again with text as UTF-8") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not a whole Parquet file (row {number}: {reason}); copy or write it again") from error
+
+
+def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for index in range(len(batch)):  # up to the row that it is in
+            yield from batch.slice(index, 1).to_pylist()
 
 
 def _kind(value: object) -> str:

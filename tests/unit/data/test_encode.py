@@ -26,7 +26,7 @@ TRIMMED = ("llama2", "llama3")
 
 def samples(path: Path, encoder: SampleEncoder, count: int = 100) -> list[Any]:
     rows = list(islice(open_source(str(path), "train").rows(), count))
-    reader = reader_for(rows[0], DataConfig(train=str(path)), input_join=encoder.template.input_join)
+    reader = reader_for(rows[0], DataConfig(train=str(path)).sources[0], input_join=encoder.template.input_join)
     return [reader.read(row) for row in rows]
 
 

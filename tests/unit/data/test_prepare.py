@@ -215,7 +215,7 @@ def test_memory_does_not_grow_with_the_file(shared_data: Path, write_rows: Any, 
 def test_the_arrow_file_is_mapped_and_the_same_for_each_caller(small: Any, write_rows: Any, tmp_path: Path) -> None:
     config = DataConfig(train=str(write_rows(qa(2500))), template="plain")
     encoder = prepare(config, small, seq_len=300, seed=0, cache_dir=tmp_path / "c").encoder
-    rows, tally = cached_rows(config.train, config, encoder=encoder, seq_len=300, cache=tmp_path / "c")
+    rows, tally = cached_rows(config.sources[0], encoder=encoder, seq_len=300, cache=tmp_path / "c")
     assert rows.cache_files
     assert (tally.read, tally.dropped) == (2500, 0)
     assert answers(rows) == [row["answer"] for row in qa(2500)]
