@@ -128,9 +128,7 @@ def spread(sources: Sequence[Opened], numbers: Sequence[np.ndarray]) -> Dataset:
 def column(rows: Dataset, name: str) -> np.ndarray:
     """A column of numbers of a data set without a selection, in flat memory but for the numbers."""
     parts = [
-        chunk.to_numpy(zero_copy_only=False)
-        for batch in rows.select_columns(name).with_format("arrow").iter(batch_size=_BATCH_ROWS)
-        for chunk in batch[name].chunks
+        batch[name].to_numpy() for batch in rows.select_columns(name).with_format("arrow").iter(batch_size=_BATCH_ROWS)
     ]
     return np.concatenate(parts)
 
@@ -138,12 +136,10 @@ def column(rows: Dataset, name: str) -> np.ndarray:
 def _digests(rows: Dataset) -> np.ndarray:
     """Of each row 16 bytes, as two numbers: uint64 [rows, 2]."""
     parts = [
-        # Of a slice's buffer only its own part.
-        np.frombuffer(chunk.buffers()[1], np.uint64).reshape(-1, 2)[chunk.offset : chunk.offset + len(chunk)]
+        np.frombuffer(b"".join(batch["digest"].to_pylist()), np.uint64)
         for batch in rows.select_columns("digest").with_format("arrow").iter(batch_size=_BATCH_ROWS)
-        for chunk in batch["digest"].chunks
     ]
-    return np.concatenate(parts)
+    return np.concatenate(parts).reshape(-1, 2)
 
 
 def _first_alike(digests: np.ndarray) -> np.ndarray:

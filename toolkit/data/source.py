@@ -16,6 +16,8 @@ from toolkit.data.json_stream import json_values, line_values
 from toolkit.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+_PARQUET_ROWS = 200
+"""Rows in memory at a time; of long documents a thousand would be too many."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -141,8 +143,9 @@ def _file_rows(path: Path) -> Iterator[Row]:
 def _parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1000):
+        # Mapped: otherwise a row group, often the whole file, is in memory before its first row.
+        with pq.ParquetFile(path, memory_map=True) as file:
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 for values in _values(batch):
                     number += 1
                     yield Row(values, f"{path}:row {number}")
