@@ -83,7 +83,7 @@ class RowReader:
         if missing:
             raise DataError(
                 f"{row.where}: no column {_quoted(missing)} ({self.format} row); found {_quoted(row.values)}; "
-                "add it or remove the row"
+                "add it or remove the row; a file of another shape is a source of its own"
             )
         match self.format:
             case "text":

@@ -86,7 +86,7 @@ def prepare(
         held_out_statistics = statistics_of([evaluated], [lengths_of(evaluated)], [np.arange(len(held_out))])
     elif any(map(len, kept)):
         held_out, held_out_statistics = spread(sources, kept), statistics_of(sources, lengths, kept)
-    statistics = statistics_of(sources, lengths, epoch, chosen)
+    statistics = statistics_of(sources, lengths, epoch, chosen=chosen)
     tokens = np.concatenate([own.tokens[rows] for own, rows in zip(lengths, epoch, strict=True)])
     packs = pack(tokens, capacity=seq_len) if config.packing else None
     return PreparedData(

@@ -77,7 +77,10 @@ def open_source(source: str, hub_split: str) -> Source:
         return Source(source, _folder_files(path))
     if path.exists():
         if not path.name.endswith(SUFFIXES):
-            raise DataError(f"{source}: unknown kind of file; give one of {', '.join(SUFFIXES)} or a folder of them")
+            raise DataError(
+                f"{source}: unknown kind of file; give one of {', '.join(SUFFIXES)} or a folder of them; running text "
+                'goes into rows of {"text": ...}'
+            )
         return Source(source, (path,))
     if path.name.endswith(SUFFIXES) or not _HUB_ID.fullmatch(source) or source.startswith("."):
         raise DataError(f"{source}: no such file or folder{_nearest(path)}")

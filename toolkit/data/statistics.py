@@ -79,7 +79,11 @@ def lengths_of(opened: Opened) -> Lengths:
 
 
 def statistics_of(
-    sources: Sequence[Opened], lengths: Sequence[Lengths], numbers: Sequence[np.ndarray], chosen: Sequence[Chosen] = ()
+    sources: Sequence[Opened],
+    lengths: Sequence[Lengths],
+    numbers: Sequence[np.ndarray],
+    *,
+    chosen: Sequence[Chosen] = (),
 ) -> Statistics:
     """Of some rows of each source.
 
