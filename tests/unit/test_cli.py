@@ -66,7 +66,7 @@ def test_plan_options_reach_the_recipe(model: Path, tmp_path: Path) -> None:
     from toolkit.specs.recipe import Recipe
 
     recipe = Recipe.load(tmp_path / "run" / "recipe.yaml")
-    assert recipe.require_data().train == "x.jsonl"
+    assert recipe.require_data().sources[0].source == "x.jsonl"
     assert recipe.optimizer.learning_rate == 0.001
     assert recipe.max_steps == 7
     assert recipe.schedule.kind == "linear"

@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -22,14 +23,15 @@ from toolkit.data.formats import Conversation, PlainText, reader_for
 from toolkit.data.source import Source, open_source
 from toolkit.data.template import ChatTemplate
 from toolkit.errors import DataError
-from toolkit.specs.data import DataConfig
+from toolkit.specs.data import DataSource
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of the cache key; raise it when the same input gives other rows."""
 BATCH_ROWS = 1000
 BATCH_CHARS = 4_000_000
 """Characters after which a batch is closed early, so that long documents do not add up in memory."""
 
+_DIGEST_BYTES = 16
 _SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
@@ -38,6 +40,7 @@ _SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("cut", pa.bool_()),
         ("num_supervised", pa.int32()),
+        ("digest", pa.binary(_DIGEST_BYTES)),
     ]
 )
 _log = logging.getLogger(__name__)
@@ -55,6 +58,8 @@ class Tally:
     """Rows whose prompt fills seq_len."""
     longest_prompt: int = 0
     """Tokens of the longest of these prompts."""
+    blank: int = 0
+    """Rows that are kept although their answer, or text, is empty."""
     arrow_bytes: int = 0
     """Size of the finished Arrow file."""
 
@@ -64,9 +69,7 @@ class Tally:
         return self.without_answer + self.prompt_too_long
 
 
-def cached_rows(
-    name: str, config: DataConfig, *, encoder: SampleEncoder, seq_len: int, cache: Path
-) -> tuple[Dataset, Tally]:
+def cached_rows(config: DataSource, *, encoder: SampleEncoder, seq_len: int, cache: Path) -> tuple[Dataset, Tally]:
     """The rows of one source from the cache folder, made first if they are not there.
 
     Several processes may call it at once: one works, the others wait for it and open the same file.
@@ -74,8 +77,8 @@ def cached_rows(
     Raises:
         DataError: the source is missing, broken or has nothing to learn, or the folder cannot be written.
     """
-    source = open_source(name, config.hub_split)
-    key = _cache_key(source, config, template=encoder.template, seq_len=seq_len)
+    source = open_source(config.source, config.hub_split or "train")
+    key = _cache_key(source, config, encoder=encoder, seq_len=seq_len)
     arrow, tally_file = cache / key / "rows.arrow", cache / key / "tally.json"
     try:
         arrow.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +99,9 @@ def cached_rows(
     return Dataset.from_file(str(arrow)), tally
 
 
-def _cache_key(source: Source, config: DataConfig, *, template: ChatTemplate, seq_len: int) -> str:
-    tokenizer = template.tokenizer
+def _cache_key(source: Source, config: DataSource, *, encoder: SampleEncoder, seq_len: int) -> str:
+    """Of all that the rows depend on; not of a source's weight or name, nor of what is held out."""
+    template, tokenizer = encoder.template, encoder.template.tokenizer
     parts = [
         FORMAT_VERSION,
         source.identity(),
@@ -108,6 +112,7 @@ def _cache_key(source: Source, config: DataConfig, *, template: ChatTemplate, se
         template.text,
         tokenizer.backend_tokenizer.to_str(),
         {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        encoder.train_on,
         seq_len,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
@@ -122,7 +127,7 @@ def _read_tally(arrow: Path, tally_file: Path) -> Tally | None:
         return None
 
 
-def _write_rows(arrow: Path, source: Source, *, config: DataConfig, encoder: SampleEncoder, seq_len: int) -> Tally:
+def _write_rows(arrow: Path, source: Source, *, config: DataSource, encoder: SampleEncoder, seq_len: int) -> Tally:
     _log.info("tokenizing %s", source.name)
     tally = Tally()
     kept = 0
@@ -133,10 +138,9 @@ def _write_rows(arrow: Path, source: Source, *, config: DataConfig, encoder: Sam
         tqdm(desc=f"tokenizing {Path(source.name).name}", unit=" rows", file=sys.stdout, disable=None) as progress,
     ):
         for samples in _batches(source, config, template=encoder.template):
-            rows = [row for row in encoder.encode(samples, seq_len=seq_len) if _keep(row, tally)]
-            columns = zip(*rows, strict=True) if rows else [[] for _ in _SCHEMA.names]
-            by_name = dict(zip(EncodedRow._fields, columns, strict=True))
-            writer.write_batch(pa.record_batch([pa.array(by_name[f.name], f.type) for f in _SCHEMA], schema=_SCHEMA))
+            encoded = encoder.encode(samples, seq_len=seq_len)
+            rows = [row for row, sample in zip(encoded, samples, strict=True) if _keep(row, sample, tally)]
+            writer.write_batch(_record_batch(rows))
             kept += len(rows)
             progress.update(len(samples))
     if not kept:
@@ -146,7 +150,7 @@ def _write_rows(arrow: Path, source: Source, *, config: DataConfig, encoder: Sam
     return tally
 
 
-def _batches(source: Source, config: DataConfig, *, template: ChatTemplate) -> Iterator[list[Conversation | PlainText]]:
+def _batches(source: Source, config: DataSource, *, template: ChatTemplate) -> Iterator[list[Conversation | PlainText]]:
     rows = source.rows()
     first = next(rows)
     reader = reader_for(first, config, input_join=template.input_join)
@@ -163,9 +167,31 @@ def _batches(source: Source, config: DataConfig, *, template: ChatTemplate) -> I
         yield batch
 
 
-def _keep(row: EncodedRow, tally: Tally) -> bool:
+def _record_batch(rows: list[EncodedRow]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True) if rows else [[] for _ in EncodedRow._fields]
+    by_name = dict(zip(EncodedRow._fields, columns, strict=True))
+    arrays = [pa.array(by_name[field.name], field.type) for field in _SCHEMA if field.name in by_name]
+    digests = pa.array(_digests(arrays[0], arrays[1]), pa.binary(_DIGEST_BYTES))
+    return pa.record_batch([*arrays, digests], schema=_SCHEMA)
+
+
+def _digests(input_ids: pa.ListArray, labels: pa.ListArray) -> list[bytes]:
+    """Of each row's tokens and labels: rows with the same are the same to the model."""
+    ids, learnt = (array.values.to_numpy() for array in (input_ids, labels))
+    edges = pairwise(input_ids.offsets.to_pylist())
+    digests = []
+    for start, end in edges:
+        digest = hashlib.blake2b(ids[start:end], digest_size=_DIGEST_BYTES)
+        digest.update(learnt[start:end])
+        digests.append(digest.digest())
+    return digests
+
+
+def _keep(row: EncodedRow, sample: Conversation | PlainText, tally: Tally) -> bool:
     tally.read += 1
     if row.num_supervised:
+        said = sample.text if isinstance(sample, PlainText) else row.answer
+        tally.blank += not (said and not said.isspace())
         return True
     if row.cut:
         tally.prompt_too_long += 1

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, final
 
 from toolkit.data.formats import Conversation, PlainText, Turn
 from toolkit.data.template import ChatTemplate, Segment
+from toolkit.specs.data import TrainOn
 
 IGNORED = -100
 """Label of a token whose prediction does not count."""
@@ -26,9 +27,9 @@ class EncodedRow(NamedTuple):
     labels: list[int]
     """The same tokens where they are learnt, -100 elsewhere; the first is never learnt as nothing predicts it."""
     prompt_length: int
-    """Leading tokens that are the prompt of the first answer; 0 for plain text."""
+    """Leading tokens that are the prompt of the first answer that is learnt; 0 for plain text."""
     answer: str | None
-    """The first answer as in the data; None for plain text or without an answer."""
+    """This answer as in the data; None for plain text or without an answer."""
     cut: bool
     """True if the sample was longer than seq_len."""
     num_supervised: int
@@ -44,10 +45,15 @@ class _Piece(NamedTuple):
 
 @final
 class SampleEncoder:
-    """Encodes samples under one chat template; batches run on the tokenizer's own threads."""
+    """Encodes samples under one chat template; batches run on the tokenizer's own threads.
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self.template = template
+    Args:
+        template: renders conversations.
+        train_on: which answers of a conversation are learnt.
+    """
+
+    def __init__(self, template: ChatTemplate, *, train_on: TrainOn = "all_turns") -> None:
+        self.template, self.train_on = template, train_on
         tokenizer = template.tokenizer
         self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self._eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -65,10 +71,11 @@ class SampleEncoder:
         Raises:
             DataError: the template refuses a conversation, with its file and line.
         """
+        last_only = self.train_on == "last_turn"
         opened = [
             (self._bos, (Segment(sample.text, learnt=True, literal=True),))
             if isinstance(sample, PlainText)
-            else self._opened(self.template.segments(sample))
+            else self._opened(self.template.segments(sample, last_only=last_only))
             for sample in samples
         ]
         encoded = iter(self._encode([piece for _, segments in opened for piece in self._pieces(segments)]))
@@ -77,7 +84,7 @@ class SampleEncoder:
             parts = [(opening, False), *((next(encoded), segment.learnt) for segment in segments)]
             if isinstance(sample, PlainText):
                 parts.append((self._eos, True))
-            rows.append(_joined(sample, parts, seq_len=seq_len))
+            rows.append(_joined(parts, answer=_answer(sample, last=last_only), seq_len=seq_len))
         return rows
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
@@ -143,7 +150,15 @@ class SampleEncoder:
         return start != inside and after[1:] == start
 
 
-def _joined(sample: Conversation | PlainText, parts: list[tuple[list[int], bool]], *, seq_len: int) -> EncodedRow:
+def _answer(sample: Conversation | PlainText, *, last: bool) -> str | None:
+    """What is learnt first; None for plain text or without an answer."""
+    if isinstance(sample, PlainText):
+        return None
+    answers = [turn.content for turn in sample.turns if turn.role == "assistant"]
+    return answers[-1 if last else 0] if answers else None
+
+
+def _joined(parts: list[tuple[list[int], bool]], *, answer: str | None, seq_len: int) -> EncodedRow:
     input_ids: list[int] = []
     labels: list[int] = []
     prompt_length = 0
@@ -156,13 +171,8 @@ def _joined(sample: Conversation | PlainText, parts: list[tuple[list[int], bool]
     labels[:1] = [IGNORED] * len(labels[:1])
     cut = len(input_ids) > seq_len
     labels = labels[:seq_len]
-    answer = None
-    if isinstance(sample, Conversation):
-        answer = next((turn.content for turn in sample.turns if turn.role == "assistant"), None)
-    else:
-        prompt_length = 0
     supervised = len(labels) - labels.count(IGNORED)
-    return EncodedRow(input_ids[:seq_len], labels, prompt_length, answer, cut, supervised)
+    return EncodedRow(input_ids[:seq_len], labels, 0 if answer is None else prompt_length, answer, cut, supervised)
 
 
 def _built_like(tokenizer: Any, described: dict[str, Any]) -> Any:

@@ -3,11 +3,11 @@
 import difflib
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from toolkit.data.source import Row
 from toolkit.errors import DataError
-from toolkit.specs.data import DataConfig, DataFormat
+from toolkit.specs.data import DataFormat, DataSource
 
 Role = Literal["system", "user", "assistant"]
 
@@ -68,7 +68,7 @@ class RowReader:
     columns: tuple[str, ...]
     """The format's columns under which the values stand after renaming."""
     renames: dict[str, str]
-    """`DataConfig.columns`."""
+    """`DataSource.columns`."""
     input_join: str = "\n\n"
     """Put between alpaca's `instruction` and `input`."""
 
@@ -83,7 +83,7 @@ class RowReader:
         if missing:
             raise DataError(
                 f"{row.where}: no column {_quoted(missing)} ({self.format} row); found {_quoted(row.values)}; "
-                "add it or remove the row"
+                "add it or remove the row; a file of another shape is a source of its own"
             )
         match self.format:
             case "text":
@@ -92,24 +92,26 @@ class RowReader:
                 return Conversation(_turns(values[self.columns[0]], self.columns[0], where=row.where), row.where)
             case "alpaca" | "prompt_completion":
                 asked, answered = (_text(values, column, where=row.where) for column in self.columns)
-                if self.format == "alpaca" and values.get("input"):
+                # An export by pandas has null or nothing where a row has no input.
+                if self.format == "alpaca" and values.get("input") not in (None, ""):
                     asked = f"{asked}{self.input_join}{_text(values, 'input', where=row.where)}"
                 return Conversation((Turn("user", asked), Turn("assistant", answered)), row.where)
 
 
-def reader_for(first: Row, config: DataConfig, *, input_join: str) -> RowReader:
+def reader_for(first: Row, source: DataSource, *, input_join: str) -> RowReader:
     """Recognise the format of a source from its first row.
 
     Raises:
         DataError: unknown rename, no format recognised, or the forced format's columns are not there.
     """
-    _check_renames(first, config.columns)
-    values = _renamed(first.values, config.columns)
+    renames = source.columns or {}
+    _check_renames(first, renames)
+    values = _renamed(first.values, renames)
     for name, columns in COLUMNS:
-        if config.format in (None, name) and all(column in values for column in columns):
-            return RowReader(name, columns, config.columns, input_join=input_join)
-    known = [f"{name} ({', '.join(columns)})" for name, columns in COLUMNS if config.format in (None, name)]
-    wanted = f"format {config.format} needs" if config.format else "no known format; known are"
+        if source.format in (None, name) and all(column in values for column in columns):
+            return RowReader(name, columns, renames, input_join=input_join)
+    known = [f"{name} ({', '.join(columns)})" for name, columns in COLUMNS if source.format in (None, name)]
+    wanted = f"format {source.format} needs" if source.format else "no known format; known are"
     raise DataError(
         f"{first.where}: found columns {_quoted(first.values)}; {wanted} {' or '.join(known)}; "
         "rename with `columns`, as in {prompt: question, completion: answer}"
@@ -165,11 +167,13 @@ def _turns(value: object, column: str, *, where: str) -> tuple[Turn, ...]:
 
 
 def _turn(value: object, name: str, *, where: str) -> Turn:
-    keys = ("from", "value") if isinstance(value, dict) and "from" in value else ("role", "content")
+    # In Parquet a column has all keys, those of other rows null.
+    sharegpt = isinstance(value, dict) and value.get("from") is not None
+    keys = ("from", "value") if sharegpt else ("role", "content")
     if not isinstance(value, dict) or any(key not in value for key in keys):
         given = _quoted(value) if isinstance(value, dict) else type(value).__name__
         raise DataError(f"{where}: `{name}` is {given}, needs role and content (or from and value); mend the row")
-    role = ROLES.get(cast(str, value[keys[0]])) if isinstance(value[keys[0]], str) else None
+    role = ROLES.get(value[keys[0]].lower()) if isinstance(value[keys[0]], str) else None
     if role is None:
         raise DataError(f"{where}: `{name}` has role {value[keys[0]]!r}; known roles: {', '.join(ROLES)}")
     return Turn(role, _text({name: value[keys[1]]}, name, where=where))

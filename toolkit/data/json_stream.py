@@ -28,7 +28,17 @@ ROW_LISTS = frozenset({"messages", "conversations"})
 """Arrays under these keys are a sample's turns, not a file's samples."""
 
 _BLANK = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key `{next(key for key in keys if keys.count(key) > 1)}` twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 _CUT_TAIL = 10
 """A literal (`-Infinity`) or an escape cut by the window's end is reported at most this far before it."""
 
@@ -48,7 +58,7 @@ def line_values(path: Path) -> Iterator[tuple[int, Any]]:
             return
         started = True
         try:
-            value = json.loads(line)
+            value = _DECODER.decode(line)
         except json.JSONDecodeError as error:
             _refuse(path, number, f"not valid JSON ({error.msg} at column {error.colno}); mend or remove the line")
         except (ValueError, RecursionError) as error:
@@ -247,7 +257,8 @@ def _byte_chunks(path: Path) -> Iterator[bytes]:
             largest = max(FREE_EXPANSION_BYTES, MAX_EXPANSION * path.stat().st_size)
             chunk = b"-"
             while chunk:
-                chunk = file.read(CHUNK_BYTES)
+                # Of a damaged stream `read` would lose what it had unpacked before, and with it the line.
+                chunk = file.read1(CHUNK_BYTES)
                 read += len(chunk)
                 if path.suffix == ".gz" and read > largest:
                     _refuse(path, line, f"unpacks to more than {MAX_EXPANSION} times its size; unpack it yourself")
@@ -256,6 +267,8 @@ def _byte_chunks(path: Path) -> Iterator[bytes]:
     except (EOFError, zlib.error):
         _refuse(path, line, "the gzip data is truncated or damaged near here; copy the file again")
     except gzip.BadGzipFile:
+        if read:
+            _refuse(path, line, "the gzip data is damaged, or followed by something else, near here; copy it again")
         raise DataError(f"{path}: is not gzip data; pack it with gzip or drop the .gz ending") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None

@@ -7,6 +7,7 @@ which of these is a matter of their lengths (balance.py). Any step can be asked 
 """
 
 import hashlib
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -221,7 +222,8 @@ def prompt_batches(
 
     A row whose prompt alone fills seq_len is no part of the prepared rows, so every prompt here is whole.
     """
-    asked = [number for number, answer in enumerate(rows["answer"]) if answer is not None][:limit]
+    answered = (number for number, answer in enumerate(rows["answer"]) if answer is not None)
+    asked = list(itertools.islice(answered, limit))
     if not asked:
         return None
     batches, prompts, answers = [], [], []

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as compute  # type: ignore[import-untyped]
 from datasets import Dataset
+
+_STRETCH = 1 << 20
+"""Rows whose lengths are Python's numbers at a time."""
 
 
 @dataclass(frozen=True)
@@ -44,35 +48,36 @@ def pack(lengths: Sequence[int] | np.ndarray, *, capacity: int) -> Packs:
     sizes = np.asarray(lengths, dtype=np.int64)
     if sizes.size and not (sizes.min() > 0 and sizes.max() <= capacity):
         raise ValueError(f"rows have {sizes.min()} to {sizes.max()} tokens, a packed row takes 1 to {capacity}")
-    packs: list[list[int]] = []
+    longest_first = np.argsort(-sizes, kind="stable")
+    pack_of = np.empty(sizes.size, dtype=np.int64)
+    """Of each place in `longest_first`; lists of a pack's rows would take some 80 bytes per row."""
     room: list[list[int]] = [[] for _ in range(capacity + 1)]
     """Packs by the tokens that they still take."""
+    count = 0
     has_room = 0  # bit r is set where room[r] is not empty: the tightest fit is one shift and one lowest bit away
-    for row in np.argsort(-sizes, kind="stable").tolist():
-        size = int(sizes[row])
-        fitting = has_room >> size
-        if fitting:
-            tightest = size + (fitting & -fitting).bit_length() - 1
-            number = room[tightest].pop()
-            if not room[tightest]:
-                has_room ^= 1 << tightest
-        else:
-            tightest, number = capacity, len(packs)
-            packs.append([])
-        packs[number].append(row)
-        if left := tightest - size:
-            room[left].append(number)
-            has_room |= 1 << left
-    counts = np.fromiter(map(len, packs), dtype=np.int64, count=len(packs))
-    flat = np.fromiter((row for members in packs for row in members), dtype=np.int64, count=sizes.size)
-    starts = np.concatenate([[0], np.cumsum(counts)])
+    for start in range(0, sizes.size, _STRETCH):
+        for place, size in enumerate(sizes[longest_first[start : start + _STRETCH]].tolist(), start):
+            fitting = has_room >> size
+            if fitting:
+                tightest = size + (fitting & -fitting).bit_length() - 1
+                number = room[tightest].pop()
+                if not room[tightest]:
+                    has_room ^= 1 << tightest
+            else:
+                tightest, number, count = capacity, count, count + 1
+            pack_of[place] = number
+            if left := tightest - size:
+                room[left].append(number)
+                has_room |= 1 << left
+    flat = longest_first[np.argsort(pack_of, kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of, minlength=count))])
     return Packs(flat, starts, np.diff(np.concatenate([[0], np.cumsum(sizes[flat])])[starts]))
 
 
 def token_counts(rows: Dataset) -> np.ndarray:
     """Tokens of each row: int64 [rows]."""
     counts = [
-        batch["input_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-        for batch in rows.select_columns("input_ids").with_format("arrow").iter(batch_size=10_000)
+        compute.list_value_length(batch["input_ids"]).to_numpy()
+        for batch in rows.select_columns("input_ids").with_format("arrow").iter(batch_size=1000)
     ]
     return np.concatenate(counts).astype(np.int64) if counts else np.empty(0, dtype=np.int64)

@@ -3,47 +3,32 @@
 Call `prepare` before the process group starts: tokenizing for minutes inside it would meet the collectives' timeout.
 """
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa  # type: ignore[import-untyped]
-import torch
+import numpy as np
 from datasets import Dataset
 from datasets import config as datasets_config
 from transformers import PreTrainedTokenizerFast
 
-from toolkit.data.cache import Tally, cached_rows
+from toolkit.data.cache import cached_rows
 from toolkit.data.encode import SampleEncoder
-from toolkit.data.packing import Packs, pack, token_counts
-from toolkit.data.template import ChatTemplate, choose_template
-from toolkit.errors import DataError
-from toolkit.specs.data import DataConfig
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What the kept rows of one split hold."""
-
-    rows: int
-    """Rows kept."""
-    tokens: int
-    """Tokens of all rows, without padding."""
-    supervised_tokens: int
-    """Tokens whose prediction counts in the loss."""
-    cut_rows: int
-    """Rows longer than seq_len, cut there."""
-    dropped_rows: int
-    """Rows of the whole source without a supervised token, left out."""
-    longest: int
-    """Tokens of the longest row after cutting."""
+from toolkit.data.mixing import Opened, mixture, rows_of, spread
+from toolkit.data.packing import Packs, pack
+from toolkit.data.statistics import Statistics, lengths_of, notes_of, packing_notes, statistics_of
+from toolkit.data.template import choose_template
+from toolkit.specs.data import DataConfig, DataSource, TemplateName
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Rows ready for batches: columns input_ids, labels (int32 lists), prompt_length, answer, cut, num_supervised."""
+    """Rows ready for batches: columns input_ids, labels (int32 lists), prompt_length, answer, cut, num_supervised,
+    digest."""
 
     train: Dataset
-    """Training rows, memory-mapped."""
+    """Training rows of an epoch, memory-mapped; a row may stand here more than once."""
     held_out: Dataset | None
     """Evaluation rows, disjoint from `train`; None if none were asked for."""
     statistics: Statistics
@@ -82,81 +67,47 @@ def prepare(
     Raises:
         DataError: a source is missing, broken or unusable, or nothing in it can be learnt; with file and line.
     """
-    encoder = SampleEncoder(choose_template(config.template, tokenizer))
     cache = cache_dir or Path(datasets_config.HF_DATASETS_CACHE) / "toolkit"
-    rows, tally = cached_rows(config.train, config, encoder=encoder, seq_len=seq_len, cache=cache)
-    held: Dataset | None = None
-    held_tally = tally
-    if config.held_out is not None:
-        held, held_tally = cached_rows(config.held_out, config, encoder=encoder, seq_len=seq_len, cache=cache)
-    elif config.held_out_fraction:
-        rows, held = _split(rows, config, seed=seed)
-    statistics = _statistics(rows, tally)
-    packs = pack(token_counts(rows), capacity=seq_len) if config.packing else None
+
+    @functools.cache
+    def encoder_of(template: TemplateName | None) -> SampleEncoder:
+        return SampleEncoder(choose_template(template, tokenizer), train_on=config.train_on)
+
+    def opened(source: DataSource) -> Opened:
+        return Opened(source, *cached_rows(source, encoder=encoder_of(source.template), seq_len=seq_len, cache=cache))
+
+    encoder = encoder_of(config.template)
+    sources = [opened(source) for source in config.sources]
+    evaluated = None if config.held_out_source is None else opened(config.held_out_source)
+    chosen = mixture(sources, config, held_out=evaluated, seed=seed)
+    lengths = [lengths_of(each) for each in sources]
+    epoch, kept = [each.epoch for each in chosen], [each.held_out for each in chosen]
+    held_out = held_out_statistics = None
+    if evaluated is not None:
+        held_out = evaluated.rows
+        held_out_statistics = statistics_of([evaluated], [lengths_of(evaluated)], [np.arange(len(held_out))])
+    elif any(map(len, kept)):
+        held_out, held_out_statistics = spread(sources, kept), statistics_of(sources, lengths, kept)
+    statistics = statistics_of(sources, lengths, epoch, chosen=chosen)
+    tokens = np.concatenate([own.tokens[rows] for own, rows in zip(lengths, epoch, strict=True)])
+    packs = pack(tokens, capacity=seq_len) if config.packing else None
     return PreparedData(
-        train=rows,
-        held_out=held,
+        train=rows_of(sources, epoch),
+        held_out=held_out,
         statistics=statistics,
-        held_out_statistics=None if held is None else _statistics(held, held_tally),
+        held_out_statistics=held_out_statistics,
         packs=packs,
         encoder=encoder,
         notes=(
-            *_notes(encoder.template, statistics, tally, seq_len=seq_len),
-            *_packing_notes(statistics, packs, seq_len=seq_len),
+            *([encoder.template.note] if encoder.template.note else []),
+            *_other_templates(encoder, sources),
+            *notes_of(statistics, sources, seq_len=seq_len),
+            *packing_notes(statistics, packs, seq_len=seq_len),
         ),
     )
 
 
-def _split(rows: Dataset, config: DataConfig, *, seed: int) -> tuple[Dataset, Dataset]:
-    count = max(round(len(rows) * config.held_out_fraction), 1)
-    if count >= len(rows):
-        raise DataError(
-            f"{config.train}: held_out_fraction {config.held_out_fraction} takes {count} of {len(rows)} rows, "
-            "none is left to train on; lower it or add rows"
-        )
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    held, kept = order[:count].sort().values, order[count:].sort().values
-    return rows.select(kept.numpy()), rows.select(held.numpy())
-
-
-def _statistics(rows: Dataset, tally: Tally) -> Statistics:
-    tokens = supervised = cut = longest = 0
-    for batch in rows.with_format("arrow").iter(batch_size=10_000):
-        lengths = batch["input_ids"].combine_chunks().value_lengths()
-        tokens += pa.compute.sum(lengths).as_py()
-        longest = max(longest, pa.compute.max(lengths).as_py())
-        supervised += pa.compute.sum(batch["num_supervised"]).as_py()
-        cut += pa.compute.sum(batch["cut"]).as_py()
-    return Statistics(
-        rows=len(rows),
-        tokens=tokens,
-        supervised_tokens=supervised,
-        cut_rows=cut,
-        dropped_rows=tally.dropped,
-        longest=longest,
-    )
-
-
-def _notes(template: ChatTemplate, statistics: Statistics, tally: Tally, *, seq_len: int) -> tuple[str, ...]:
-    notes = [template.note] if template.note else []
-    if statistics.cut_rows:
-        part = statistics.cut_rows / statistics.rows
-        notes.append(f"{statistics.cut_rows} training rows ({part:.1%}) are longer than seq_len {seq_len} and were cut")
-    if tally.prompt_too_long:
-        notes.append(
-            f"{tally.prompt_too_long} of {tally.read} rows were left out: their prompts fill seq_len {seq_len} "
-            f"(longest: {tally.longest_prompt} tokens)"
-        )
-    if tally.without_answer:
-        notes.append(f"{tally.without_answer} of {tally.read} rows were left out: they have no answer")
-    return tuple(notes)
-
-
-def _packing_notes(statistics: Statistics, packs: Packs | None, *, seq_len: int) -> tuple[str, ...]:
-    if packs is None:
-        return ()
-    waste = 1 - statistics.tokens / (len(packs) * seq_len)
-    return (
-        f"packing: {statistics.rows:,} samples in {len(packs):,} rows of {seq_len} tokens, {waste:.1%} padding; "
-        f"{statistics.rows / len(packs):.1f} samples per row",
-    )
+def _other_templates(encoder: SampleEncoder, sources: Sequence[Opened]) -> list[str]:
+    name = encoder.template.name
+    others = [each.source for each in sources if each.source.template not in (None, name)]
+    return [f"{each.label} is in template {each.template}; the model is saved with {name}" for each in others]

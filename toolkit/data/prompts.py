@@ -11,7 +11,7 @@ from toolkit.data.batches import samples_of
 from toolkit.data.cache import cached_rows
 from toolkit.data.prepare import PreparedData
 from toolkit.errors import DataError
-from toolkit.specs.data import DataConfig
+from toolkit.specs.data import DataConfig, DataSource
 
 _SAMPLE_ROWS = 64
 
@@ -34,8 +34,8 @@ def with_prompts(
     if source is None:
         return data
     cache = cache_dir or Path(datasets_config.HF_DATASETS_CACHE) / "toolkit"
-    own = config.model_copy(update={"format": None, "columns": {}})
-    rows, tally = cached_rows(source, own, encoder=data.encoder, seq_len=seq_len, cache=cache)
+    own = DataSource(source=source, hub_split=config.hub_split, columns={}, template=config.template)
+    rows, tally = cached_rows(own, encoder=data.encoder, seq_len=seq_len, cache=cache)
     if tally.dropped:
         # A part that silently leaves hard rows out would be compared with others that did not.
         raise DataError(

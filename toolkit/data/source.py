@@ -16,6 +16,8 @@ from toolkit.data.json_stream import json_values, line_values
 from toolkit.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+_PARQUET_ROWS = 200
+"""Rows in memory at a time; of long documents a thousand would be too many."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -75,7 +77,10 @@ def open_source(source: str, hub_split: str) -> Source:
         return Source(source, _folder_files(path))
     if path.exists():
         if not path.name.endswith(SUFFIXES):
-            raise DataError(f"{source}: unknown kind of file; give one of {', '.join(SUFFIXES)} or a folder of them")
+            raise DataError(
+                f"{source}: unknown kind of file; give one of {', '.join(SUFFIXES)} or a folder of them; running text "
+                'goes into rows of {"text": ...}'
+            )
         return Source(source, (path,))
     if path.name.endswith(SUFFIXES) or not _HUB_ID.fullmatch(source) or source.startswith("."):
         raise DataError(f"{source}: no such file or folder{_nearest(path)}")
@@ -130,6 +135,9 @@ def _file_rows(path: Path) -> Iterator[Row]:
     lines = path.name.removesuffix(".gz").endswith(".jsonl")
     for line, value in line_values(path) if lines else json_values(path):
         where = f"{path}:{line}"
+        if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+            yield Row({"messages": value}, where)  # a conversation is its turns
+            continue
         if not isinstance(value, dict):
             raise DataError(f"{where}: the row is {_kind(value)}, needs an object such as {{'prompt': ..., ...}}")
         yield Row(value, where)
@@ -138,14 +146,26 @@ def _file_rows(path: Path) -> Iterator[Row]:
 def _parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1000):
-                for values in batch.to_pylist():
+        # Mapped: otherwise a row group, often the whole file, is in memory before its first row.
+        with pq.ParquetFile(path, memory_map=True) as file:
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                for values in _values(batch):
                     number += 1
                     yield Row(values, f"{path}:row {number}")
+    except UnicodeDecodeError as error:
+        reason = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
+        raise DataError(f"{path}:row {number + 1}: {reason}; write the file again with text as UTF-8") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not a whole Parquet file (row {number}: {reason}); copy or write it again") from error
+
+
+def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for index in range(len(batch)):  # up to the row that it is in
+            yield from batch.slice(index, 1).to_pylist()
 
 
 def _kind(value: object) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, final, get_args
 
@@ -74,22 +75,27 @@ class ChatTemplate:
         """Between instruction and input of an alpaca row; the built-in alpaca template knows its marker."""
         return "\n\n### Input:\n" if self.name == "alpaca" else "\n\n"
 
-    def segments(self, sample: Conversation) -> tuple[Segment, ...]:
+    def segments(self, sample: Conversation, *, last_only: bool = False) -> tuple[Segment, ...]:
         """The text up to the end of the last answer, cut at the edges of the answers; empty without an answer.
 
         Each learnt segment ends with the template's end of turn (eos or its own token).
 
+        Args:
+            sample: the turns.
+            last_only: of the answers only the last is learnt; what a template makes of those before is its own affair.
+
         Raises:
-            DataError: the template refuses the turns, or renders earlier turns differently later on.
+            DataError: the template refuses the turns, leaves one out, or renders earlier turns differently later on.
         """
         answers = [index for index, turn in enumerate(sample.turns) if turn.role == "assistant"]
         if not answers:
             return ()
         messages, escaped = self._messages(sample.turns[: answers[-1] + 1], sample.where)
         full = self._render(messages, sample.where)
+        self._refuse_lost_system(messages, sample.where)
         segments = []
         at = 0
-        for index in answers:
+        for index in answers[-1:] if last_only else answers:
             before = self._render(messages[:index], sample.where, ask=True)
             after = full if index == answers[-1] else self._render(messages[: index + 1], sample.where)
             if not (full.startswith(after) and full.startswith(before) and at <= len(before) < len(after)):
@@ -121,6 +127,17 @@ class ChatTemplate:
         if apart != messages and self._num_specials(apart, where) < self._num_specials(messages, where):
             messages = apart
         return messages, any(_OPEN in message["content"] for message in messages)
+
+    def _refuse_lost_system(self, messages: list[dict[str, str]], where: str) -> None:
+        """Llama-2's form has a system text only as part of the question after it; any other it would leave out."""
+        roles = [message["role"] for message in messages]
+        if self.name == "llama2" and any(
+            (role, following) in (("system", "system"), ("system", "assistant")) for role, following in pairwise(roles)
+        ):
+            raise DataError(
+                f"{where}: the chat template (llama2) has a system text only before a user's; the turns are "
+                f"{', '.join(roles)}; mend the row or name another `template`"
+            )
 
     def _apart(self, content: str) -> str:
         """The content, its first and last signs escaped too where they end or begin a special token."""

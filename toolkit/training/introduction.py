@@ -2,10 +2,13 @@
 
 from rich.console import Group
 from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
 from toolkit.data.loader import GlobalBatches
 from toolkit.data.prepare import PreparedData
 from toolkit.data.preview import decoded_example
+from toolkit.data.statistics import Statistics
 from toolkit.engines.base import Engine
 from toolkit.planner.plan import Plan
 from toolkit.units import human_count
@@ -30,7 +33,24 @@ def introduction(
         *data.notes,
     ]
     example = Panel(decoded_example(data.train[0], tokenizer), title="first sample, ⟦supervised⟧", title_align="left")
-    return Group(*lines, example)
+    return Group(*lines, *source_table(rows), example)
+
+
+def source_table(statistics: Statistics) -> list[Table]:
+    """What each source gives to an epoch and what of it is left out; nothing to say of a single one."""
+    if len(statistics.sources) == 1:
+        return []
+    table = Table(title="an epoch, source by source", title_justify="left", box=None)
+    table.add_column("source", overflow="fold")
+    for heading in ("read", "left out", "held out", "samples", "weight", "rows", "tokens", "supervised", "share"):
+        table.add_column(heading, justify="right")
+    for each in statistics.sources:
+        left_out = each.without_answer + each.prompt_too_long + each.duplicates + each.held_out_copies
+        counts = (f"{count:,}" for count in (each.read, left_out, each.held_out, each.samples))
+        supervised = f"{each.supervised_tokens / each.tokens:.1%}"
+        rest = (f"{each.weight:g}", f"{each.rows:,}", f"{each.tokens:,}", supervised, f"{each.share:.1%}")
+        table.add_row(Text(each.name), *counts, *rest)
+    return [table]
 
 
 def _work(plan: Plan, batches: GlobalBatches) -> list[str]:

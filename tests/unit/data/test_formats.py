@@ -14,7 +14,9 @@ ASKED = (Turn("user", "q"), Turn("assistant", "a"))
 
 def read(values: dict[str, Any], first: dict[str, Any] | None = None, **config: Any) -> Conversation | PlainText:
     reader = reader_for(
-        Row(first or values, "f.jsonl:1"), DataConfig(train="f.jsonl", **config), input_join="\n\n### Input:\n"
+        Row(first or values, "f.jsonl:1"),
+        DataConfig(train="f.jsonl", **config).sources[0],
+        input_join="\n\n### Input:\n",
     )
     return reader.read(Row(values, "f.jsonl:7"))
 

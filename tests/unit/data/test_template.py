@@ -145,3 +145,31 @@ def test_tokens_that_the_tokenizer_lacks(llama2: Any, monkeypatch: pytest.Monkey
         assert token in str(caught.value)
     with pytest.raises(DataError, match="is not a fast tokenizer"):
         choose_template("alpaca", object())
+
+
+def test_the_last_answer_alone(llama2: Any) -> None:
+    template = choose_template("plain", llama2)
+    segments = template.segments(TALK, last_only=True)
+    assert [(part.text, part.learnt) for part in segments] == [
+        ("<s>Be brief.Hi\n Hello! </s>2+2?", False),
+        ("4</s>", True),
+    ]
+    assert template.segments(QUESTION, last_only=True) == template.segments(QUESTION)
+    assert template.segments(Conversation((Turn("user", "q"),), "f:1"), last_only=True) == ()
+
+
+def test_a_template_may_change_earlier_answers_that_are_not_learnt(
+    llama3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that leave the thoughts of earlier answers out."""
+    own = (
+        "{% for m in messages %}{% if m.role == 'assistant' and not loop.last %}({{ m.content|length }}){% else %}"
+        "{{ m.content }}{% endif %}|{% endfor %}"
+    )
+    monkeypatch.setattr(llama3, "chat_template", own)
+    template = choose_template(None, llama3)
+    thinking = Conversation((*QUESTION.turns, Turn("user", "r"), Turn("assistant", "b")), "f:1")
+    with pytest.raises(DataError, match="renders turn 2 differently"):
+        template.segments(thinking)
+    before, answer = template.segments(thinking, last_only=True)
+    assert (before.text, answer.text) == ("<|begin_of_text|>q|(1)|r|", "b|")
