@@ -62,7 +62,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
 
     # Samples before processes: minutes of tokenizing inside the group would run into its timeout.
-    tokenizer = load_tokenizer(recipe.model, plan.model)
+    tokenizer = load_tokenizer(recipe.model, plan.model, plan.workload.new_tokens)
     data = prepare(recipe.require_data(), tokenizer, seq_len=plan.workload.seq_len, seed=recipe.seed)
     tokenizer.chat_template = data.encoder.template.text
     rss_at_start = begin_memory_watch()

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ranks.settings import (
     SEED,
     WEIGHT_DECAY,
 )
-from ranks.tiny import PAD, training_packs, training_rows
+from ranks.tiny import PAD, VOCAB_SIZE, training_packs, training_rows
 from toolkit.data.batches import Batch
 from toolkit.data.loader import GlobalBatches, Share, eval_batches
 
@@ -56,19 +57,35 @@ def reference_run(
     clip: float = CLIP,
     packed: bool = False,
     grouped: bool = False,
+    adapters: frozenset[tuple[str, Any]] = frozenset(),
+    freeze: str = "",
+    new_tokens: int = 0,
 ) -> Reference:
-    """Train the model in `folder`; `packed`: on the documents of each step's packs, a row for each."""
+    """Train the model in `folder`.
+
+    Args:
+        folder: of the model.
+        packed: on the documents of each step's packs, a row for each.
+        adapters: further settings of peft's.
+        freeze: pattern of the tensors that stay as they are.
+        new_tokens: rows that embedding and head get, each the mean of the old ones.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
+    if new_tokens:
+        _grow(model, new_tokens)
     if method == "lora":
-        model = _with_adapters(model)
-    batches = documents_of_packs(num_steps) if packed else global_batches(num_steps)
+        model = _with_adapters(model, dict(adapters))
+    for name, parameter in model.named_parameters():
+        if freeze and fnmatchcase(name, freeze):
+            parameter.requires_grad_(False)
+    batches = documents_of_packs(num_steps) if packed else global_batches(num_steps, vocab_size=VOCAB_SIZE + new_tokens)
     steps = tuple(_train(model, batches, clip=clip, grouped=grouped))
     return Reference(steps, model.eval())
 
 
-def global_batches(count: int) -> list[Batch]:
+def global_batches(count: int, *, vocab_size: int = VOCAB_SIZE) -> list[Batch]:
     """Whole global batches of the first `count` steps."""
-    batches = GlobalBatches(training_rows(), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD)
+    batches = GlobalBatches(training_rows(vocab_size), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD)
     return [batches.step(index)[0] for index in range(count)]
 
 
@@ -87,9 +104,19 @@ def mean_loss(model: Any, batch: Batch) -> torch.Tensor:
     return cross_entropy(predicted.flatten(0, 1), wanted.flatten(), ignore_index=-100)
 
 
-def _with_adapters(model: Any) -> Any:
+def _grow(model: Any, count: int) -> None:
+    """New tokens by transformers' own means, their rows by hand."""
+    old = model.config.vocab_size
+    model.resize_token_embeddings(old + count, mean_resizing=False)
+    for end in {model.get_input_embeddings(), model.get_output_embeddings()}:
+        end.weight.data[old:] = end.weight.data[:old].mean(0)
+
+
+def _with_adapters(model: Any, more: dict[str, Any]) -> Any:
     """peft's own adapters, drawn from the recipe's seed."""
-    config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
+    usual = {"r": LORA_RANK, "lora_alpha": LORA_ALPHA, "target_modules": list(LORA_TARGETS)}
+    more = {name: list(value) if isinstance(value, tuple) else value for name, value in more.items()}
+    config = LoraConfig(**usual, **more, task_type="CAUSAL_LM")
     torch.manual_seed(SEED)
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 

@@ -4,10 +4,11 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -40,9 +41,10 @@ def write_run(
     cluster: str = "2xcpu",
     global_batch: int = GLOBAL_BATCH,
     optimizer: OptimizerConfig = ALL_DECAY,
+    lora: Mapping[str, Any] = MappingProxyType({}),
     **choices: Any,
 ) -> Path:
-    """Plan and emit; `choices` as for `toolkit.plan`."""
+    """Plan and emit; `lora` as in a recipe, `choices` as for `toolkit.plan`."""
     wanted = {"precision": "fp32", "micro_batch": 2, "activation_checkpointing": "none", **choices}
     plan = toolkit.plan(
         model,
@@ -57,7 +59,7 @@ def write_run(
         model=str(model),
         workload=plan.workload,
         optimizer=optimizer,
-        lora=LoraConfig(alpha=LORA_ALPHA, targets=LORA_TARGETS),
+        lora=LoraConfig(alpha=LORA_ALPHA, targets=LORA_TARGETS, **lora),
         seed=SEED,
     )
     return toolkit.emit(plan, folder, recipe)
@@ -83,9 +85,10 @@ def open_engine(folder: Path) -> Engine:
 
 def batches_of(folder: Path, engine: Engine) -> GlobalBatches:
     """The rows of `tiny.training_rows` in this rank's order."""
-    strategy = Plan.load(RunFolder(folder).plan).strategy
+    plan = Plan.load(RunFolder(folder).plan)
+    strategy = plan.strategy
     share = Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
-    return GlobalBatches(training_rows(), share, seed=SEED, pad_token_id=PAD)
+    return GlobalBatches(training_rows(plan.model.vocab_size), share, seed=SEED, pad_token_id=PAD)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Recipe(Spec):
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over steps."""
     lora: LoraConfig = LoraConfig()
-    """Used with `workload.method: lora` only."""
+    """Used with `workload.method: lora` and `qlora` only."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out measurements."""
     checkpoint: CheckpointConfig = CheckpointConfig()

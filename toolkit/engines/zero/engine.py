@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed import zero
@@ -16,13 +15,13 @@ from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum
+from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
 from toolkit.engines.ds.optimizer import build_adamw, forget_dummy_step
 from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters, trained_tensors
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.ds.tensor import gathered, whole_logits
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.shares import Share, Shares
-from toolkit.errors import EngineError
 from toolkit.models.ulysses import keep_documents_apart, whole_sequences
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
@@ -56,7 +55,7 @@ class ZeroEngine:
         self._scales_loss = config.precision == "fp16"
         self._plain_adam = self._stage == 0 and config.precision == "fp32"
 
-        trainable = _num_trainable(model.module)
+        wanted = trained_sizes(model.module)
         module = assemble(model, config, plan=plan)
         optimizer, chosen = build_adamw(
             parameter_groups(module.named_parameters(), recipe.optimizer),
@@ -67,16 +66,14 @@ class ZeroEngine:
         self._engine: Any = processes.prepare(accelerator, module, optimizer, config=config)
         if self._stage == 0 and config.precision != "fp32":
             forget_dummy_step(optimizer)
-        if (left := _num_trainable(self._engine.module)) != trainable:
-            # Some layouts of DeepSpeed replace layers, and adapters inside them vanish without a word.
-            raise EngineError(f"DeepSpeed {deepspeed.__version__} left {left} of {trainable} tensors to train")
-        self._base = model.base
+        self._model, self._base = model, model.base
         self.notes = (chosen, *config.notes)
         self._tensors = trained_tensors(
             self._engine.module.named_parameters(),
             plan.model.weight_shapes,
             group=groups.get_tensor_model_parallel_group() if self._tp > 1 else None,
         )
+        check_nothing_lost(wanted, self._tensors)
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
@@ -171,7 +168,7 @@ class ZeroEngine:
         for name, parameter in self._engine.module.named_parameters():
             with self._whole(parameter):
                 if self.rank == 0:
-                    yield name, parameter.detach().to("cpu", copy=True)
+                    yield name, self._model.whole(name, parameter)
 
     def weights_digest(self) -> tuple[str, str] | None:
         """Of the weights that each replica holds in whole."""
@@ -253,7 +250,3 @@ class ZeroEngine:
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, non_blocking=True)
-
-
-def _num_trainable(model: torch.nn.Module) -> int:
-    return sum(p.requires_grad for p in model.parameters())
