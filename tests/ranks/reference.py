@@ -79,7 +79,7 @@ def reference_run(
         if freeze and fnmatchcase(name, freeze):
             parameter.requires_grad_(False)
     batches = documents_of_packs(num_steps) if packed else global_batches(num_steps, vocab_size=VOCAB_SIZE + new_tokens)
-    steps = tuple(_train(model, batches, clip=clip, grouped=grouped))
+    steps = tuple(train_in_one_process(model, batches, clip=clip, grouped=grouped))
     return Reference(steps, model.eval())
 
 
@@ -121,7 +121,7 @@ def _with_adapters(model: Any, more: dict[str, Any]) -> Any:
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
-def _train(model: Any, batches: Sequence[Batch], *, clip: float, grouped: bool) -> Iterator[Step]:
+def train_in_one_process(model: Any, batches: Sequence[Batch], *, clip: float, grouped: bool = False) -> Iterator[Step]:
     """AdamW on fp32 weights; a bf16 or fp16 model computes on rounded copies of them."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parameters = list(named.values())

@@ -91,6 +91,12 @@ def batches_of(folder: Path, engine: Engine) -> GlobalBatches:
     return GlobalBatches(training_rows(plan.model.vocab_size), share, seed=SEED, pad_token_id=PAD)
 
 
+def divide_everything(folder: Path) -> None:
+    """Let ZeRO-3 keep no weight whole, however small; those of these models are all smaller than what it keeps."""
+    with edited_ds_config(folder) as content:
+        content["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+
+
 @dataclass(frozen=True)
 class Trained:
     """A run as one rank saw it."""

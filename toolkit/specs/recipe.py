@@ -55,6 +55,14 @@ class Recipe(Spec):
     _no_url = field_validator("model")(refuse_url)
 
     @model_validator(mode="after")
+    def _magnitudes_of_whole_weights(self) -> Self:
+        if self.lora.dora and self.workload.method == "qlora":
+            raise ValueError(
+                "lora.dora takes the lengths of 16-bit weights, workload.method=qlora has none; use method=lora"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("epochs and max_steps are both given; keep one of them")
