@@ -27,7 +27,7 @@ LAYOUTS: list[dict[str, Any]] = [
     {"pp": 2},
     {"zero_stage": 1, "sp": 2},
 ]
-QUICK = {("deep", 2), ("deep", 3), ("deep_tied", 5)}
+QUICK = {("deep", 3), ("deep_tied", 5)}
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,11 @@ class Adapters:
             CheckpointError: the disk is full, or what was read back is not what was kept; then there is no folder.
         """
         with published(self._target) as partial:
-            config = peft_config(self._recipe.lora, rank=self._rank)
+            config, expected = peft_config(self._recipe.lora, rank=self._rank), self._expected
             config.base_model_name_or_path = weights_source(self._recipe.model)
             config.inference_mode = True  # as peft saves it: whoever loads the adapters gets them frozen
             config.target_modules = sorted(self._recipe.lora.targets)  # peft's set has another order in every run
-            config.save_pretrained(str(partial))
-            tensors, expected = {name: tensor.contiguous() for name, tensor in self._kept.items()}, self._expected
+            tensors = {name: tensor.contiguous() for name, tensor in self._kept.items()}
             if self._own:
                 config.modules_to_save = sorted(name.split(".")[-2] for name in self._own)
             if self._own and self._tied:
@@ -71,6 +70,7 @@ class Adapters:
                 config.ensure_weight_tying = True
                 tensors[_TIED_HEAD] = tensors[_EMBEDDING].clone()
                 expected = {**expected, _TIED_HEAD: expected[_EMBEDDING]}
+            config.save_pretrained(str(partial))
             save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
             check_export(partial, expected)
 
