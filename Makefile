@@ -42,7 +42,7 @@ $(VENV)/.train: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[train,optimizers,notebook,dev]'
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[train,optimizers,quant,notebook,dev]'
 	touch $@
 
 clean:

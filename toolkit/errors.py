@@ -90,3 +90,5 @@ class MachineError(ToolkitError):
 INSTALL_LIBAIO = "install libaio (Debian: `apt install libaio-dev`)"
 INSTALL_TRAINING = "install the training half: pip install -c constraints.txt -e '.[train]' in the toolkit's own folder"
 """What to do where a library of the training half is missing."""
+INSTALL_QUANT = "install it: pip install -c constraints.txt -e '.[quant]' in the toolkit's own folder"
+"""What to do where bitsandbytes is missing."""

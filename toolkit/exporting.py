@@ -41,7 +41,7 @@ def export_checkpoint(run: Path, target: Path, *, step: int | None = None, adapt
             raise CheckpointError(f"{run}: all weights were trained, there are no adapters; leave --adapter out")
         export_adapter(saved.adapters(), target, plan=plan, recipe=recipe)
         return saved.step
-    tokenizer = load_tokenizer(recipe.model, plan.model)
+    tokenizer = load_tokenizer(recipe.model, plan.model, plan.workload.new_tokens)
     encoder = SampleEncoder(choose_template(recipe.require_data().template, tokenizer))
     tokenizer.chat_template = encoder.template.text
     stops = encoder.stop_token_ids()

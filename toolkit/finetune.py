@@ -65,7 +65,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
 
     # Samples before processes: minutes of tokenizing inside the group would run into its timeout.
-    tokenizer = load_tokenizer(recipe.model, plan.model)
+    tokenizer = load_tokenizer(recipe.model, plan.model, plan.workload.new_tokens)
     data = prepared_data(recipe, tokenizer)
     rss_at_start = begin_memory_watch()
     model = build_model(plan, recipe)

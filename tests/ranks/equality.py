@@ -1,6 +1,6 @@
 """Equal within a tolerance, at every step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,14 @@ def assert_equal(results: Sequence[StepResult], steps: Sequence[Step], *, loss: 
 
 def assert_same_weights(weights: Mapping[str, torch.Tensor], model: Any, *, within: float) -> None:
     """Compare the weights that a run left with those of one process, every number of them."""
-    expected = dict(model.named_parameters())
+    expected = dict(_own_names(model))
     assert weights.keys() == expected.keys()
     wrong = {name: float((weights[name] - parameter.detach()).abs().max()) for name, parameter in expected.items()}
     assert all(by <= within for by in wrong.values()), {name: by for name, by in wrong.items() if not by <= within}
+
+
+def _own_names(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Names of a model's weights; what peft trains a copy of has its place and its name with us."""
+    for name, parameter in model.named_parameters():
+        if ".original_module." not in name:
+            yield name.replace(".modules_to_save.default.", "."), parameter

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ranks.settings import (
     SEED,
     WEIGHT_DECAY,
 )
-from ranks.tiny import PAD, training_packs, training_rows
+from ranks.tiny import PAD, VOCAB_SIZE, training_packs, training_rows
 from toolkit.data.batches import Batch
 from toolkit.data.loader import GlobalBatches, Share, eval_batches
 from toolkit.specs.clipping import ClippingConfig
@@ -64,25 +65,39 @@ def reference_run(
     optimizer: OptimizerName = "adamw",
     clipping: ClippingConfig = BY_NORM,
     in_parts: int = 1,
+    adapters: frozenset[tuple[str, Any]] = frozenset(),
+    freeze: str = "",
+    new_tokens: int = 0,
 ) -> Reference:
-    """Train the model in `folder`; `packed`: on the documents of each step's packs, a row for each.
+    """Train the model in `folder`.
 
-    `in_parts`: micro-batches that a step's rows come in. What that changes is the order of sums: the same training,
-    and how far it goes from this one says what roundings alone do.
+    Args:
+        folder: of the model.
+        packed: on the documents of each step's packs, a row for each.
+        in_parts: micro-batches that a step's rows come in. What that changes is the order of sums: the same training,
+            and how far it goes from this one says what roundings alone do.
+        adapters: further settings of peft's.
+        freeze: pattern of the tensors that stay as they are.
+        new_tokens: rows that embedding and head get, each the mean of the old ones.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
+    if new_tokens:
+        _grow(model, new_tokens)
     if method == "lora":
-        model = _with_adapters(model)
-    batches = documents_of_packs(num_steps) if packed else global_batches(num_steps)
+        model = _with_adapters(model, dict(adapters))
+    for name, parameter in model.named_parameters():
+        if freeze and fnmatchcase(name, freeze):
+            parameter.requires_grad_(False)
+    batches = documents_of_packs(num_steps) if packed else global_batches(num_steps, vocab_size=VOCAB_SIZE + new_tokens)
     clipper = functools.partial(norm_clipped, largest=clip) if clipping.kind == "norm" else Clipped(clipping)
     parts = [_in_parts(batch, in_parts) for batch in batches]
-    steps = tuple(_train(model, parts, clip=clipper, grouped=grouped, optimizer_name=optimizer))
+    steps = tuple(train_in_one_process(model, parts, clip=clipper, grouped=grouped, optimizer_name=optimizer))
     return Reference(steps, model.eval())
 
 
-def global_batches(count: int) -> list[Batch]:
+def global_batches(count: int, *, vocab_size: int = VOCAB_SIZE) -> list[Batch]:
     """Whole global batches of the first `count` steps."""
-    batches = GlobalBatches(training_rows(), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD)
+    batches = GlobalBatches(training_rows(vocab_size), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD)
     return [batches.step(index)[0] for index in range(count)]
 
 
@@ -101,9 +116,19 @@ def mean_loss(model: Any, batch: Batch) -> torch.Tensor:
     return cross_entropy(predicted.flatten(0, 1), wanted.flatten(), ignore_index=-100)
 
 
-def _with_adapters(model: Any) -> Any:
+def _grow(model: Any, count: int) -> None:
+    """New tokens by transformers' own means, their rows by hand."""
+    old = model.config.vocab_size
+    model.resize_token_embeddings(old + count, mean_resizing=False)
+    for end in {model.get_input_embeddings(), model.get_output_embeddings()}:
+        end.weight.data[old:] = end.weight.data[:old].mean(0)
+
+
+def _with_adapters(model: Any, more: dict[str, Any]) -> Any:
     """peft's own adapters, drawn from the recipe's seed."""
-    config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
+    usual = {"r": LORA_RANK, "lora_alpha": LORA_ALPHA, "target_modules": list(LORA_TARGETS)}
+    more = {name: list(value) if isinstance(value, tuple) else value for name, value in more.items()}
+    config = LoraConfig(**usual, **more, task_type="CAUSAL_LM")
     torch.manual_seed(SEED)
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
@@ -113,8 +138,13 @@ def _in_parts(batch: Batch, count: int) -> list[Batch]:
     return [{name: pieces[name][number] for name in batch} for number in range(count)]
 
 
-def _train(
-    model: Any, steps: Sequence[Sequence[Batch]], *, clip: Clip, grouped: bool, optimizer_name: OptimizerName
+def train_in_one_process(
+    model: Any,
+    steps: Sequence[Sequence[Batch]],
+    *,
+    clip: Clip,
+    grouped: bool = False,
+    optimizer_name: OptimizerName = "adamw",
 ) -> Iterator[Step]:
     """An optimizer on fp32 weights; a bf16 or fp16 model computes on rounded copies of them."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -4,10 +4,11 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -53,9 +54,10 @@ def write_run(
     optimizer: OptimizerConfig = ALL_DECAY,
     optimizer_name: OptimizerName = "adamw",
     clipping: ClippingConfig = BY_NORM,
+    lora: Mapping[str, Any] = MappingProxyType({}),
     **choices: Any,
 ) -> Path:
-    """Plan and emit; `choices` as for `toolkit.plan`."""
+    """Plan and emit; `lora` as in a recipe, `choices` as for `toolkit.plan`."""
     wanted = {"precision": "fp32", "micro_batch": 2, "activation_checkpointing": "none", **choices}
     plan = toolkit.plan(
         model,
@@ -72,7 +74,7 @@ def write_run(
         workload=plan.workload,
         optimizer=optimizer,
         clipping=clipping,
-        lora=LoraConfig(alpha=LORA_ALPHA, targets=LORA_TARGETS),
+        lora=LoraConfig(alpha=LORA_ALPHA, targets=LORA_TARGETS, **lora),
         seed=SEED,
     )
     return toolkit.emit(plan, folder, recipe)
@@ -98,9 +100,16 @@ def open_engine(folder: Path) -> Engine:
 
 def batches_of(folder: Path, engine: Engine) -> GlobalBatches:
     """The rows of `tiny.training_rows` in this rank's order."""
-    strategy = Plan.load(RunFolder(folder).plan).strategy
+    plan = Plan.load(RunFolder(folder).plan)
+    strategy = plan.strategy
     share = Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
-    return GlobalBatches(training_rows(), share, seed=SEED, pad_token_id=PAD)
+    return GlobalBatches(training_rows(plan.model.vocab_size), share, seed=SEED, pad_token_id=PAD)
+
+
+def divide_everything(folder: Path) -> None:
+    """Let ZeRO-3 keep no weight whole, however small; those of these models are all smaller than what it keeps."""
+    with edited_ds_config(folder) as content:
+        content["zero_optimization"]["stage3_param_persistence_threshold"] = 0
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def write_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def training_rows() -> Dataset:
+def training_rows(vocab_size: int = VOCAB_SIZE) -> Dataset:
     """29 prompts with answers: every fourth answer has 30 tokens or so, the others 1 to 4.
 
     An epoch's last batch holds 5 rows of the usual 8, so a rank gets micro-batches without any supervised token.
@@ -73,7 +73,7 @@ def training_rows() -> Dataset:
         # Every second token follows from the one before it: something to learn.
         ids = [BOS]
         while len(ids) < prompt + answer:
-            ids.append(3 + (ids[-1] * 7) % (VOCAB_SIZE - 3) if len(ids) % 2 else number(3, VOCAB_SIZE - 1))
+            ids.append(3 + (ids[-1] * 7) % (vocab_size - 3) if len(ids) % 2 else number(3, vocab_size - 1))
         input_ids.append(ids)
         labels.append([-100] * prompt + ids[prompt:])
     return Dataset.from_dict({"input_ids": input_ids, "labels": labels})

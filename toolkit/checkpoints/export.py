@@ -76,10 +76,12 @@ def export(
     adapters = None
     if recipe.workload.method != "full":
         adapters = Adapters(targets.adapter or targets.model, plan, recipe)
-        weights = merge_lora(adapters.kept_of(weights), scale=recipe.lora.scale(recipe.workload.lora_rank))
+        weights = merge_lora(
+            adapters.kept_of(weights), scale=recipe.lora.scale(recipe.workload.lora_rank), dora=recipe.lora.dora
+        )
     with published(targets.model) as partial:
         dtype = _write_weights(weights, partial)
-        _write_config(partial, base=recipe.model, dtype=dtype)
+        _write_config(partial, base=recipe.model, dtype=dtype, vocab_size=plan.model.vocab_size)
         _write_generation(partial, base=recipe.model, stop_token_ids=stop_token_ids, pad=tokenizer.pad_token_id)
         tokenizer.save_pretrained(partial)
         check_export(partial, plan.model.weight_shapes)
@@ -138,9 +140,9 @@ def _name_shards(folder: Path, names: list[list[str]], total_bytes: int) -> None
     (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_config(folder: Path, *, base: str, dtype: torch.dtype) -> None:
+def _write_config(folder: Path, *, base: str, dtype: torch.dtype, vocab_size: int) -> None:
     config = load_config(base)
-    config.dtype = dtype
+    config.dtype, config.vocab_size = dtype, vocab_size
     config.save_pretrained(folder)
 
 

@@ -9,6 +9,10 @@ from toolkit.errors import CheckpointError
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.specs.recipe import Recipe
+from toolkit.specs.trained import trained_weights
+
+_LATER = ("rslora", "dora", "double_quant")
+"""Of the adapters."""
 
 
 def identity_of(plan: Plan, recipe: Recipe, *, samples: str, model: UnloadedModel) -> dict[str, str]:
@@ -33,9 +37,15 @@ def identity_of(plan: Plan, recipe: Recipe, *, samples: str, model: UnloadedMode
         found["optimizer"] = work.optimizer
     if work.method != "full":
         # A checkpoint of an earlier release knows nothing of what was not there.
-        later = set() if recipe.lora.rslora else {"rslora"}
+        fields = type(recipe.lora).model_fields
+        later = {name for name in _LATER if getattr(recipe.lora, name) == fields[name].default}
         adapters = recipe.lora.model_dump(mode="json", exclude={"dropout", *later})
-        found |= {"adapters": json.dumps({"rank": work.lora_rank, **adapters}), "base_weights": model.fingerprint()}
+        found["adapters"] = json.dumps({"rank": work.lora_rank, **adapters})
+    for name in ("modules_to_save", "freeze", "train_only", "new_tokens"):
+        if given := getattr(work, name):
+            found[name] = json.dumps(sorted(given) if name != "new_tokens" else given)
+    if len(trained_weights(plan.model, work)) < len(plan.model.weight_shapes):
+        found["base_weights"] = model.fingerprint()
     return found
 
 

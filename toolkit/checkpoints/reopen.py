@@ -9,11 +9,12 @@ from toolkit.checkpoints.adapter import adapter_shapes
 from toolkit.checkpoints.shard import Shards
 from toolkit.checkpoints.store import altered_file, read_manifest
 from toolkit.errors import CheckpointError
-from toolkit.models.lora import ADAPTER_NAME, PEFT_PREFIX
+from toolkit.models.names import PEFT_PREFIX, model_name
 from toolkit.models.pretrained import DTYPES
 from toolkit.models.weights import WeightFiles
 from toolkit.planner.plan import Plan
 from toolkit.specs.recipe import Recipe
+from toolkit.specs.trained import trained_weights
 
 
 class SavedModel:
@@ -37,46 +38,64 @@ class SavedModel:
         self._dtype = DTYPES[self.plan.workload.precision]
         self._shards = Shards(folder, manifest.num_ranks)
         self._identity = manifest.identity
-        lora, rank = self.recipe.lora, self.recipe.workload.lora_rank
-        self._adapter_shapes = adapter_shapes(self.plan.model.weight_shapes, lora.targets, rank)
+        work = self.plan.workload
+        self._shapes = self.plan.model.weight_shapes
+        self._trained = trained_weights(self.plan.model, work)
+        self._adapters: dict[str, dict[str, tuple[int, ...]]] = {}
+        if work.method != "full":
+            for name, shape in adapter_shapes(self._shapes, self.recipe.lora, rank=work.lora_rank).items():
+                self._adapters.setdefault(name.rpartition(".lora_")[0], {})[model_name(name)] = shape
 
     def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and whole weights in the precision of the forward pass."""
-        if self.plan.workload.method == "full":
-            for name, shape in self.plan.model.weight_shapes.items():
-                yield name, self._shards.weight(name, shape).to(self._dtype)
-            return
-        base = self._base_weights()
-        adapted = {name.rpartition(".lora_")[0] for name in self._adapter_shapes}
-        for name in self.plan.model.weight_shapes:
+        base = self._base_weights() if len(self._trained) < len(self._shapes) else None
+        for name in self._shapes:
             layer = f"{PEFT_PREFIX}{name.removesuffix('.weight')}"
-            if layer in adapted:
-                yield f"{layer}.base_layer.weight", base.read(name, self._dtype)
+            if name in self._trained:
+                yield self._own(name)
+                continue
+            assert base is not None
+            frozen = base.read(name, self._dtype)
+            if layer in self._adapters:
+                yield f"{layer}.base_layer.weight", frozen
                 yield from self._adapters_of(layer)
             else:
-                yield f"{PEFT_PREFIX}{name}", base.read(name, self._dtype)
+                yield self._in_model(name), frozen
 
     def adapters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The adapters of a LoRA run alone; the base model's weights are not read."""
-        for layer in dict.fromkeys(name.rpartition(".lora_")[0] for name in self._adapter_shapes):
+        """The adapters of a LoRA run, and what was trained beside them; the base model's weights are not read."""
+        for layer in self._adapters:
             yield from self._adapters_of(layer)
+        for name in self._shapes:
+            if name in self._trained:
+                yield self._own(name)
 
     def _base_weights(self) -> WeightFiles:
-        """The weights that the adapters were trained beside.
+        """The weights that stayed frozen, or that the adapters were trained beside.
 
         Raises:
             CheckpointError: they are others now.
         """
         base = WeightFiles(self.recipe.model)
-        base.check(self.plan.model.weight_shapes)
+        base.check(self._shapes, added_rows=self.plan.model.added_rows)
         if (found := base.fingerprint()) != (trained := self._identity.get("base_weights")):
+            beside, instead = "the rest was", ""
+            if self._adapters:
+                beside, instead = "the adapters were", ", or export the adapters alone with --adapter"
             raise CheckpointError(
-                f"{self.recipe.model}: has other weights ({found}) than those that the adapters were trained beside "
-                f"({trained}); put these back, or export the adapters alone with --adapter"
+                f"{self.recipe.model}: has other weights ({found}) than those that {beside} trained beside "
+                f"({trained}); put these back{instead}"
             )
         return base
 
     def _adapters_of(self, layer: str) -> Iterator[tuple[str, torch.Tensor]]:
-        for part in ("lora_A", "lora_B"):
-            name = f"{layer}.{part}.{ADAPTER_NAME}.weight"
-            yield name, self._shards.weight(name, self._adapter_shapes[f"{layer}.{part}.weight"]).to(self._dtype)
+        for name, shape in self._adapters[layer].items():
+            yield name, self._shards.weight(name, shape).to(self._dtype)
+
+    def _own(self, name: str) -> tuple[str, torch.Tensor]:
+        """A trained weight of the model's own."""
+        known = self._in_model(name)
+        return known, self._shards.weight(known, self._shapes[name]).to(self._dtype)
+
+    def _in_model(self, name: str) -> str:
+        return f"{PEFT_PREFIX}{name}" if self._adapters else name

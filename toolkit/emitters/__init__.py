@@ -27,7 +27,7 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
             for another workload.
     """
     folder = Path(folder)
-    if later := runs_today(plan.strategy, plan.workload.method):
+    if later := runs_today(plan.strategy):
         asked = " and ".join(degrees_beyond(plan.strategy))
         needs = f"{asked} needs " if asked else ""
         raise ConfigError(f"{needs}{later}; such a plan is shown, not written")

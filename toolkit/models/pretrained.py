@@ -1,5 +1,6 @@
 """Thin doors to transformers: tokenizer and weights of a LLaMA-family checkpoint, complete or not at all."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from toolkit.errors import CheckpointError
 from toolkit.models.config import load_config
 from toolkit.models.unloaded import UnloadedModel
+from toolkit.models.vocabulary import GrownFiles, add_tokens
 from toolkit.models.weights import WeightFiles, first_line
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.model_source import weights_source
@@ -20,12 +22,17 @@ _CONFIG_FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, Val
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load_tokenizer(name: str, spec: ModelSpec) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str, spec: ModelSpec, new_tokens: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """The model's fast tokenizer, with a padding token.
+
+    Args:
+        name: folder or hub id.
+        spec: the model; with rows for new tokens if there are any.
+        new_tokens: special tokens to add.
 
     Raises:
         CheckpointError: no usable tokenizer in the folder or hub repository, or one of another model.
-        SpecError: as `load_config`.
+        SpecError: as `load_config`; a new token that is there already.
     """
     config = load_config(name)
     try:
@@ -40,24 +47,30 @@ def load_tokenizer(name: str, spec: ModelSpec) -> PreTrainedTokenizerFast:
         raise CheckpointError(f"{name}: has only a slow tokenizer; add tokenizer.json (the fast one)")
     if tokenizer.eos_token_id is None:
         raise CheckpointError(f"{name}: its tokenizer has no end-of-sequence token; set `eos_token` in its config")
-    if (largest := max(tokenizer.get_vocab().values())) >= spec.vocab_size:
+    rows = spec.vocab_size - spec.added_rows
+    if (largest := max(tokenizer.get_vocab().values())) >= rows:
         raise CheckpointError(
-            f"{name}: its tokenizer has token id {largest}, the model {spec.vocab_size} embeddings; "
+            f"{name}: its tokenizer has token id {largest}, the model {rows} embeddings; "
             "remove the added tokens, or use the tokenizer that came with the model"
         )
     if tokenizer.pad_token_id is None:
         # Padding is masked everywhere, so any id serves; eos is the one that every LLaMA has.
         tokenizer.pad_token = tokenizer.eos_token
+    if new_tokens:
+        add_tokens(tokenizer, new_tokens)
     return tokenizer
 
 
-def load_pretrained(name: str, spec: ModelSpec, *, precision: Precision) -> UnloadedModel:
+def load_pretrained(
+    name: str, spec: ModelSpec, *, precision: Precision, new_tokens: Sequence[str] = ()
+) -> UnloadedModel:
     """The model of a checkpoint, ready for training once its weights are read.
 
     Args:
         name: folder or hub id.
         spec: the model that was planned for.
         precision: of weights and activations.
+        new_tokens: that the spec has rows for.
 
     Raises:
         CheckpointError: weights missing, damaged, not those that the config describes, or not those planned for.
@@ -66,17 +79,21 @@ def load_pretrained(name: str, spec: ModelSpec, *, precision: Precision) -> Unlo
     files = WeightFiles(name)
     config = load_config(name)
     config.use_cache = False
+    config.vocab_size += spec.added_rows
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision], attn_implementation="sdpa")
     except _CONFIG_FAILURES as error:
         raise CheckpointError(f"{name}: its config.json makes no model ({first_line(error)}); correct it") from None
     shapes = {weight: tuple(parameter.shape) for weight, parameter in model.named_parameters()}
-    files.check(shapes)
+    files.check(shapes, added_rows=spec.added_rows)
     _check_shapes(shapes, name, spec)
     # Its frequencies are computed from the config, not read: made again where they are real.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
-    return UnloadedModel(model, files, DTYPES[precision])
+    if not new_tokens:
+        return UnloadedModel(model, files, DTYPES[precision])
+    first = load_tokenizer(name, spec, new_tokens).convert_tokens_to_ids(new_tokens[0])
+    return UnloadedModel(model, GrownFiles(files, first=first, vocab_size=spec.vocab_size), DTYPES[precision])
 
 
 def checkpoint_activations(model: PreTrainedModel, *, adapters: bool) -> None:

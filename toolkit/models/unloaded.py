@@ -3,12 +3,24 @@
 No rank ever holds more than its share and the part that it is about to divide.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 
-from toolkit.models.weights import WeightFiles
+from toolkit.models.names import plain_name
+
+
+class Files(Protocol):
+    """Weights on disk."""
+
+    def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """A copy of one tensor in CPU memory."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Tells these weights from others."""
+        ...
 
 
 class UnloadedModel:
@@ -20,13 +32,16 @@ class UnloadedModel:
         dtype: of weights and activations.
     """
 
-    def __init__(self, module: Any, files: WeightFiles, dtype: torch.dtype) -> None:
+    def __init__(self, module: Any, files: Files, dtype: torch.dtype) -> None:
         self.module = module
         """The model; adapters that are added to it are real from the start."""
+        self.finish: Callable[[torch.nn.Module], None] | None = None
+        """What a part that has its weights still needs."""
         self._files, self._dtype = files, dtype
         # Tied weights are one parameter under two names: the first is the one on disk.
         self._waiting: dict[torch.nn.Parameter, str] = {}
         self._filled: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+        self._made: dict[torch.nn.Parameter, Callable[[torch.Tensor], torch.nn.Parameter]] = {}
         placeholders: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
         for prefix, owner in module.named_modules():
             for name, parameter in owner.named_parameters(recurse=False):
@@ -47,6 +62,33 @@ class UnloadedModel:
         """Of the weights on disk."""
         return self._files.fingerprint()
 
+    def replace(
+        self,
+        placeholder: torch.nn.Parameter,
+        other: torch.nn.Parameter,
+        made: Callable[[torch.Tensor], torch.nn.Parameter],
+    ) -> None:
+        """Let another placeholder wait for a weight, which is kept in another form.
+
+        Args:
+            placeholder: that waits for it now.
+            other: in its place in the module.
+            made: what is kept of the weight.
+        """
+        self._waiting[other] = self._waiting.pop(placeholder)
+        self._made[other] = made
+
+    def whole(self, name: str, parameter: torch.nn.Parameter) -> torch.Tensor:
+        """A copy of a parameter in CPU memory; the weight on disk where it is kept in 4 bits.
+
+        Args:
+            name: in `module`.
+            parameter: whole on this rank.
+        """
+        if parameter.is_floating_point():
+            return parameter.detach().to("cpu", copy=True)
+        return self._files.read(plain_name(name), self._dtype)
+
     def parts(self) -> Iterator[torch.nn.Module]:
         """What is read at once: embedding, each decoder layer, last norm, head; a tied head with its embedding."""
         inner, head = self.base.model, self.base.lm_head
@@ -64,8 +106,13 @@ class UnloadedModel:
                     continue
                 if parameter not in self._filled:
                     weight = self._files.read(self._waiting[parameter], self._dtype)
-                    self._filled[parameter] = torch.nn.Parameter(weight, requires_grad=parameter.requires_grad)
+                    made = self._made.get(parameter)
+                    self._filled[parameter] = (
+                        made(weight) if made else torch.nn.Parameter(weight, requires_grad=parameter.requires_grad)
+                    )
                 setattr(owner, name, self._filled[parameter])
+        if self.finish is not None:
+            self.finish(part)
 
     def load(self) -> Any:
         """Read everything; the module."""

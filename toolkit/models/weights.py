@@ -16,6 +16,7 @@ from toolkit.models.header import Described, read_header
 from toolkit.models.pickled import checked_tensors, load_tensors
 from toolkit.specs.model_source import weights_source
 from toolkit.specs.reading import read_json
+from toolkit.specs.trained import ENDS
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 _CHUNK_BYTES = 16 * 1024**2
@@ -48,12 +49,20 @@ class WeightFiles:
         except OSError as error:
             raise CheckpointError(f"{name}: weights cannot be loaded ({first_line(error)}); fetch them again") from None
 
-    def check(self, needed: Mapping[str, tuple[int, ...]]) -> None:
+    def check(self, needed: Mapping[str, tuple[int, ...]], *, added_rows: int = 0) -> None:
         """Compare with what the model's config.json describes.
+
+        Args:
+            needed: shape of every tensor.
+            added_rows: of embedding and head, that are not on disk.
 
         Raises:
             CheckpointError: tensors that are missing, too many, or of another shape.
         """
+        needed = {
+            name: (shape[0] - added_rows, *shape[1:]) if name in ENDS.values() else shape
+            for name, shape in needed.items()
+        }
         # Old checkpoints hold what is computed from the config today, and tied models their head a second time.
         computed = {name for name in self.shapes if name.endswith("rotary_emb.inv_freq")} | {"lm_head.weight"}
         mismatched = [

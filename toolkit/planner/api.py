@@ -13,6 +13,7 @@ from toolkit.planner.search import Fixed, make_plan
 from toolkit.specs.catalog_lookup import board_words
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
+from toolkit.specs.trained import grown
 from toolkit.specs.workload import Precision, Workload
 
 
@@ -33,8 +34,8 @@ def plan(
         seq_len: longest sequence in tokens.
         global_batch: samples per optimizer step over all ranks.
         gradient_clipping: largest global gradient norm.
-        **choices: `method`, `lora_rank`, `precision` and `optimizer` of the workload; `objective`; `engine`,
-            `zero_stage`, `micro_batch`, `tp`, `pp`, `offload`, ... fix parts of the strategy.
+        **choices: `method`, `precision` and all else of the workload; `objective`; `engine`, `zero_stage`,
+            `micro_batch`, `tp`, `pp`, `offload`, ... fix parts of the strategy.
 
     Raises:
         SpecError: something given is wrong.
@@ -121,4 +122,5 @@ def _resolved(
         machines = cluster
     else:
         machines = ClusterSpec.detect() if cluster is None else ClusterSpec.resolve(str(cluster))
-    return spec, machines, Workload.parse({"precision": default_precision(machines), **work}, source="workload")
+    workload = Workload.parse({"precision": default_precision(machines), **work}, source="workload")
+    return grown(spec, workload), machines, workload

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from toolkit.planner.trained import Trained
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
@@ -36,7 +37,9 @@ DEEPSPEED_DEFAULTS = Buckets(
 
 def trainable_params(model: ModelSpec, workload: Workload) -> int:
     """Number of weights that get a gradient."""
-    return model.num_trainable_params("full" if workload.method == "full" else "lora", workload.lora_rank)
+    trained = Trained.of(model, workload)
+    adapters = 0 if workload.method == "full" else model.num_trainable_params("lora", workload.lora_rank)
+    return adapters + (trained.total if trained else model.num_params if workload.method == "full" else 0)
 
 
 def zero_buckets(model: ModelSpec, workload: Workload) -> Buckets:

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from toolkit.planner.methods import idle_stages, quantised_faults
 from toolkit.planner.multiples import choice, divisors, nearest
 from toolkit.planner.rules import DEGREES, ENGINES, Fault, Rules
 from toolkit.planner.setup import Offload, Setup
@@ -50,6 +51,7 @@ def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
         yield from _stage_faults(rules, setup)
     if setup.stages:
         yield from _split_faults(engine, setup)
+        yield from (Fault("layers", words) for words in idle_stages(setup))
     if setup.cp > 1 and setup.seq_len % (2 * setup.cp):
         # Each rank holds one block from the front and one from the back, so that causal masks cost all the same.
         needs = f"cp={setup.cp} needs a seq_len that 2 x cp = {2 * setup.cp} divides, not {setup.seq_len}"
@@ -101,8 +103,7 @@ def chunk_counts(layers: int, pp: int) -> list[int]:
 
 
 def _tensor_faults(engine: EngineName, rules: Rules, setup: Setup) -> Iterator[Fault]:
-    heads = list(_heads_faults("tp", setup.tp, setup, shared=rules.shared_kv_heads))
-    yield from heads
+    yield from (heads := list(_heads_faults("tp", setup.tp, setup, shared=rules.shared_kv_heads)))
     if setup.method not in rules.tp_methods:
         words = "loses the adapters where it divides layers" if engine == "zero" else "divides full layers only"
         yield _rule(f"tp={setup.tp}: engine {engine} {words}; use tp=1 with method={setup.method}")
@@ -170,6 +171,7 @@ def state_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     rules, stage, offload = ENGINES[engine], setup.zero_stage, setup.offload
     if setup.method not in rules.methods:
         yield _lacks(f"method={setup.method}: engine {engine} has {choice(rules.methods)}; use engine=zero")
+    yield from map(_rule, quantised_faults(setup))
     yield from _optimizer_faults(engine, setup)
     if setup.checkpointing not in rules.checkpointing:
         known = choice(rules.checkpointing)

@@ -69,7 +69,7 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
     told = fit_words(chosen.judged.memory, cluster)
     told.append(_merit(chosen, choice.others, objective))
     told += _size_words(request, choice, objective)
-    if later := runs_today(chosen.judged.strategy, request.workload.method):
+    if later := runs_today(chosen.judged.strategy):
         told.append(f"Planned, not written: {later}.")
     if request.spans_replicas:
         told.append(_batch_words(request))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from toolkit.planner.cost.balance import balanced_stages
 from toolkit.planner.engines import chunk_counts, fault, interleaving_faults, layout_faults, state_faults
+from toolkit.planner.methods import idle_stages
 from toolkit.planner.multiples import batch_words, divisors
 from toolkit.planner.request import Request
 from toolkit.planner.resolve import base_setup, is_undivided, state_bytes
@@ -170,7 +171,12 @@ def _groups(request: Request, engine: EngineName, setup: Setup, tally: Tally) ->
             else:
                 tally.add(engine, found, len(modes))
         if able:
-            yield from _by_split(Group(engine, chunked, replica_batch, able, modes))
+            for group in _by_split(Group(engine, chunked, replica_batch, able, modes)):
+                words = next(idle_stages(group.setup), None)
+                if words is None:
+                    yield group
+                else:
+                    tally.add(engine, Fault("layers", words), len(group.micro_batches) * len(group.checkpointing))
 
 
 def _by_split(group: Group) -> Iterator[Group]:

@@ -7,7 +7,6 @@ from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
 from toolkit.planner.judge import Judged, judge_eligible, timed
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.rank import ranked
-from toolkit.planner.release import not_released
 from toolkit.planner.request import Request, batch_faults
 from toolkit.planner.rules import DEGREES
 from toolkit.planner.strategy import Strategy, stages_words
@@ -40,7 +39,7 @@ def helpful_changes(request: Request, misses: Sequence[MemoryEstimate]) -> list[
     if not told and (given := list(request.fixed.given())):
         leave, freed = f"leave {_said(request, given)} to the planner", _free(request, given)
         told = [f"{leave}, and {words}" for words in islice(_that_help(_kinds(freed, misses)), 1)]
-    return _lines(request, [*told, *_planned_only(request)])
+    return _lines(request, [*told, *_quantised(request)])
 
 
 def helpful_options(request: Request, memory: MemoryEstimate) -> list[str]:
@@ -58,7 +57,7 @@ def helpful_options(request: Request, memory: MemoryEstimate) -> list[str]:
     if not told:
         misses = [memory, *(one.memory for one in verdict.nearest.values())]
         told = list(islice(_that_help_with_options(request, _kinds(states, misses)), 1))
-    return _lines(request, [*told, *_planned_only(request)])
+    return _lines(request, [*told, *_quantised(request)])
 
 
 def _lines(request: Request, told: Sequence[str]) -> list[str]:
@@ -67,8 +66,8 @@ def _lines(request: Request, told: Sequence[str]) -> list[str]:
     return [f"cheapest change that helps: {told[0]}", *(f"also helps: {words}" for words in told[1:MAX_TOLD])]
 
 
-def _planned_only(request: Request) -> Iterator[str]:
-    """What this release plans and does not run; last for that."""
+def _quantised(request: Request) -> Iterator[str]:
+    """4-bit weights; last, as they are other weights than those that were asked about."""
     return _that_help([_adapters(request, "qlora")])
 
 
@@ -174,12 +173,13 @@ def _adapters(request: Request, method: str) -> Iterator[Knob]:
     asked = request.workload.method
     if asked == method or asked == "qlora":
         return
-    workload = request.workload.model_copy(update={"method": method})
+    # What new tokens need beside adapters, and nothing of what is for full fine-tuning.
+    ends = ("embed_tokens", "lm_head") if request.workload.new_tokens else request.workload.modules_to_save
+    other = {"method": method, "freeze": (), "train_only": (), "modules_to_save": ends}
+    workload = request.workload.model_copy(update=other)
     name = {"lora": "LoRA", "qlora": "QLoRA"}[method]
     was = "full fine-tuning" if asked == "full" else "LoRA"
-    later = not_released("zero", method)
-    note = ", planned only as this release cannot run it" if later else ""
-    yield f"{name} of rank {workload.lora_rank} instead of {was}{note}", request._replace(workload=workload)
+    yield f"{name} of rank {workload.lora_rank} instead of {was}", request._replace(workload=workload)
 
 
 def _more_nodes(request: Request) -> Iterator[Knob]:

@@ -53,7 +53,7 @@ def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, 
     else:
         request = request._replace(fixed=_pins(strategy, given, all_degrees=True))
         told = [f"It does not fit: {binding_constraint(memory, cluster)}.", *helpful_options(request, memory)]
-    if later := runs_today(strategy, workload.method):
+    if later := runs_today(strategy):
         told.append(f"Planned, not written: {later}.")
     stages = range(setup.pp) if setup.pp > 1 else ()
     return Plan(

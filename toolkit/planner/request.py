@@ -18,6 +18,7 @@ from toolkit.planner.strategy import EngineName, Strategy, stages_words
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
+from toolkit.specs.trained import trained_faults
 from toolkit.specs.workload import Workload
 
 OPTION_NAMES = {"zero_stage": "zero", "activation_checkpointing": "checkpointing"}
@@ -175,6 +176,7 @@ def workload_faults(request: Request) -> Iterator[str]:
         yield f"seq_len={workload.seq_len} exceeds {model.name}'s max_position_embeddings {limit}; use {limit} or less"
     if workload.precision == "bf16" and not device.supports_bf16:
         yield f"precision=bf16: {device.name} has no bf16; use fp16"
+    yield from trained_faults(model, workload)
     width = model.hidden_size
     if workload.method != "full" and workload.lora_rank > width:
         needs = f"lora_rank={workload.lora_rank} exceeds the width {width} of {model.name}'s layers"

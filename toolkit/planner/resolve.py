@@ -6,6 +6,7 @@ from toolkit.planner.profile import profiles
 from toolkit.planner.setup import NF4_BYTES, Setup, StateBytes
 from toolkit.planner.shape import Shape
 from toolkit.planner.strategy import EngineName, Strategy
+from toolkit.planner.trained import Trained
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.optimizer import OPTIMIZERS
@@ -25,6 +26,7 @@ def base_setup(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, en
         micro_batch=1,
         method=workload.method,
         lora_rank=workload.lora_rank,
+        trained=Trained.of(model, workload),
         precision=workload.precision,
         optimizer=workload.optimizer,
         # toolkit/data/loader.py pads the rows of a micro-batch to the longest.

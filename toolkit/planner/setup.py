@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from toolkit.planner.buckets import DEEPSPEED_DEFAULTS, Buckets
 from toolkit.planner.profile import Profile
 from toolkit.planner.shape import Shape
+from toolkit.planner.trained import Trained
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.optimizer import OptimizerName
 
@@ -73,6 +74,8 @@ class Setup(NamedTuple):
     """How many of the linear layers of a decoder layer have adapters (Shape.adapter_params)."""
     trained_ends: bool = False
     """Embedding and head are trained beside the adapters (peft's modules_to_save, which copies them)."""
+    trained: Trained | None = None
+    """Which of the model's own parameters train, in place; None: with `full` all of them, beside adapters none."""
     precision: Literal["fp32", "bf16", "fp16", "fp8", "fp4"] = "bf16"
     """Of the matrix products."""
     optimizer: OptimizerName = "adamw"
@@ -115,3 +118,11 @@ class Setup(NamedTuple):
     def adapter_params(self) -> int:
         """Parameters of the adapters of one decoder layer; 0 in full fine-tuning."""
         return 0 if self.method == "full" else self.shape.adapter_params(self.lora_rank, self.lora_targets)
+
+    @property
+    def num_trained(self) -> int:
+        """Parameters of the whole run that get a gradient, copies of embedding and head aside."""
+        adapters = self.shape.num_layers * self.adapter_params
+        if self.trained is not None:
+            return adapters + self.trained.total
+        return self.shape.num_params if self.method == "full" else adapters

@@ -58,8 +58,8 @@ def _may_fit(request: Request) -> bool:
     if request.workload.method != "full":
         return True
     base = base_setup(request.model, request.cluster, workload=request.workload, engine="zero")
-    states, params = state_bytes(base, 3), request.model.num_params
-    share = (states.weight + states.optimizer) * params / request.cluster.world_size
-    hosts = HOST_FACTOR * 12.0 * params / request.cluster.num_nodes
+    states, trained = state_bytes(base, 3), base.num_trained
+    share = (states.weight * request.model.num_params + states.optimizer * trained) / request.cluster.world_size
+    hosts = HOST_FACTOR * 12.0 * trained / request.cluster.num_nodes
     may_offload = request.fixed.offload != "none"
     return share < request.cluster.device.memory_bytes or (may_offload and hosts < request.cluster.host_memory_bytes)

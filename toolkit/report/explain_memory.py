@@ -17,7 +17,7 @@ from toolkit.planner.memory.activations import (
 )
 from toolkit.planner.memory.estimate import CPU_PROCESS_BYTES, instants
 from toolkit.planner.memory.process import in_process
-from toolkit.planner.memory.stages import layers_in_flight, stage_layers, stage_params
+from toolkit.planner.memory.stages import layers_in_flight, stage_layers, stage_params, stage_trained
 from toolkit.planner.memory.states import end_bytes, states_of
 from toolkit.planner.setup import Setup
 from toolkit.report.explain_lines import Line, Section, over
@@ -68,7 +68,10 @@ def _parameters(setup: Setup, stage: int) -> Iterator[Line]:
         yield Line("embedding, head, last norm", ends, "count", how)
     if setup.method != "full":
         how = f"rank {setup.lora_rank}, {count} layers x {setup.adapter_params:,}{over(tp, 'tp')}"
-        yield Line("adapters", states_of(setup, stage).trainable, "count", how, "LoRA: arXiv 2106.09685")
+        yield Line("adapters", count * setup.adapter_params / tp, "count", how, "LoRA: arXiv 2106.09685")
+    if setup.trained is not None:
+        own = sum(stage_trained(setup, stage))
+        yield Line("trained of the model's own", own, "count", "modules_to_save, or what freeze and train_only leave")
 
 
 def _states(setup: Setup, stage: int) -> Iterator[Line]:
@@ -79,8 +82,9 @@ def _states(setup: Setup, stage: int) -> Iterator[Line]:
         how = f"{sizes.weight:g} B x {human_count(layers + ends)}{divided}"
     else:
         end = end_bytes(setup)
+        adapters = states.trainable - sum(stage_trained(setup, stage))
         how = f"({sizes.frozen:.3g} B x {human_count(layers)} frozen + {end:g} B x {human_count(ends)} + "
-        how += f"{sizes.weight:g} B x {human_count(states.trainable)} adapters){divided}"
+        how += f"{sizes.weight:g} B x {human_count(adapters)} adapters){divided}"
     host = "in host memory" if setup.offload_to == "cpu" else "on disk"
     yield Line("weights", states.weights, "bytes", host if setup.offload == "all" else how, ZERO)
     off = setup.offload != "none"

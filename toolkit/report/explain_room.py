@@ -24,10 +24,8 @@ def explain_buffers(setup: Setup, stage: int) -> Iterator[Line]:
 
 def explain_host(setup: Setup, memory: MemoryEstimate) -> Iterator[Line]:
     """Master weights, moments and gradients in fp32; with `all` also weights."""
-    shape, nodes = setup.shape, setup.cluster.num_nodes
-    full = setup.method == "full"
-    trained = shape.num_params if full else shape.num_layers * setup.adapter_params
-    how = f"16 B x {human_count(trained)}"
+    nodes = setup.cluster.num_nodes
+    how = f"16 B x {human_count(setup.num_trained)}"
     if setup.offload == "all":
         how = f"({how} + {human_bytes(weights_on_host(setup))} of weights)"
     how += f" / {nodes} nodes" if nodes > 1 else ""

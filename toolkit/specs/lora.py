@@ -8,12 +8,16 @@ from toolkit.specs.base import Spec
 
 
 class LoraConfig(Spec):
-    """Adapters of `workload.method: lora`; the rank is part of the workload."""
+    """Adapters of `workload.method: lora` and `qlora`; the rank is part of the workload."""
 
     alpha: float = Field(default=32.0, gt=0)
     """Scale: an adapter's output is multiplied by alpha / rank."""
     rslora: bool = False
     """Multiply it by alpha / sqrt(rank) instead, so that a high rank learns as fast as a low one (2312.03732)."""
+    dora: bool = False
+    """Learn the length of every row of an adapted weight apart from its direction (2402.09353); slower."""
+    double_quant: bool = True
+    """Of `workload.method: qlora`: quantise the scales of the 4-bit weights too."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapters."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

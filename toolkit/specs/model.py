@@ -82,6 +82,8 @@ class ModelSpec(Spec):
     """Stretching of the rotary frequencies, where there is one."""
     dtype: CheckpointDtype = "float32"
     """Type of the weights in the checkpoint."""
+    added_rows: int = Field(default=0, ge=0)
+    """Rows of `vocab_size`, the last ones, that the checkpoint lacks: for new tokens."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

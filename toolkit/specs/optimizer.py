@@ -15,7 +15,7 @@ class OptimizerKind(NamedTuple):
     """What one optimizer keeps, and what it asks of an engine."""
 
     library: str
-    """Where the implementation comes from; those of other projects come with `pip install 'toolkit[optimizers]'`."""
+    """Where the implementation comes from; those of other projects come with the extras `optimizers` and `quant`."""
     states: tuple[str, ...] = ()
     """Kept for every trained number, in fp32 or made of it; those of whole tensors are the library's business."""
     state_bytes: float = 0.0

@@ -43,7 +43,7 @@ class Recipe(Spec):
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over steps."""
     lora: LoraConfig = LoraConfig()
-    """Used with `workload.method: lora` only."""
+    """Used with `workload.method: lora` and `qlora` only."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out measurements."""
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -56,6 +56,14 @@ class Recipe(Spec):
     """Order of the samples, held-out choice, dropout and adapter initialisation."""
 
     _no_url = field_validator("model")(refuse_url)
+
+    @model_validator(mode="after")
+    def _magnitudes_of_whole_weights(self) -> Self:
+        if self.lora.dora and self.workload.method == "qlora":
+            raise ValueError(
+                "lora.dora takes the lengths of 16-bit weights, workload.method=qlora has none; use method=lora"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

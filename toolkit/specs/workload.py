@@ -2,12 +2,14 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
 
 from toolkit.specs.base import Spec
 from toolkit.specs.optimizer import OptimizerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
+End = Literal["embed_tokens", "lm_head"]
 
 PRECISION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of one weight or activation in the forward and backward pass."""
@@ -29,3 +31,36 @@ class Workload(Spec):
     optimizer: OptimizerName = "adamw"
     """adamw, adamw_8bit, paged_adamw, paged_adamw_8bit, lion, sgd, adafactor, muon or soap; decides memory and engine.
     """
+    modules_to_save: tuple[End, ...] = ()
+    """Trained in full beside the adapters of `lora` and `qlora`; a tied head is the embedding under either name."""
+    freeze: tuple[str, ...] = ()
+    """Names of the model's tensors that `full` leaves as they are, with * ? [0-9]: `model.layers.[0-9].*`."""
+    train_only: tuple[str, ...] = ()
+    """Names of the only tensors that `full` trains, less those of `freeze`; all of them where it is empty."""
+    new_tokens: tuple[str, ...] = ()
+    """Special tokens that the tokenizer lacks, as <|im_start|>: embedding and head get a row for each."""
+    vocab_multiple: int = Field(default=1, gt=0, le=65_536)
+    """With `new_tokens` the rows are filled up to a multiple of it."""
+
+    @field_validator("new_tokens")
+    @classmethod
+    def _are_tokens(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [token for token in tokens if not token or token != token.strip()]:
+            raise ValueError(f"{wrong[0]!r} is empty, or has blanks around it; give the token alone")
+        if twice := [token for token in tokens if tokens.count(token) > 1]:
+            raise ValueError(f"{twice[0]!r} is there twice; give it once")
+        return tokens
+
+    @model_validator(mode="after")
+    def _belongs_to_the_method(self) -> Self:
+        full = self.method == "full"
+        if full and self.modules_to_save:
+            raise ValueError("modules_to_save goes with adapters, method is full; use method=lora, or leave it out")
+        if not full and (self.freeze or self.train_only):
+            raise ValueError(
+                f"freeze and train_only choose weights of method=full, method is {self.method}, which trains adapters; "
+                "leave them out, or name the adapted layers in lora.targets"
+            )
+        if self.vocab_multiple > 1 and not self.new_tokens:
+            raise ValueError("vocab_multiple fills rows up beside new_tokens, there are none; leave it out")
+        return self

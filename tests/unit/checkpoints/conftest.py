@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import toolkit
 from ranks.tiny import write_model
 from toolkit.checkpoints.export import Targets, export
+from toolkit.models.build import build_model
 from toolkit.models.lora import add_lora
 from toolkit.models.pretrained import load_tokenizer
 from toolkit.planner.plan import Plan
@@ -53,7 +54,7 @@ class Trained:
     def export_to(self, folder: Path, *, rank: int = 0) -> Holder:
         """Into a run folder; the engine that gave the weights."""
         engine: Any = Holder(self.weights, rank)
-        tokenizer = load_tokenizer(str(self.base), self.plan.model)
+        tokenizer = load_tokenizer(str(self.base), self.plan.model, self.plan.workload.new_tokens)
         tokenizer.chat_template = "{{ messages[0]['content'] }}"
         run = RunFolder(folder)
         export(
@@ -94,6 +95,31 @@ def adapted_model(base: Path) -> Any:
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, std=0.02)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tied_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("base") / "tied", num_hidden_layers=2, tied=True)
+
+
+@pytest.fixture(scope="session")
+def adapted_with_ends() -> Callable[..., tuple[Any, Trained]]:
+    """Makes peft's model of a run with DoRA and trained ends, all of which have learnt something, and its export."""
+    return _adapted_with_ends
+
+
+def _adapted_with_ends(base: Path, *ends: str, **choices: Any) -> tuple[Any, Trained]:
+    lora = LoraConfig(alpha=12, targets=("q_proj", "down_proj"), dora=True)
+    plan = toolkit.plan(
+        base, "2xcpu", seq_len=32, global_batch=4, method="lora", lora_rank=4, modules_to_save=ends, **choices
+    )
+    recipe = Recipe(model=str(base), workload=plan.workload, lora=lora)
+    torch.manual_seed(0)
+    model = build_model(plan, recipe).load()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    return model.eval(), Trained(base, plan, recipe, [(n, p.detach()) for n, p in model.named_parameters()])
 
 
 @pytest.fixture

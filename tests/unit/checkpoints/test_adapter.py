@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from toolkit.checkpoints.adapter import adapter_shapes
 from toolkit.errors import CheckpointError
 from toolkit.models.build import build_model
+from toolkit.specs.lora import LoraConfig
 
 LAYER = "base_model.model.model.layers.1.self_attn.q_proj"
 A, B = f"{LAYER}.lora_A.default.weight", f"{LAYER}.lora_B.default.weight"
@@ -144,7 +145,7 @@ def test_shapes_of_grouped_attention_and_of_the_head() -> None:
         "model.layers.0.mlp.down_proj.weight": (48, 80),
         "lm_head.weight": (96, 48),
     }
-    assert adapter_shapes(weights, ("k_proj", "lm_head"), 4) == {
+    assert adapter_shapes(weights, LoraConfig(targets=("k_proj", "lm_head")), rank=4) == {
         "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight": (4, 48),
         "base_model.model.model.layers.0.self_attn.k_proj.lora_B.weight": (24, 4),
         "base_model.model.lm_head.lora_A.weight": (4, 48),

@@ -87,7 +87,7 @@ def test_what_does_not_describe_a_llama_is_left_out(
     assert load_config(str(model)).to_dict() == expected
     exported = tmp_path / "exported"
     exported.mkdir()
-    _write_config(exported, base=str(model), dtype=DTYPES["fp32"])
+    _write_config(exported, base=str(model), dtype=DTYPES["fp32"], vocab_size=expected["vocab_size"])
     written = (exported / "config.json").read_text()
     assert not any(word in written for word in ("evil", "someone", "trust", "auto_map"))
     assert not marker.exists()

@@ -107,8 +107,8 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise MachineError(
-            f"{name}: not installed or broken ({error}); `pip install 'toolkit[optimizers]'`, or plan again with "
-            "--optimizer adamw"
+            f"{name}: not installed or broken ({error}); pip install -c constraints.txt -e '.[train,optimizers,quant]' "
+            "in the toolkit's own folder, or plan again with --optimizer adamw"
         ) from None
 
 

@@ -15,6 +15,7 @@ from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
+from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
 from toolkit.engines.ds.optimizer import build_optimizer
 from toolkit.engines.ds.parts import Replicas
 from toolkit.engines.ds.rows import padded_on_the_left, positions_of
@@ -52,6 +53,7 @@ class PipelineEngine:
         self._scales_loss = config.precision == "fp16"
         self._loss_factor = torch.ones((), device=self.device)
         self._model = model
+        wanted = trained_sizes(model.module)
         self._pipe = pipeline_module(model, topology=self._topology, stages=strategy.stages, loss=self._loss)
         named = stage_parameters(model.module, self._pipe)
         name = recipe.workload.optimizer
@@ -62,6 +64,7 @@ class PipelineEngine:
                 model=self._pipe, optimizer=built.optimizer, config=copy.deepcopy(config.content)
             )[0]
         self._tensors = stage_tensors(model.module, self._pipe, plan.model.weight_shapes)
+        check_nothing_lost(wanted, self._tensors)
         self._updates = Updates(
             built,
             self._engine,

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed import zero
@@ -16,6 +15,7 @@ from toolkit.engines.ds import processes
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum
+from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
 from toolkit.engines.ds.optimizer import build_optimizer, forget_dummy_step
 from toolkit.engines.ds.parts import Replicas
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
@@ -24,7 +24,6 @@ from toolkit.engines.ds.tensors import digest_of, trained_tensors
 from toolkit.engines.ds.updates import Updates
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.shares import Share, Shares
-from toolkit.errors import EngineError
 from toolkit.models.ulysses import keep_documents_apart, whole_sequences
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
@@ -59,7 +58,7 @@ class ZeroEngine:
         self._is_plain = self._stage == 0 and config.precision == "fp32"
         self._norm: torch.Tensor | None = None
 
-        trainable = _num_trainable(model.module)
+        wanted = trained_sizes(model.module)
         module = assemble(model, config, plan=plan)
         name = recipe.workload.optimizer
         groups_of_parameters = parameter_groups(
@@ -71,13 +70,11 @@ class ZeroEngine:
         self._engine: Any = processes.prepare(accelerator, module, built.optimizer, config=config)
         if self._stage == 0 and config.precision != "fp32":
             forget_dummy_step(built.optimizer)
-        if (left := _num_trainable(self._engine.module)) != trainable:
-            # Some layouts of DeepSpeed replace layers, and adapters inside them vanish without a word.
-            raise EngineError(f"DeepSpeed {deepspeed.__version__} left {left} of {trainable} tensors to train")
-        self._base = model.base
+        self._model, self._base = model, model.base
         self.notes = (built.note, *config.notes)
         sliced = groups.get_tensor_model_parallel_group() if self._tp > 1 else None
         self._tensors = trained_tensors(self._engine.module.named_parameters(), plan.model.weight_shapes, group=sliced)
+        check_nothing_lost(wanted, self._tensors)
         self._updates = Updates(
             built,
             self._engine,
@@ -188,7 +185,7 @@ class ZeroEngine:
         for name, parameter in self._engine.module.named_parameters():
             with self._whole(parameter):
                 if self.rank == 0:
-                    yield name, parameter.detach().to("cpu", copy=True)
+                    yield name, self._model.whole(name, parameter)
 
     def weights_digest(self) -> tuple[str, str] | None:
         """Of the weights that each replica holds in whole."""
@@ -265,7 +262,3 @@ class ZeroEngine:
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, non_blocking=True)
-
-
-def _num_trainable(model: torch.nn.Module) -> int:
-    return sum(p.requires_grad for p in model.parameters())

@@ -28,9 +28,7 @@ def offloaded_bytes(setup: Setup) -> tuple[int, int]:
     """
     if setup.offload == "none":
         return 0, 0
-    shape = setup.shape
-    trainable = shape.num_params if setup.method == "full" else shape.num_layers * setup.adapter_params
-    num_bytes = 16.0 * trainable
+    num_bytes = 16.0 * setup.num_trained
     if setup.offload == "all":
         num_bytes += weights_on_host(setup)
     per_node = HOST_FACTOR * num_bytes / setup.cluster.num_nodes

@@ -112,3 +112,16 @@ def stage_params(setup: Setup, stage: int) -> tuple[int, int]:
     if stage == last:
         ends += shape.hidden + (shape.embedding_params if last > 0 else shape.head_params)
     return stage_layers(setup)[stage] * shape.layer_params // setup.tp, ends // setup.tp
+
+
+def stage_trained(setup: Setup, stage: int) -> tuple[int, int]:
+    """`stage_params`, as far as they are trained in place: all with `full`, none beside adapters, or those chosen."""
+    trained, last = setup.trained, setup.pp - 1
+    if trained is None:
+        return stage_params(setup, stage) if setup.method == "full" else (0, 0)
+    counts = stage_layers(setup)
+    first = sum(counts[:stage])
+    ends = trained.embedding if stage == 0 else 0
+    if stage == last:
+        ends += trained.norm + (trained.embedding if setup.shape.tied and last > 0 else trained.head)
+    return sum(trained.layers[first : first + counts[stage]]) // setup.tp, ends // setup.tp

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from toolkit.planner.memory.stages import stage_layers, stage_params
+from toolkit.planner.memory.stages import stage_layers, stage_params, stage_trained
 from toolkit.planner.setup import Setup
 
 
@@ -34,15 +34,16 @@ def states_of(setup: Setup, stage: int) -> States:
     """
     layer_params, end_params = stage_params(setup, stage)
     zero, shards, sizes = setup.zero_stage, setup.shards, setup.states
+    trainable: float = sum(stage_trained(setup, stage))
     if setup.method == "full":
-        trainable: float = layer_params + end_params
-        weights = sizes.weight * trainable
+        weights = sizes.weight * (layer_params + end_params)
     else:
-        trainable = stage_layers(setup)[stage] * setup.adapter_params / setup.tp
+        added = stage_layers(setup)[stage] * setup.adapter_params / setup.tp
         if setup.trained_ends:
             # peft's modules_to_save trains copies and keeps the originals.
-            trainable += end_params
-        weights = sizes.frozen * layer_params + end_bytes(setup) * end_params + sizes.weight * trainable
+            added += end_params
+        trainable += added
+        weights = sizes.frozen * layer_params + end_bytes(setup) * end_params + sizes.weight * added
     updated = trainable / (shards if zero >= 1 else 1)
     with_grads = layer_params + trainable if setup.frozen_grads else trainable
     gradients = sizes.grad * with_grads / (shards if zero >= 2 else 1)

@@ -1,0 +1,53 @@
+"""A run goes on only with the tensors and tokens that it began with; older checkpoints go on as they were."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import toolkit
+from toolkit.checkpoints.identity import check_identity, identity_of
+from toolkit.errors import CheckpointError
+from toolkit.models.build import build_model
+from toolkit.specs.lora import LoraConfig
+from toolkit.specs.recipe import Recipe
+
+
+def identity(base: Path, *, lora: dict[str, Any] | None = None, **choices: Any) -> dict[str, str]:
+    plan = toolkit.plan(base, "2xcpu", seq_len=32, global_batch=4, **choices)
+    recipe = Recipe(model=str(base), workload=plan.workload, lora=LoraConfig(**(lora or {})))
+    return identity_of(plan, recipe, samples="", model=build_model(plan, recipe))
+
+
+BOTH = {"method": "lora", "modules_to_save": ("embed_tokens", "lm_head")}
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "told"),
+    [
+        ({"freeze": ("*layers.0.*",)}, {}, r"freeze was \[\"\*layers\.0\.\*\"\], is not set"),
+        ({}, {"train_only": ("*layers.0.*",)}, "train_only was not set, is"),
+        (BOTH, {"method": "lora"}, "modules_to_save was"),
+        ({"method": "lora", "lora": {"dora": True}}, {"method": "lora"}, "adapters was"),
+        ({"new_tokens": ("<a>",)}, {"new_tokens": ("<b>",)}, "new_tokens was"),
+        ({"new_tokens": ("<a>",)}, {}, "model was"),
+    ],
+    ids=str,
+)
+def test_a_change_is_refused(base: Path, saved: dict[str, Any], now: dict[str, Any], told: str) -> None:
+    before, after = identity(base, **saved), identity(base, **now)
+    check_identity("here", before, dict(before))
+    with pytest.raises(CheckpointError, match=told):
+        check_identity("here", before, after)
+
+
+def test_frozen_weights_belong_to_a_run(base: Path) -> None:
+    assert "base_weights" not in identity(base)
+    assert "base_weights" in identity(base, freeze=("*embed_tokens*",))
+
+
+def test_a_checkpoint_of_an_earlier_release_goes_on(base: Path) -> None:
+    assert identity(base).keys() == {"model", "samples", "seed", "global_batch", "seq_len", "method"}
+    told = json.loads(identity(base, method="lora")["adapters"])
+    assert told.keys() == {"rank", "alpha", "targets"}

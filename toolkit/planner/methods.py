@@ -1,0 +1,30 @@
+"""What no engine can do with a method, whatever its table says."""
+
+from collections.abc import Iterator
+
+from toolkit.planner.memory.stages import stage_trained
+from toolkit.planner.setup import Setup
+from toolkit.planner.strategy import stages_words
+
+
+def idle_stages(setup: Setup) -> Iterator[str]:
+    """A stage that trains nothing: it would have no gradient to send, and no part in the optimizer's sums."""
+    if setup.trained is None or len(setup.stages) != setup.pp or sum(setup.stages) != setup.shape.num_layers:
+        return
+    if setup.method != "full":  # every stage has adapters, or is refused for having no layer
+        return
+    idle = [stage for stage in range(setup.pp) if not sum(stage_trained(setup, stage))]
+    if idle:
+        given = stages_words(setup.stages)
+        yield f"stages={given}: freeze and train_only leave stage {idle[0]} nothing to train; freeze less, or use pp=1"
+
+
+def quantised_faults(setup: Setup) -> Iterator[str]:
+    """Where 4-bit weights cannot be."""
+    if setup.method != "qlora":
+        return
+    if setup.zero_stage == 3:
+        # Quantised tensors are left out of zero.Init (DeepSpeed #5660, peft #1844, #2016): a whole copy per rank.
+        yield "method=qlora with zero_stage=3: 4-bit weights stay whole on every rank; use zero_stage=2"
+    if setup.cluster.device.kind == "cpu":
+        yield "method=qlora: bitsandbytes trains on 4-bit weights on GPUs only; use method=lora on a CPU"
