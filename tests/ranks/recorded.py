@@ -40,7 +40,7 @@ def recorded(folder: Path) -> Recorded:
 def _record(folder: Path) -> list[_Pieces]:
     """Weights, the gradients of each step, weights."""
     engine: Any = open_engine(folder)
-    keeper = engine._updates._keeper
+    keeper = engine._updates.keeper
     batches, found, step = batches_of(folder, engine), [_weights(engine)], []
 
     def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -61,7 +61,7 @@ def _record(folder: Path) -> list[_Pieces]:
 
 
 def _weights(engine: Any) -> _Pieces:
-    keeper = engine._updates._keeper
+    keeper = engine._updates.keeper
     return [
         (part.tensor.name, part.tensor.shape, part.start, part.of(holder.flat.detach()).clone())
         for holder in keeper.holders

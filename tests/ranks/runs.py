@@ -26,6 +26,7 @@ from ranks.settings import (
     LORA_RANK,
     LORA_TARGETS,
     SEED,
+    SYNCHRONOUS,
     WEIGHT_DECAY,
 )
 from ranks.tiny import PAD, SEQ_LEN, training_rows
@@ -37,6 +38,7 @@ from toolkit.models.build import build_model
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.clipping import ClippingConfig
+from toolkit.specs.communication import CommunicationConfig
 from toolkit.specs.lora import LoraConfig
 from toolkit.specs.optimizer import OptimizerConfig, OptimizerName
 from toolkit.specs.recipe import Recipe
@@ -54,6 +56,7 @@ def write_run(
     optimizer: OptimizerConfig = ALL_DECAY,
     optimizer_name: OptimizerName = "adamw",
     clipping: ClippingConfig = BY_NORM,
+    communication: CommunicationConfig = SYNCHRONOUS,
     lora: Mapping[str, Any] = MappingProxyType({}),
     **choices: Any,
 ) -> Path:
@@ -74,6 +77,7 @@ def write_run(
         workload=plan.workload,
         optimizer=optimizer,
         clipping=clipping,
+        communication=communication,
         lora=LoraConfig(alpha=LORA_ALPHA, targets=LORA_TARGETS, **lora),
         seed=SEED,
     )

@@ -1,9 +1,11 @@
 """Numbers that the run on several ranks and the run in one process have in common."""
 
 from toolkit.specs.clipping import ClippingConfig
+from toolkit.specs.communication import CommunicationConfig
 from toolkit.specs.optimizer import OptimizerConfig, ParameterGroup
 
 BY_NORM = ClippingConfig()
+SYNCHRONOUS = CommunicationConfig()
 GLOBAL_BATCH = 8
 PACKED_BATCH = 4
 """Packed rows per step: of 29 samples, 8 rows or so."""

@@ -31,6 +31,8 @@ class StepResult:
     """True if the gradients were not finite and the weights stayed as they were: in fp16 an overflow, which ends."""
     noticed: bool = False
     """True if any rank had a notice."""
+    sent_bytes: float | None = None
+    """Of gradients or weights that each rank sent to the others, where the recipe says how; as in a ring of them."""
 
 
 WEIGHT = "weight"

@@ -10,6 +10,7 @@ from typing_extensions import Self
 from toolkit.errors import SpecError
 from toolkit.specs.base import Spec
 from toolkit.specs.clipping import ClippingConfig
+from toolkit.specs.communication import CommunicationConfig
 from toolkit.specs.data import DataConfig, refuse_url
 from toolkit.specs.evaluation import EvaluationConfig
 from toolkit.specs.lora import LoraConfig
@@ -40,6 +41,8 @@ class Recipe(Spec):
     """The optimizer's numbers, and which tensors have others; `workload.optimizer` says which it is."""
     clipping: ClippingConfig = ClippingConfig()
     """What large gradients are brought down to."""
+    communication: CommunicationConfig = CommunicationConfig()
+    """What replicas send each other over slow links."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over steps."""
     lora: LoraConfig = LoraConfig()

@@ -128,6 +128,7 @@ class Telemetry:
             "step_seconds": seconds,
             **peak_memory(self._device),
             "loss_scale": result.loss_scale,
+            **({} if result.sent_bytes is None else {"sent_bytes": result.sent_bytes}),
             "skipped": result.skipped,
         }
         if change is not None:

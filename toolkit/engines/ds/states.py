@@ -1,7 +1,9 @@
 """What a run needs to go on, read out of DeepSpeed's optimizers and put back: weights, moments, the loss scale."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from toolkit.engines.base import WEIGHT, Piece, States
 from toolkit.engines.ds.moments import Moments
@@ -16,28 +18,37 @@ _COUNTERS = {
 """Our name -> DeepSpeed's."""
 
 
-def pieces(keeper: Keeper, moments: Moments) -> Iterator[tuple[Piece, States]]:
-    """As `Engine.states`."""
+def pieces(keeper: Keeper, moments: Sequence[Moments]) -> Iterator[tuple[Piece, States]]:
+    """As `Engine.states`; each of `moments` keeps something of every buffer."""
     for holder in keeper.holders:
         with keeper.in_memory(holder) as flat:
-            kept = {WEIGHT: flat.data, **moments.of(flat)}
+            kept = {WEIGHT: flat.data}
+            for each in moments:
+                kept |= each.of(flat)
             for part in holder.parts:
-                states = {key: part.of(tensor) for key, tensor in kept.items()}
-                yield part.piece, {**states, **moments.of_tensor(part)}
+                states: dict[str, torch.Tensor] = {key: part.of(tensor) for key, tensor in kept.items()}
+                for each in moments:
+                    states |= each.of_tensor(part)
+                yield part.piece, states
 
 
-def load(keeper: Keeper, moments: Moments, read: Callable[[Piece], States], *, num_updates: int) -> None:
+def load(keeper: Keeper, moments: Sequence[Moments], read: Callable[[Piece], States], *, num_updates: int) -> None:
     """Fill the states from outside."""
     for holder in keeper.holders:
         with keeper.in_memory(holder, write=True) as flat:
-            kept = {WEIGHT: flat.data, **moments.begin(flat, num_updates)}
+            kept = {WEIGHT: flat.data}
+            for each in moments:
+                kept |= each.begin(flat, num_updates)
             for part in holder.parts:
                 given = read(part.piece)
                 for key, tensor in kept.items():
                     part.of(tensor).copy_(given[key])
-                moments.load_tensor(part, given)
-            moments.load(flat, kept)
-    moments.finish(num_updates)
+                for each in moments:
+                    each.load_tensor(part, given)
+            for each in moments:
+                each.load(flat, kept)
+    for each in moments:
+        each.finish(num_updates)
     keeper.finish()
 
 

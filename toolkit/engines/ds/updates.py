@@ -6,6 +6,7 @@ from typing import Any
 
 from toolkit.engines.base import Piece, States
 from toolkit.engines.ds.clipping import Clipper
+from toolkit.engines.ds.moments import Moments
 from toolkit.engines.ds.optimizer import Built
 from toolkit.engines.ds.parts import Replicas, keeper_of
 from toolkit.engines.ds.states import counters_of, load, pieces, set_counters
@@ -36,14 +37,18 @@ class Updates:
         clipping: ClippingConfig,
         norm: Callable[[], float],
     ) -> None:
-        self._optimizer, self._moments, self._norm = engine.optimizer, built.moments, norm
-        self._max_norm: float = engine.gradient_clipping()
-        self._keeper = keeper_of(self._optimizer, tensors, replicas)
+        self._optimizer, self._norm = engine.optimizer, norm
+        self.moments: list[Moments] = [built.moments]
+        """What checkpoints hold beside the weights; who keeps something else adds it."""
+        self.max_norm: float = engine.gradient_clipping()
+        """Of ds_config.json; 0 clips nothing."""
+        self.keeper = keeper_of(self._optimizer, tensors, replicas)
+        """Of the buffers that are updated."""
         if isinstance(built.optimizer, WholeTensors):
-            built.optimizer.bind(self._keeper, group=replicas.divided)
+            built.optimizer.bind(self.keeper, group=replicas.divided)
         self._clipper = None
         if clipping.kind != "norm":
-            self._clipper = Clipper(clipping, self._keeper, replicas, norm=norm)
+            self._clipper = Clipper(clipping, self.keeper, replicas, norm=norm)
 
     def clipped_norm(self, *, skipped: bool) -> float:
         """Global norm of the step's gradients after clipping; a collective."""
@@ -53,11 +58,11 @@ class Updates:
         if self._clipper is not None:
             return self._clipper.norm_after()
         # DeepSpeed's own rule, which divides by a little more than the norm.
-        return norm * min(1.0, self._max_norm / (norm + 1e-6)) if self._max_norm else norm
+        return norm * min(1.0, self.max_norm / (norm + 1e-6)) if self.max_norm else norm
 
     def states(self) -> Iterator[tuple[Piece, States]]:
         """As `Engine.states`."""
-        return pieces(self._keeper, self._moments)
+        return pieces(self.keeper, self.moments)
 
     def counters(self) -> dict[str, float]:
         """As `Engine.counters`."""
@@ -65,7 +70,7 @@ class Updates:
 
     def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
         """As `Engine.load_states`."""
-        load(self._keeper, self._moments, read, num_updates=num_updates)
+        load(self.keeper, self.moments, read, num_updates=num_updates)
         set_counters(self._optimizer, counters)
         if self._clipper is not None:
             self._clipper.set_counters(counters)

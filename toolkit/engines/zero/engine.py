@@ -19,12 +19,14 @@ from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
 from toolkit.engines.ds.optimizer import build_optimizer, forget_dummy_step
 from toolkit.engines.ds.parts import Replicas
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
-from toolkit.engines.ds.tensor import gathered, whole_logits
+from toolkit.engines.ds.tensor import gathered
 from toolkit.engines.ds.tensors import digest_of, trained_tensors
 from toolkit.engines.ds.updates import Updates
 from toolkit.engines.zero.assemble import assemble
+from toolkit.engines.zero.between import between_replicas, check_communication
+from toolkit.engines.zero.generate import answers_of
 from toolkit.engines.zero.shares import Share, Shares
-from toolkit.models.ulysses import keep_documents_apart, whole_sequences
+from toolkit.models.ulysses import keep_documents_apart
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
@@ -39,6 +41,7 @@ class ZeroEngine:
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
         config = load_ds_config(folder, plan).with_clipping(recipe.clipping)
+        check_communication(recipe, plan, config)
         check_groups(recipe.optimizer, model.module)
         accelerator = processes.start(config, plan)
         self._swap_folder = config.swap_folder
@@ -89,6 +92,9 @@ class ZeroEngine:
             clipping=recipe.clipping,
             norm=self._grad_norm,
         )
+        self._between = between_replicas(recipe.communication, self._updates)
+        if self._between is not None:
+            self._engine.enable_backward_allreduce = False
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
@@ -108,7 +114,7 @@ class ZeroEngine:
             share_loss += loss.detach()
             if index == 0:
                 counted.wait()
-                factor = loss_factor(counts[0], averaged_over=self._grad_accum * self.world_size // self._tp)
+                factor = self._loss_factor(counts[0], shares)
             if index == len(shares) - 1:
                 total, summed = self._sum_over_ranks(share_loss)
             mean_share = loss * factor
@@ -118,8 +124,11 @@ class ZeroEngine:
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
                 self._norm = self._plain_grad_norm()
                 # ZeRO-0 in fp32 is the plain optimizer, which would put NaN into the weights.
-                skipped = self._is_plain and not bool(torch.isfinite(self._norm))
+                alone = self._is_plain or self._between is not None
+                skipped = alone and not bool(torch.isfinite(self._norm))
             self._leave_step_out() if skipped else engine.step()
+        if self._between is not None:
+            self._between.after_step()
         summed.wait()
         supervised, tokens, notices = counts.tolist()
         skipped = skipped or bool(getattr(engine.optimizer, "overflow", False))
@@ -132,11 +141,13 @@ class ZeroEngine:
             loss_scale=self._loss_scale(),
             skipped=skipped,
             noticed=notices > 0,
+            sent_bytes=None if self._between is None else self._between.sent_bytes,
         )
 
     @torch.no_grad()
     def eval_loss(self, batches: Sequence[Batch]) -> float:
         """Mean cross-entropy over all supervised tokens of all ranks' batches."""
+        self._settle()
         self._engine.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         count = 0
@@ -148,30 +159,15 @@ class ZeroEngine:
         loss_total, supervised, _ = totals.tolist()
         return float(loss_total / max(supervised, 1.0))
 
-    @torch.no_grad()
     def generate(
         self, batches: Sequence[Batch], *, max_new_tokens: int, stop_token_ids: Sequence[int]
     ) -> list[list[int]]:
         """Greedy answers to this rank's left-padded prompts; every rank needs the same number of batches."""
+        self._settle()
         self._engine.eval()
-        answers: list[list[int]] = []
-        for batch in batches:
-            # Ranks of one replica answer the same prompts, each in full.
-            with whole_logits(self._base.lm_head), whole_sequences(self._base):
-                output = self._engine.module.generate(
-                    input_ids=self._to_device(batch["input_ids"]),
-                    attention_mask=self._to_device(batch["attention_mask"]),
-                    max_new_tokens=max_new_tokens,
-                    eos_token_id=list(stop_token_ids),
-                    do_sample=False,
-                    temperature=None,
-                    top_p=None,
-                    use_cache=True,
-                    # Under ZeRO-3 every forward pass gathers weights: a rank that is done must go on until all are.
-                    synced_gpus=self._stage == 3,
-                )
-            answers += output[:, batch["input_ids"].shape[1] :].tolist()
-        return answers
+        return answers_of(
+            self._engine, self._base, batches, max_new_tokens=max_new_tokens, stop_token_ids=stop_token_ids
+        )
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, in rank order."""
@@ -179,6 +175,7 @@ class ZeroEngine:
 
     def full_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole weights one by one on rank 0's CPU, in the precision of the forward pass."""
+        self._settle()
         if self._stage == 3:
             # A forward pass without a backward leaves prefetched weights in flight, which cannot be gathered again.
             self._engine.empty_partition_cache()
@@ -189,10 +186,13 @@ class ZeroEngine:
 
     def weights_digest(self) -> tuple[str, str] | None:
         """Of the weights that each replica holds in whole."""
+        self._settle()
         return None if self._stage == 3 else digest_of(self._tensors)
 
     def states(self) -> Iterator[tuple[Piece, States]]:
         """Every piece that this rank keeps."""
+        if self._between is not None:
+            self._between.begin_anew()
         return self._updates.states()
 
     def counters(self) -> dict[str, float]:
@@ -229,16 +229,33 @@ class ZeroEngine:
         logits = self._engine(**inputs, use_cache=False).logits
         return loss_sum(logits, self._to_device(share.wanted), self._base.lm_head)
 
+    def _settle(self) -> None:
+        """Give all replicas the same weights, if the recipe lets them differ."""
+        if self._between is not None:
+            self._between.settle()
+
+    def _loss_factor(self, supervised: torch.Tensor, shares: Sequence[Share]) -> torch.Tensor:
+        """Of the global batch, or of this rank's rows, where it takes steps of its own."""
+        if self._between is not None and self._between.alone:
+            own = torch.tensor(sum(share.num_supervised for share in shares), device=self.device)
+            return loss_factor(own, averaged_over=self._grad_accum)
+        return loss_factor(supervised, averaged_over=self._grad_accum * self.world_size // self._tp)
+
     def _grad_norm(self) -> float:
         """Of all gradients of the step, before clipping."""
         return float(self._engine.optimizer._global_grad_norm if self._norm is None else self._norm)
 
     def _plain_grad_norm(self) -> torch.Tensor:
-        """Of ZeRO-0, whose optimizers do not know it (fp32) or know it before unscaling (fp16); summed in fp32."""
+        """Of ZeRO-0, whose optimizers do not know it (fp32) or know it before unscaling (fp16); summed in fp32.
+
+        Of the mean over the replicas, which the recipe may have made in a way of its own.
+        """
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        if self._between is not None:
+            self._between.average(gradients)
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
         norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms)) / self._loss_scale()
-        return norm
+        return norm if self._between is None else self._between.common(norm)
 
     def _leave_step_out(self) -> None:
         """What `step` does besides the update: the gradients go, the next micro-batch is counted."""

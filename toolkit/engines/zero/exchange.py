@@ -1,0 +1,157 @@
+"""Averaging gradients over the replicas in fewer bytes; ZeRO-0 alone keeps whole gradients on every rank.
+
+By torch's own communication hooks for DistributedDataParallel (torch/distributed/algorithms/ddp_comm_hooks), which get
+what they would get there: buckets of gradients.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+
+from toolkit.specs.communication import CommunicationConfig
+
+_BUCKET_NUMBERS = 64 * 1024**2
+"""Gradients that are sent together: 256 MB in fp32."""
+
+
+class Bucket:
+    """Gradients end to end, with the methods of torch's `GradBucket` that its hooks call."""
+
+    def __init__(self, number: int, gradients: Sequence[torch.Tensor], *, is_last: bool) -> None:
+        self._number, self._is_last = number, is_last
+        # In fp32 also where the gradients are bf16: matrices are made orthogonal, and errors added up.
+        self._buffer = torch.cat([gradient.flatten() for gradient in gradients]).float()
+        pieces = torch.split(self._buffer, [gradient.numel() for gradient in gradients])
+        self._views = [piece.view(gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)]
+
+    def index(self) -> int:
+        """Which of the step's buckets."""
+        return self._number
+
+    def is_last(self) -> bool:
+        """Whether it is the last one of the step."""
+        return self._is_last
+
+    def buffer(self) -> torch.Tensor:
+        """All numbers, flat."""
+        return self._buffer
+
+    def gradients(self) -> list[torch.Tensor]:
+        """Views of it, one per tensor."""
+        return self._views
+
+
+class TopK:
+    """The largest numbers of each rank's gradient, by magnitude; what is left waits for the next step (1809.07599)."""
+
+    def __init__(self, ratio: float) -> None:
+        self._ratio = ratio
+        self._left: dict[int, torch.Tensor] = {}
+
+    def count(self, numbers: int) -> int:
+        """Of so many, those that are sent."""
+        return max(1, int(numbers * self._ratio))
+
+    def average(self, bucket: Bucket) -> torch.Tensor:
+        """Mean over the ranks of what each sends; the same on all, as all add in the order of the ranks."""
+        numbers = bucket.buffer()
+        if bucket.index() in self._left:
+            numbers += self._left[bucket.index()]
+        chosen = numbers.abs().topk(self.count(len(numbers)), sorted=False).indices
+        values = numbers[chosen]
+        numbers[chosen] = 0
+        self._left[bucket.index()] = numbers
+        world, places = dist.get_world_size(), chosen.int()
+        all_values = [torch.empty_like(values) for _ in range(world)]
+        all_places = [torch.empty_like(places) for _ in range(world)]
+        dist.all_gather(all_values, values)
+        dist.all_gather(all_places, places)
+        mean = torch.zeros_like(numbers)
+        for at, found in zip(all_places, all_values, strict=True):
+            mean.index_add_(0, at.long(), found, alpha=1 / world)
+        return mean
+
+
+class Exchange:
+    """`Between` that averages gradients at every step.
+
+    Args:
+        config: of the recipe, with a compression.
+    """
+
+    def __init__(self, config: CommunicationConfig) -> None:
+        self._config = config
+        self.alone = False
+        """As `Between`."""
+        self.sent_bytes = 0.0
+        """As `Between`."""
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was left out of earlier steps."""
+        rank = self._config.rank
+        self._power = PowerSGDState(dist.group.WORLD, matrix_approximation_rank=rank, start_powerSGD_iter=2)
+        # Those steps are for DistributedDataParallel, which divides its buckets anew; these stay as they are.
+        self._power.iter = self._power.start_powerSGD_iter
+        self._topk = TopK(self._config.ratio)
+
+    @torch.no_grad()
+    def average(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Of the same tensors in the same order on every rank."""
+        self.sent_bytes = 0.0
+        for bucket, members in _buckets(gradients):
+            mean = self._averaged(bucket)
+            for gradient, part in zip(members, torch.split(mean, [one.numel() for one in members]), strict=True):
+                gradient.copy_(part.view(gradient.shape))
+
+    def common(self, norm: torch.Tensor) -> torch.Tensor:
+        """All ranks have the same gradients."""
+        return norm
+
+    def after_step(self) -> None:
+        """All ranks have made the same update."""
+
+    def settle(self) -> None:
+        """All ranks have the same weights."""
+
+    def _averaged(self, bucket: Bucket) -> torch.Tensor:
+        world, numbers = dist.get_world_size(), bucket.buffer()
+        round_trip = 2 * (world - 1) / world
+        match self._config.compression:
+            case "topk":
+                self.sent_bytes += (world - 1) * self._topk.count(len(numbers)) * (numbers.element_size() + 4)
+                return self._topk.average(bucket)
+            case "powersgd":
+                before = self._power.total_numel_after_compression
+                mean = _waited(powerSGD_hook, self._power, bucket)
+                sent = self._power.total_numel_after_compression - before
+                self.sent_bytes += round_trip * sent * numbers.element_size()
+                return mean
+            case "fp16":
+                self.sent_bytes += round_trip * 2 * len(numbers)
+                return _waited(default_hooks.fp16_compress_hook, dist.group.WORLD, bucket)
+            case _:
+                self.sent_bytes += round_trip * 2 * len(numbers)
+                return _waited(default_hooks.bf16_compress_hook, dist.group.WORLD, bucket)
+
+
+def _waited(hook: Callable[..., Any], state: Any, bucket: Bucket) -> torch.Tensor:
+    mean: torch.Tensor = hook(state, bucket).wait()
+    return mean
+
+
+def _buckets(gradients: Sequence[torch.Tensor]) -> Iterator[tuple[Bucket, list[torch.Tensor]]]:
+    groups: list[list[torch.Tensor]] = [[]]
+    size = 0
+    for gradient in gradients:
+        if groups[-1] and size + gradient.numel() > _BUCKET_NUMBERS:
+            groups.append([])
+            size = 0
+        groups[-1].append(gradient)
+        size += gradient.numel()
+    for number, members in enumerate(groups):
+        yield Bucket(number, members, is_last=number == len(groups) - 1), members

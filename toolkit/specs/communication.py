@@ -1,0 +1,45 @@
+"""What replicas send each other over a slow link, as the recipe has it."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from toolkit.specs.base import Spec
+
+Compression = Literal["none", "fp16", "bf16", "powersgd", "topk"]
+
+
+class CommunicationConfig(Spec):
+    """Gradients sent in fewer bytes, or weights sent now and then instead of gradients; with ZeRO-0 alone."""
+
+    compression: Compression = "none"
+    """`fp16`, `bf16`: half of fp32; `powersgd`: two thin matrices per matrix (1905.13727); `topk`: the largest numbers
+    alone. What the last two leave out is added to the next step's gradients (error feedback)."""
+    rank: int = Field(default=4, gt=0)
+    """Of `powersgd`: columns of the thin matrices."""
+    ratio: float = Field(default=0.01, gt=0, lt=1)
+    """Of `topk`: part of the numbers that is sent."""
+    local_steps: int = Field(default=1, gt=0)
+    """Optimizer steps that each replica takes on its own rows before all take the mean of their weights (local SGD,
+    1805.09767); 1 is synchronous training."""
+    outer_learning_rate: float = Field(default=1.0, gt=0)
+    """Of what the replicas have moved by on average, the part that is applied (DiLoCo, 2311.08105: 0.7)."""
+    outer_momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Nesterov momentum of that outer step (DiLoCo: 0.9)."""
+
+    @property
+    def is_plain(self) -> bool:
+        """The engine's own all-reduce of gradients at every step."""
+        return self.compression == "none" and self.local_steps == 1
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name, kind in (("rank", "powersgd"), ("ratio", "topk")):
+            if self.compression != kind and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is of compression {kind}, compression is {self.compression}; leave it out")
+        if self.local_steps > 1 and self.compression != "none":
+            raise ValueError(f"local_steps={self.local_steps} sends no gradients to compress; use one of the two")
+        if self.local_steps == 1 and (self.outer_learning_rate != 1 or self.outer_momentum):
+            raise ValueError("outer_learning_rate and outer_momentum are of local_steps above 1; leave them out")
+        return self
