@@ -93,8 +93,8 @@ def test_ends_trained_beside_adapters_equal_peft(
 @pytest.mark.parametrize(
     "choices",
     [
-        {"zero_stage": 2},
         {"pp": 2},
+        pytest.param({"zero_stage": 2}, marks=pytest.mark.soak),
         pytest.param({"zero_stage": 3, "precision": "bf16"}, marks=pytest.mark.soak),
     ],
     ids=str,

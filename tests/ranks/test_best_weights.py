@@ -19,7 +19,11 @@ PROMPTS = [{"instruction": "2 + 2?", "output": "4"}, {"instruction": "say it", "
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("rate", "choices"), [(1.0, {"zero_stage": 3, "method": "lora"}), (0.2, {"pp": 2})], ids=["lora-zero3", "pp2"]
+    ("rate", "choices"),
+    [
+        pytest.param(1.0, {"zero_stage": 3, "method": "lora"}, id="lora-zero3"),
+        pytest.param(0.2, {"pp": 2}, id="pp2", marks=pytest.mark.soak),
+    ],
 )
 def test_the_best_weights_are_what_is_exported(tmp_path: Path, rate: float, choices: dict[str, Any]) -> None:
     inputs = write_inputs(tmp_path / "inputs")

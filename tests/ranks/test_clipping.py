@@ -32,12 +32,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 # A threshold is one number for all, so that one layout shows it; units are cut in as many ways as there are layouts.
 IN_CI = {
-    *(("agc", layout) for layout in ("zero0", "zero1", "zero2", "zero3", "tp2", "pp2")),
+    *(("agc", layout) for layout in ("zero1", "zero3", "tp2", "pp2")),
     ("value", "zero0"),
-    ("value", "zero3"),
     ("zclip", "zero2"),
-    ("zclip", "zero3"),
-    ("percentile", "zero1"),
     ("percentile", "pp2"),
 }
 CASES = [

@@ -63,7 +63,8 @@ def test_powersgd_learns_what_stays_the_same() -> None:
     assert (sum(made) - sum(true)).norm() < 0.35 * sum(true).norm()
 
 
-@pytest.mark.parametrize("config", [FP16, pytest.param(BF16, marks=SOAK)], ids=lambda config: config.compression)
+@SOAK
+@pytest.mark.parametrize("config", [FP16, BF16], ids=lambda config: config.compression)
 def test_halves_train_as_one_process_does(tmp_path: Path, calm: Path, config: CommunicationConfig) -> None:
     here = trained(write_run(tmp_path / "run", calm, zero_stage=0, communication=config))
     one = reference_run(calm)
@@ -71,7 +72,7 @@ def test_halves_train_as_one_process_does(tmp_path: Path, calm: Path, config: Co
     assert_equal(here.steps, one.steps, loss=within, norm=within)
 
 
-@pytest.mark.parametrize("config", [LOCAL, DILOCO], ids=["local", "diloco"])
+@pytest.mark.parametrize("config", [pytest.param(LOCAL, id="local", marks=SOAK), pytest.param(DILOCO, id="diloco")])
 def test_local_steps_are_those_of_two_replicas(tmp_path: Path, deep: Path, config: CommunicationConfig) -> None:
     folder = write_run(tmp_path / "run", deep, zero_stage=0, micro_batch=GLOBAL_BATCH // 2, communication=config)
     here = trained(folder)
@@ -130,6 +131,7 @@ def test_goes_on_bit_for_bit(tmp_path: Path, deep: Path, config: CommunicationCo
     assert_bit_equal(run(second_half, folder, tmp_path / "store"), whole)
 
 
+@SOAK
 def test_local_steps_in_bf16_end_in_the_same_weights_everywhere(tmp_path: Path, calm: Path) -> None:
     settings: dict[str, Any] = {"zero_stage": 0, "precision": "bf16", "communication": LOCAL}
     here = trained(write_run(tmp_path / "run", calm, **settings))

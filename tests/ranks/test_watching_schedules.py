@@ -43,6 +43,9 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
+QUICK = {("zero2", "plateau"), ("zero3", "relative_change"), ("pp2", "relative_change")}
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
@@ -82,8 +85,14 @@ def numbers(run: toolkit.Run, name: str) -> list[float]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "schedule"),
+    [
+        pytest.param(layout, schedule, marks=[] if (layout, schedule) in QUICK else pytest.mark.soak)
+        for layout in LAYOUTS
+        for schedule in SCHEDULES
+    ],
+)
 def test_rates_are_those_of_one_process(tmp_path: Path, inputs: Path, alone: Path, layout: str, schedule: str) -> None:
     folder = write(tmp_path / "run", inputs, schedule, **LAYOUTS[layout])
     in_warm_ranks(folder)
@@ -101,7 +110,11 @@ def test_rates_are_those_of_one_process(tmp_path: Path, inputs: Path, alone: Pat
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("layout", "schedule"), [("zero2", "plateau"), ("zero3", "relative_change"), ("pp2", "relative_change")]
+    ("layout", "schedule"),
+    [
+        ("pp2", "relative_change"),
+        *(pytest.param(*case, marks=pytest.mark.soak) for case in QUICK if case[0] != "pp2"),
+    ],
 )
 def test_a_run_that_goes_on_has_the_rates_of_one_that_never_stopped(
     tmp_path: Path, inputs: Path, layout: str, schedule: str
