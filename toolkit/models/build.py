@@ -1,5 +1,7 @@
 """The model of a run, as engines take it: checkpointed and adapted as plan and recipe say, weights still on disk."""
 
+import torch
+
 from toolkit.errors import SpecError
 from toolkit.models.lora import add_lora
 from toolkit.models.pretrained import checkpoint_activations, load_pretrained
@@ -13,7 +15,8 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
 
     Raises:
         CheckpointError: the weights are missing, damaged or not of the planned model.
-        SpecError: the recipe adapts layers that the model does not have, or wants 4-bit weights.
+        SpecError: the recipe adapts layers that the model does not have, or the head where the loss cannot take that,
+            or wants 4-bit weights.
     """
     if plan.workload.method == "qlora":
         raise SpecError("method=qlora: this release trains adapters on 16-bit weights only; use method=lora")
@@ -24,4 +27,9 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
     if adapters:
         rank = plan.workload.lora_rank
         model.module = add_lora(model.module, recipe.lora, rank=rank, checkpointed=checkpointed)
+    if plan.workload.loss == "chunked" and type(model.base.lm_head) is not torch.nn.Linear:
+        raise SpecError(
+            "loss=chunked multiplies by the head's own weight, and this run adapts the head; take lm_head out of "
+            "lora.targets, or use loss=full"
+        )
     return model

@@ -105,14 +105,25 @@ class Norm(torch.nn.Module):
 
 
 class Head(torch.nn.Module):
-    """Hidden states to logits [micro_batch, seq, vocabulary], or this rank's part of the vocabulary."""
+    """Hidden states to logits [micro_batch, seq, vocabulary], or this rank's part of the vocabulary.
 
-    def __init__(self, model: UnloadedModel, read: Read) -> None:
+    Args:
+        model: whose head it is.
+        read: gives it its weight.
+        whole_logits: False: the loss multiplies by the head's weight itself, a part of it at a time.
+    """
+
+    def __init__(self, model: UnloadedModel, read: Read, whole_logits: bool) -> None:
         super().__init__()
         read(model.base.lm_head)
         self.lm_head = model.base.lm_head
+        self._whole_logits = whole_logits
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """One product, or none."""
+        return self.logits(hidden) if self._whole_logits else hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """One product."""
         logits: torch.Tensor = self.lm_head(hidden)
         return logits

@@ -12,6 +12,22 @@ PRECISION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of one weight or activation in the forward and backward pass."""
 
 
+LossKind = Literal["full", "chunked"]
+LOSS_BLOCK_NUMBERS, LOSS_BLOCK_COLUMNS = 2**24, 1024
+"""Logits that a chunked loss computes at once, and the fewest columns of them: large enough for a matrix product to run
+at full speed, small beside all that a step holds (64 MiB in fp32)."""
+
+
+def loss_block(tokens: int, vocab: int) -> int:
+    """Columns of logits that a chunked loss computes at once; engine and planner count with the same.
+
+    Args:
+        tokens: rows of the logits.
+        vocab: columns of all logits, or of a rank's part of them.
+    """
+    return min(vocab, max(LOSS_BLOCK_COLUMNS, LOSS_BLOCK_NUMBERS // max(tokens, 1)))
+
+
 class Workload(Spec):
     """Sequence length, global batch and method; a plan made for another workload is refused at start."""
 
@@ -25,3 +41,5 @@ class Workload(Spec):
     """Rank of the LoRA adapters; counts with `lora` and `qlora` only."""
     precision: Precision = "bf16"
     """fp32, bf16 or fp16; with bf16 and fp16 the optimizer keeps fp32 master weights."""
+    loss: LossKind = "full"
+    """`full` computes all logits at once, `chunked` a block of columns at a time, twice: less memory, the same loss."""

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
+from toolkit.engines.ds.chunked import chunked_loss_sum
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
@@ -50,7 +51,14 @@ class PipelineEngine:
         self._scales_loss = config.precision == "fp16"
         self._loss_factor = torch.ones((), device=self.device)
         self._model = model
-        self._pipe = pipeline_module(model, topology=self._topology, stages=strategy.stages, loss=self._loss)
+        self._loss_sum = chunked_loss_sum if plan.workload.loss == "chunked" else loss_sum
+        self._pipe = pipeline_module(
+            model,
+            topology=self._topology,
+            stages=strategy.stages,
+            loss=self._loss,
+            whole_logits=plan.workload.loss == "full",
+        )
         named = stage_parameters(model.module, self._pipe)
         parts = as_many_everywhere(parameter_groups(named, recipe.optimizer))
         optimizer, chosen = build_adamw(parts, recipe.optimizer, device=self.device, offload=config.offload != "none")
@@ -150,9 +158,9 @@ class PipelineEngine:
     def _keeper(self) -> Keeper:
         return keeper_of(self._engine.optimizer, self._tensors, replica=self.data_rank, num_replicas=self._dp)
 
-    def _loss(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def _loss(self, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """One micro-batch's part of the mean over all supervised tokens."""
-        return loss_sum(logits, wanted, self._model.base.lm_head) * self._loss_factor
+        return self._loss_sum(outputs, wanted, self._model.base.lm_head) * self._loss_factor
 
     def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
         """What DeepSpeed wants of a micro-batch: inputs of the first stage, labels of the last.

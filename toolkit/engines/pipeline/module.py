@@ -25,7 +25,12 @@ def topology_of(plan: Plan) -> PipeModelDataParallelTopology:
 
 
 def pipeline_module(
-    model: UnloadedModel, *, topology: PipeModelDataParallelTopology, stages: tuple[int, ...], loss: Loss
+    model: UnloadedModel,
+    *,
+    topology: PipeModelDataParallelTopology,
+    stages: tuple[int, ...],
+    loss: Loss,
+    whole_logits: bool,
 ) -> PipelineModule:
     """Read this rank's stage and wrap it.
 
@@ -33,7 +38,9 @@ def pipeline_module(
         model: with its weights on disk.
         topology: of all ranks.
         stages: decoder layers of each stage.
-        loss: of logits and wanted tokens, on the last stage.
+        loss: of what the last stage gives and wanted tokens.
+        whole_logits: it gives logits; else the hidden states before the head, from which the loss makes a part of them
+            at a time.
 
     Raises:
         EngineError: DeepSpeed divides the layers in another way than asked for.
@@ -46,7 +53,8 @@ def pipeline_module(
             cuts.cut(part)
 
     bodies = [LayerSpec(Body, model, read, layers) for layers in layer_ranges(stages)]
-    layers = [_embedding(model, read), *bodies, LayerSpec(Norm, model, read), _head(model, read)]
+    layers = [_embedding(model, read), *bodies, LayerSpec(Norm, model, read)]
+    layers.append(_head(model, read, whole_logits=whole_logits))
     with contextlib.redirect_stdout(io.StringIO()):  # it prints every layer of every stage
         module = PipelineModule(
             layers=layers,
@@ -75,7 +83,7 @@ def _embedding(model: UnloadedModel, read: Callable[[torch.nn.Module], None]) ->
     return TiedLayerSpec("embedding", Embedding, model, read, tied_weight_attr=["embed_tokens.weight"])
 
 
-def _head(model: UnloadedModel, read: Callable[[torch.nn.Module], None]) -> LayerSpec:
+def _head(model: UnloadedModel, read: Callable[[torch.nn.Module], None], *, whole_logits: bool) -> LayerSpec:
     if not model.base.config.tie_word_embeddings:
-        return LayerSpec(Head, model, read)
-    return TiedLayerSpec("embedding", Head, model, read, tied_weight_attr=["lm_head.weight"])
+        return LayerSpec(Head, model, read, whole_logits)
+    return TiedLayerSpec("embedding", Head, model, read, whole_logits, tied_weight_attr=["lm_head.weight"])

@@ -13,6 +13,7 @@ from deepspeed.utils import groups
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
+from toolkit.engines.ds.chunked import loss_for_logits
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum
@@ -52,6 +53,7 @@ class ZeroEngine:
         self._shares = Shares(layout.sp, self.rank // self._tp % layout.sp)
         self.device: torch.device = accelerator.device
         self._stage = config.zero_stage
+        self._chunked_loss = plan.workload.loss == "chunked"
         self._grad_accum = plan.strategy.grad_accum
         self._scales_loss = config.precision == "fp16"
         self._plain_adam = self._stage == 0 and config.precision == "fp32"
@@ -221,8 +223,12 @@ class ZeroEngine:
         if self._shares.sp > 1:
             documents = None if share.documents is None else self._to_device(share.documents)
             keep_documents_apart(self._base, documents)
-        logits = self._engine(**inputs, use_cache=False).logits
-        return loss_sum(logits, self._to_device(share.wanted), self._base.lm_head)
+        head, wanted = self._base.lm_head, self._to_device(share.wanted)
+        if self._chunked_loss:
+            with loss_for_logits(head, wanted):
+                loss: torch.Tensor = self._engine(**inputs, use_cache=False).logits
+            return loss
+        return loss_sum(self._engine(**inputs, use_cache=False).logits, wanted, head)
 
     def _plain_grad_norm(self) -> torch.Tensor:
         """Of ZeRO-0, whose optimizers do not know it (fp32) or know it before unscaling (fp16); summed in fp32."""
