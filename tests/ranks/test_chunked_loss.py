@@ -93,7 +93,7 @@ def losses_and_answers(folder: Path) -> tuple[float, list[list[int]]]:
 
     engine = open_engine(folder)
     batch = batches_of(folder, engine).step(1)[0]
-    prompt = {name: batch[name][:, :SEQ_LEN // 8] for name in ("input_ids", "attention_mask")}
+    prompt = {name: batch[name][:, : SEQ_LEN // 8] for name in ("input_ids", "attention_mask")}
     found = engine.eval_loss([batch]), engine.generate([prompt], max_new_tokens=4, stop_token_ids=[2])
     engine.close()
     return found

@@ -23,7 +23,13 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
     model = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
     adapters, checkpointed = plan.workload.method == "lora", plan.strategy.activation_checkpointing != "none"
     if checkpointed:
-        checkpoint_activations(model.module, adapters=adapters)
+        checkpoint_activations(
+            model.module,
+            adapters=adapters,
+            every=plan.strategy.checkpointing_every,
+            to_host=plan.strategy.offload_activations == "cpu",
+            pinned=plan.cluster.device.kind != "cpu",
+        )
     if adapters:
         rank = plan.workload.lora_rank
         model.module = add_lora(model.module, recipe.lora, rank=rank, checkpointed=checkpointed)

@@ -1,9 +1,13 @@
 """Thin doors to transformers: tokenizer and weights of a LLaMA-family checkpoint, complete or not at all."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from toolkit.errors import CheckpointError
@@ -79,19 +83,36 @@ def load_pretrained(name: str, spec: ModelSpec, *, precision: Precision) -> Unlo
     return UnloadedModel(model, files, DTYPES[precision])
 
 
-def checkpoint_activations(model: PreTrainedModel, *, adapters: bool) -> None:
+def checkpoint_activations(
+    model: PreTrainedModel, *, adapters: bool, every: int = 1, to_host: bool = False, pinned: bool = False
+) -> None:
     """Keep only each layer's input in the forward pass; the rest is computed again in the backward pass.
 
     Args:
         model: a loaded model.
         adapters: LoRA will be added. Under ZeRO-3 its recomputed tensors look different to the non-reentrant
             kind, which then raises CheckpointError (transformers #47254); the reentrant kind does not look.
+        every: of so many layers the first one; the others keep what they compute.
+        to_host: the inputs wait in host memory.
+        pinned: that memory is pinned, for copies from a GPU.
     """
     kind = {"use_reentrant": adapters}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(kind)
     else:  # its name until transformers 5.23
         model.gradient_checkpointing_enable(kind)
+    # Not by arguments of the calls above: releases before 5.23 have none for it, and theirs always pins.
+    run = functools.partial(checkpoint, use_reentrant=adapters)
+    for number, layer in enumerate(model.model.layers):
+        layer.gradient_checkpointing = number % every == 0
+        if to_host:
+            layer._gradient_checkpointing_func = functools.partial(_with_inputs_on_host, run, pinned)
+
+
+def _with_inputs_on_host(run: Callable[..., Any], pinned: bool, layer: Callable[..., Any], *inputs: Any) -> Any:
+    """A checkpointed layer; what it saves is its inputs, as what it computes inside is not saved at all."""
+    with save_on_cpu(pin_memory=pinned):
+        return run(layer, *inputs)
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]], name: str, spec: ModelSpec) -> None:

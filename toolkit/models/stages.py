@@ -113,7 +113,7 @@ class Head(torch.nn.Module):
         whole_logits: False: the loss multiplies by the head's weight itself, a part of it at a time.
     """
 
-    def __init__(self, model: UnloadedModel, read: Read, whole_logits: bool) -> None:
+    def __init__(self, model: UnloadedModel, read: Read, whole_logits: bool = True) -> None:
         super().__init__()
         read(model.base.lm_head)
         self.lm_head = model.base.lm_head

@@ -12,6 +12,7 @@ PRECISION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of one weight or activation in the forward and backward pass."""
 
 
+AttentionKind = Literal["sdpa", "eager", "flash_attention_2"]
 LossKind = Literal["full", "chunked"]
 LOSS_BLOCK_NUMBERS, LOSS_BLOCK_COLUMNS = 2**24, 1024
 """Logits that a chunked loss computes at once, and the fewest columns of them: large enough for a matrix product to run
@@ -43,3 +44,7 @@ class Workload(Spec):
     """fp32, bf16 or fp16; with bf16 and fp16 the optimizer keeps fp32 master weights."""
     loss: LossKind = "full"
     """`full` computes all logits at once, `chunked` a block of columns at a time, twice: less memory, the same loss."""
+    attention: AttentionKind = "sdpa"
+    """`sdpa` is torch's own kernels, `eager` keeps all scores, `flash_attention_2` needs flash-attn and a GPU."""
+    compile: bool = False
+    """Let torch compile the decoder layers: minutes at the start, faster steps."""

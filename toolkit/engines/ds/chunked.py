@@ -11,7 +11,7 @@ anything is rounded to fp16, and it runs only where there is a backward pass.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -36,7 +36,8 @@ def chunked_loss_sum(hidden: torch.Tensor, wanted: torch.Tensor, head: Any) -> t
     if isinstance(head, VocabParallelLinear) and dist.get_world_size(head.mp_group) > 1 and len(targets):
         group, targets = head.mp_group, targets - head.vocab_start_index
         rows = ColumnParallel.apply(group, rows)
-    loss: torch.Tensor = _BlockwiseLoss.apply(rows, head.weight, targets, group)  # type: ignore[no-untyped-call]
+    loss: torch.Tensor
+    loss, _ = _BlockwiseLoss.apply(rows, head.weight, _Wanted(targets, group))  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -54,56 +55,71 @@ def loss_for_logits(head: Any, wanted: torch.Tensor) -> Iterator[None]:
         del head.forward  # back to that of its class
 
 
+class _Wanted(NamedTuple):
+    """Which logit of each row is asked for."""
+
+    columns: torch.Tensor
+    """Int64 [rows]; another rank's where it is none of this one's."""
+    group: dist.ProcessGroup | None
+    """The ranks that divide the columns."""
+
+
 class _BlockwiseLoss(torch.autograd.Function):
-    """Sum of -log softmax(hidden @ weight.T)[target] over the rows."""
+    """Sum of -log softmax(hidden @ weight.T)[wanted] over the rows."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, group: dist.ProcessGroup | None
-    ) -> torch.Tensor:
+    def forward(hidden: torch.Tensor, weight: torch.Tensor, wanted: _Wanted) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the exponentials up block by block, relative to the largest logit so far.
 
         Args:
-            ctx: of the backward pass.
             hidden: [rows, hidden size].
             weight: [columns, hidden size].
-            targets: column of each row; another rank's where it is none of these.
-            group: the ranks that divide the columns.
+            wanted: of each row.
+
+        Returns:
+            The loss, and the logarithm of each row's sum of exponentials, both in fp32.
         """
-        largest = torch.full(targets.shape, -torch.inf, device=hidden.device)
-        total, wanted = torch.zeros_like(largest), torch.zeros_like(largest)
+        largest = torch.full((len(hidden),), -torch.inf, device=hidden.device)
+        total, asked = torch.zeros_like(largest), torch.zeros_like(largest)
         for low, high in _blocks(hidden, weight):
             logits = (hidden @ weight[low:high].t()).float()
-            column, here = _places(targets, low, high)
-            wanted += torch.where(here, logits.gather(1, column)[:, 0], 0.0)
+            column, here = _places(wanted.columns, low, high)
+            asked += torch.where(here, logits.gather(1, column)[:, 0], 0.0)
             before, largest = largest, torch.maximum(largest, logits.amax(1))
             total *= (before - largest).exp_()
             total += logits.sub_(largest[:, None]).exp_().sum(1)
-        if group is not None:
+            del logits  # before the next block: two would be there at once
+        if wanted.group is not None:
             before = largest.clone()
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-            summed = torch.stack([total * (before - largest).exp_(), wanted])
-            dist.all_reduce(summed, group=group)
-            total, wanted = summed
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=wanted.group)
+            summed = torch.stack([total * (before - largest).exp_(), asked])
+            dist.all_reduce(summed, group=wanted.group)
+            total, asked = summed
         normaliser = largest + total.log()
-        ctx.save_for_backward(hidden, weight, targets, normaliser)
-        return (normaliser - wanted).sum()
+        return (normaliser - asked).sum(), normaliser
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Keep what the backward pass computes the blocks from."""
+        hidden, weight, wanted = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(hidden, weight, wanted.columns, output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         """The gradient of a logit is its probability, less 1 for the target's.
 
         Args:
             ctx: of the forward pass.
             gradient: of the loss.
         """
-        hidden, weight, targets, normaliser = ctx.saved_tensors
+        hidden, weight, columns, normaliser = ctx.saved_tensors
         of_hidden = torch.zeros(hidden.shape, device=hidden.device) if ctx.needs_input_grad[0] else None
         of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for low, high in _blocks(hidden, weight):
             logits = (hidden @ weight[low:high].t()).float()
-            column, here = _places(targets, low, high)
+            column, here = _places(columns, low, high)
             logits.sub_(normaliser[:, None]).exp_()
             logits.scatter_add_(1, column, -here[:, None].float())
             of_logits = logits.mul_(gradient).to(hidden.dtype)
@@ -112,7 +128,8 @@ class _BlockwiseLoss(torch.autograd.Function):
                 of_hidden += of_logits @ weight[low:high]
             if of_weight is not None:
                 torch.mm(of_logits.t(), hidden, out=of_weight[low:high])
-        return None if of_hidden is None else of_hidden.to(hidden.dtype), of_weight, None, None
+            del of_logits
+        return None if of_hidden is None else of_hidden.to(hidden.dtype), of_weight, None
 
 
 def _blocks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[tuple[int, int]]:

@@ -30,7 +30,7 @@ def pipeline_module(
     topology: PipeModelDataParallelTopology,
     stages: tuple[int, ...],
     loss: Loss,
-    whole_logits: bool,
+    whole_logits: bool = True,
 ) -> PipelineModule:
     """Read this rank's stage and wrap it.
 
