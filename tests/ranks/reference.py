@@ -1,6 +1,7 @@
 """The run that every layout must equal: one process, plain transformers and torch, the whole global batch at once."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,19 +57,23 @@ def reference_run(
     clip: float = CLIP,
     packed: bool = False,
     grouped: bool = False,
+    alpha: float | None = None,
 ) -> Reference:
-    """Train the model in `folder`; `packed`: on the documents of each step's packs, a row for each."""
+    """Train the model in `folder`.
+
+    `packed`: on the documents of each step's packs, a row for each; `alpha`: of NEFTune's noise.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
     if method == "lora":
         model = _with_adapters(model)
     batches = documents_of_packs(num_steps) if packed else global_batches(num_steps)
-    steps = tuple(_train(model, batches, clip=clip, grouped=grouped))
+    steps = tuple(_train(model, batches, clip=clip, grouped=grouped, alpha=alpha))
     return Reference(steps, model.eval())
 
 
 def global_batches(count: int) -> list[Batch]:
     """Whole global batches of the first `count` steps."""
-    batches = GlobalBatches(training_rows(), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD)
+    batches = GlobalBatches(training_rows(), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD).with_noise_seeds()
     return [batches.step(index)[0] for index in range(count)]
 
 
@@ -80,11 +85,24 @@ def documents_of_packs(count: int) -> list[Batch]:
     return [eval_batches(each, Share(1, 0, len(each)), pad_token_id=PAD)[0] for each in chosen]
 
 
-def mean_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy over the supervised tokens, in fp32."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+def mean_loss(model: Any, batch: Batch, *, alpha: float | None = None) -> torch.Tensor:
+    """Mean cross-entropy over the supervised tokens, in fp32; `alpha`: of NEFTune's noise."""
+    embedded = model.get_input_embeddings()(batch["input_ids"])
+    if alpha is not None:
+        embedded = embedded + _noise(batch, embedded.shape[-1], alpha)
+    logits = model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits
     predicted, wanted = logits[:, :-1].float(), batch["labels"][:, 1:]
     return cross_entropy(predicted.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+
+
+def _noise(batch: Batch, width: int, alpha: float) -> torch.Tensor:
+    """Of rows that are padded on the right: uniform, up to alpha / sqrt(length x width)."""
+    noise = torch.zeros(*batch["input_ids"].shape, width)
+    for row, seed in enumerate(batch["noise_seeds"].tolist()):
+        length = int(batch["attention_mask"][row].sum())
+        drawn = torch.rand(length, width, generator=torch.Generator().manual_seed(seed))
+        noise[row, :length] = (drawn * 2 - 1) * alpha / math.sqrt(length * width)
+    return noise
 
 
 def _with_adapters(model: Any) -> Any:
@@ -94,7 +112,7 @@ def _with_adapters(model: Any) -> Any:
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
-def _train(model: Any, batches: Sequence[Batch], *, clip: float, grouped: bool) -> Iterator[Step]:
+def _train(model: Any, batches: Sequence[Batch], *, clip: float, grouped: bool, alpha: float | None) -> Iterator[Step]:
     """AdamW on fp32 weights; a bf16 or fp16 model computes on rounded copies of them."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parameters = list(named.values())
@@ -107,7 +125,7 @@ def _train(model: Any, batches: Sequence[Batch], *, clip: float, grouped: bool) 
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
     model.train()
     for batch, rate in zip(batches, LEARNING_RATES, strict=False):
-        loss = mean_loss(model, batch)
+        loss = mean_loss(model, batch, alpha=alpha)
         loss.backward()
         for master, parameter in zip(masters, parameters, strict=True):
             master.grad = parameter.grad.float()

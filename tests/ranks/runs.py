@@ -40,6 +40,7 @@ def write_run(
     cluster: str = "2xcpu",
     global_batch: int = GLOBAL_BATCH,
     optimizer: OptimizerConfig = ALL_DECAY,
+    neftune_alpha: float | None = None,
     **choices: Any,
 ) -> Path:
     """Plan and emit; `choices` as for `toolkit.plan`."""
@@ -57,6 +58,7 @@ def write_run(
         model=str(model),
         workload=plan.workload,
         optimizer=optimizer,
+        neftune_alpha=neftune_alpha,
         lora=LoraConfig(alpha=LORA_ALPHA, targets=LORA_TARGETS),
         seed=SEED,
     )
@@ -85,7 +87,9 @@ def batches_of(folder: Path, engine: Engine) -> GlobalBatches:
     """The rows of `tiny.training_rows` in this rank's order."""
     strategy = Plan.load(RunFolder(folder).plan).strategy
     share = Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
-    return GlobalBatches(training_rows(), share, seed=SEED, pad_token_id=PAD)
+    batches = GlobalBatches(training_rows(), share, seed=SEED, pad_token_id=PAD)
+    noised = Recipe.load(RunFolder(folder).recipe).neftune_alpha is not None
+    return batches.with_noise_seeds() if noised else batches
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ def identity_of(plan: Plan, recipe: Recipe, *, samples: str, model: UnloadedMode
         "seq_len": str(work.seq_len),
         "method": work.method,
     }
+    if recipe.neftune_alpha is not None:
+        found["neftune_alpha"] = str(recipe.neftune_alpha)
     if work.method != "full":
         # A checkpoint of an earlier release knows nothing of what was not there.
         later = set() if recipe.lora.rslora else {"rslora"}

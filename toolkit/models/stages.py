@@ -12,6 +12,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
+from toolkit.models.neftune import Noise
 from toolkit.models.unloaded import UnloadedModel
 
 Read = Callable[[torch.nn.Module], None]
@@ -21,17 +22,28 @@ Crossing = tuple[torch.Tensor, torch.Tensor]
 
 
 class Embedding(torch.nn.Module):
-    """Token ids [micro_batch, seq] to hidden states; position ids go along."""
+    """Token ids [micro_batch, seq] to hidden states; position ids go along.
 
-    def __init__(self, model: UnloadedModel, read: Read) -> None:
+    Args:
+        model: whose embedding it is.
+        read: gives it its weight.
+        alpha: of the noise on hidden states, where there is any.
+    """
+
+    def __init__(self, model: UnloadedModel, read: Read, alpha: float | None = None) -> None:
         super().__init__()
         read(model.base.model.embed_tokens)
         self.embed_tokens = model.base.model.embed_tokens
+        self._alpha = alpha
 
-    def forward(self, inputs: Crossing) -> Crossing:
-        """Look the tokens up."""
-        ids, positions = inputs
-        return self.embed_tokens(ids), positions
+    def forward(self, inputs: tuple[torch.Tensor, ...]) -> Crossing:
+        """Look the tokens up; noise comes with what it follows from."""
+        ids, positions, *noise = inputs
+        hidden: torch.Tensor = self.embed_tokens(ids)
+        if noise and self.training:
+            assert self._alpha is not None
+            hidden = Noise(*noise).on(hidden, alpha=self._alpha)
+        return hidden, positions
 
 
 class Body(torch.nn.Module):

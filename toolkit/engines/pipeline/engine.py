@@ -17,7 +17,7 @@ from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
 from toolkit.engines.ds.optimizer import build_adamw
-from toolkit.engines.ds.rows import padded_on_the_left, positions_of
+from toolkit.engines.ds.rows import noise_of, padded_on_the_left, positions_of
 from toolkit.engines.ds.states import Keeper, counters_of, digest_of, keeper_of, load, set_counters
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.pipeline.collect import stage_parameters, stage_tensors, weights_of_all_stages
@@ -45,7 +45,7 @@ class PipelineEngine:
         self._topology = topology_of(plan)
         place = self._topology.get_coord(self.rank)
         self.data_rank: int = place.data
-        self._dp = layout.dp
+        self._dp, self._alpha = layout.dp, recipe.neftune_alpha
         # Every stage and every tensor-parallel rank sees all samples of its replica.
         self._speaks = place.pipe == 0 and place.model == 0
         self._scales_loss = config.precision == "fp16"
@@ -58,6 +58,7 @@ class PipelineEngine:
             stages=strategy.stages,
             loss=self._loss,
             whole_logits=plan.workload.loss == "full",
+            alpha=recipe.neftune_alpha,
         )
         named = stage_parameters(model.module, self._pipe)
         parts = as_many_everywhere(parameter_groups(named, recipe.optimizer))
@@ -162,7 +163,7 @@ class PipelineEngine:
         """One micro-batch's part of the mean over all supervised tokens."""
         return self._loss_sum(outputs, wanted, self._model.base.lm_head) * self._loss_factor
 
-    def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
         """What DeepSpeed wants of a micro-batch: inputs of the first stage, labels of the last.
 
         Raises:
@@ -170,4 +171,9 @@ class PipelineEngine:
         """
         if any(padded_on_the_left(batch["attention_mask"]) for batch in batches):
             raise EngineError("pipeline: a row is padded on the left; pad rows on the right, or use engine=zero")
-        return iter([((batch["input_ids"], positions_of(batch)), next_tokens(batch["labels"])) for batch in batches])
+        return iter([(self._inputs(batch), next_tokens(batch["labels"])) for batch in batches])
+
+    def _inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """Of the first stage: token ids, position ids and, where noise is asked for, what that follows from."""
+        noise = None if self._alpha is None else noise_of(batch)
+        return (batch["input_ids"], positions_of(batch), *(noise or ()))

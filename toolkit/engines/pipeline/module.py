@@ -31,6 +31,7 @@ def pipeline_module(
     stages: tuple[int, ...],
     loss: Loss,
     whole_logits: bool = True,
+    alpha: float | None = None,
 ) -> PipelineModule:
     """Read this rank's stage and wrap it.
 
@@ -41,6 +42,7 @@ def pipeline_module(
         loss: of what the last stage gives and wanted tokens.
         whole_logits: it gives logits; else the hidden states before the head, from which the loss makes a part of them
             at a time.
+        alpha: of the noise on embeddings, where there is any.
 
     Raises:
         EngineError: DeepSpeed divides the layers in another way than asked for.
@@ -53,7 +55,7 @@ def pipeline_module(
             cuts.cut(part)
 
     bodies = [LayerSpec(Body, model, read, layers) for layers in layer_ranges(stages)]
-    layers = [_embedding(model, read), *bodies, LayerSpec(Norm, model, read)]
+    layers = [_embedding(model, read, alpha), *bodies, LayerSpec(Norm, model, read)]
     layers.append(_head(model, read, whole_logits=whole_logits))
     with contextlib.redirect_stdout(io.StringIO()):  # it prints every layer of every stage
         module = PipelineModule(
@@ -77,10 +79,10 @@ def _tensor_cuts(model: UnloadedModel, topology: PipeModelDataParallelTopology) 
     return TensorCuts(model.base, own_group(topology.get_axis_comm_lists("model")), vocab=True)
 
 
-def _embedding(model: UnloadedModel, read: Callable[[torch.nn.Module], None]) -> LayerSpec:
+def _embedding(model: UnloadedModel, read: Callable[[torch.nn.Module], None], alpha: float | None) -> LayerSpec:
     if not model.base.config.tie_word_embeddings:
-        return LayerSpec(Embedding, model, read)
-    return TiedLayerSpec("embedding", Embedding, model, read, tied_weight_attr=["embed_tokens.weight"])
+        return LayerSpec(Embedding, model, read, alpha)
+    return TiedLayerSpec("embedding", Embedding, model, read, alpha, tied_weight_attr=["embed_tokens.weight"])
 
 
 def _head(model: UnloadedModel, read: Callable[[torch.nn.Module], None], *, whole_logits: bool) -> LayerSpec:

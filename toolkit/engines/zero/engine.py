@@ -24,6 +24,7 @@ from toolkit.engines.ds.tensor import gathered, whole_logits
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.shares import Share, Shares
 from toolkit.errors import EngineError
+from toolkit.models.neftune import NoisyEmbedding
 from toolkit.models.ulysses import keep_documents_apart, whole_sequences
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
@@ -73,6 +74,8 @@ class ZeroEngine:
             # Some layouts of DeepSpeed replace layers, and adapters inside them vanish without a word.
             raise EngineError(f"DeepSpeed {deepspeed.__version__} left {left} of {trainable} tensors to train")
         self._base = model.base
+        alpha = recipe.neftune_alpha
+        self._noisy = None if alpha is None else NoisyEmbedding(self._base.model.embed_tokens, alpha)
         self.notes = (chosen, *config.notes)
         self._tensors = trained_tensors(
             self._engine.module.named_parameters(),
@@ -224,11 +227,14 @@ class ZeroEngine:
             documents = None if share.documents is None else self._to_device(share.documents)
             keep_documents_apart(self._base, documents)
         head, wanted = self._base.lm_head, self._to_device(share.wanted)
-        if self._chunked_loss:
-            with loss_for_logits(head, wanted):
-                loss: torch.Tensor = self._engine(**inputs, use_cache=False).logits
-            return loss
-        return loss_sum(self._engine(**inputs, use_cache=False).logits, wanted, head)
+        with ExitStack() as around:
+            if self._noisy is not None:
+                around.enter_context(self._noisy.adding(share.noise, share.part))
+            if self._chunked_loss:
+                around.enter_context(loss_for_logits(head, wanted))
+            # In the second case the loss itself.
+            logits: torch.Tensor = self._engine(**inputs, use_cache=False).logits
+        return logits if self._chunked_loss else loss_sum(logits, wanted, head)
 
     def _plain_grad_norm(self) -> torch.Tensor:
         """Of ZeRO-0, whose optimizers do not know it (fp32) or know it before unscaling (fp16); summed in fp32."""
