@@ -16,7 +16,7 @@ from ranks.test_resume import STOP, assert_bit_equal, run
 pytestmark = pytest.mark.ranks
 
 ALPHA = 0.5
-"""Noise as large as these models' embeddings; with 5 it is ten times that, and roundings grow (1.03e-5 in one weight)."""
+"""Noise as large as these models' embeddings; ten times that lets roundings grow to 1.03e-5 in one weight."""
 LAYOUTS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "zero0": ("untied", 2, {"zero_stage": 0}),
     "zero2-rows-of-one": ("untied", 2, {"zero_stage": 2, "micro_batch": 1}),

@@ -3,6 +3,7 @@
 import torch
 
 from toolkit.errors import SpecError
+from toolkit.models.compiled import compile_layers
 from toolkit.models.lora import add_lora
 from toolkit.models.pretrained import checkpoint_activations, load_pretrained
 from toolkit.models.unloaded import UnloadedModel
@@ -20,7 +21,8 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
     """
     if plan.workload.method == "qlora":
         raise SpecError("method=qlora: this release trains adapters on 16-bit weights only; use method=lora")
-    model = load_pretrained(recipe.model, plan.model, precision=plan.workload.precision)
+    work = plan.workload
+    model = load_pretrained(recipe.model, plan.model, precision=work.precision, attention=work.attention)
     adapters, checkpointed = plan.workload.method == "lora", plan.strategy.activation_checkpointing != "none"
     if checkpointed:
         checkpoint_activations(
@@ -33,6 +35,8 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
     if adapters:
         rank = plan.workload.lora_rank
         model.module = add_lora(model.module, recipe.lora, rank=rank, checkpointed=checkpointed)
+    if plan.workload.compile:
+        compile_layers(model.base)
     if plan.workload.loss == "chunked" and type(model.base.lm_head) is not torch.nn.Linear:
         raise SpecError(
             "loss=chunked multiplies by the head's own weight, and this run adapts the head; take lm_head out of "

@@ -1,6 +1,7 @@
 """Thin doors to transformers: tokenizer and weights of a LLaMA-family checkpoint, complete or not at all."""
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from toolkit.errors import CheckpointError
+from toolkit.errors import CheckpointError, MachineError
 from toolkit.models.config import load_config
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.models.weights import WeightFiles, first_line
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.model_source import weights_source
-from toolkit.specs.workload import Precision
+from toolkit.specs.workload import AttentionKind, Precision
 
 # What transformers raises on files that are not what they should be; RuntimeError includes RecursionError.
 _TOKENIZER_FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError)
@@ -55,24 +56,33 @@ def load_tokenizer(name: str, spec: ModelSpec) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_pretrained(name: str, spec: ModelSpec, *, precision: Precision) -> UnloadedModel:
+def load_pretrained(
+    name: str, spec: ModelSpec, *, precision: Precision, attention: AttentionKind = "sdpa"
+) -> UnloadedModel:
     """The model of a checkpoint, ready for training once its weights are read.
 
     Args:
         name: folder or hub id.
         spec: the model that was planned for.
         precision: of weights and activations.
+        attention: what computes it.
 
     Raises:
         CheckpointError: weights missing, damaged, not those that the config describes, or not those planned for.
+        MachineError: flash-attn is not installed.
         SpecError: as `load_config`.
     """
+    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise MachineError(
+            "attention=flash_attention_2: flash-attn is not installed here; `pip install flash-attn`, or plan again "
+            "with attention=sdpa, whose kernels torch brings along"
+        )
     files = WeightFiles(name)
     config = load_config(name)
     config.use_cache = False
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision], attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision], attn_implementation=attention)
     except _CONFIG_FAILURES as error:
         raise CheckpointError(f"{name}: its config.json makes no model ({first_line(error)}); correct it") from None
     shapes = {weight: tuple(parameter.shape) for weight, parameter in model.named_parameters()}

@@ -89,6 +89,9 @@ class Body(torch.nn.Module):
             seen: which tokens see which, [micro_batch, 1, seq, all tokens]; None: all that came before.
             cache: keys and values of the tokens before these.
         """
+        if seen is not None and seen.dtype == torch.bool and self._config._attn_implementation == "eager":
+            # It adds what it gets to the scores.
+            seen = torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
         embedded = self.rotary_emb(hidden, position_ids=positions)
         for layer in self.layers:
             hidden = layer(

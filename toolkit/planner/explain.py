@@ -64,11 +64,14 @@ def fit_words(memory: MemoryEstimate, cluster: ClusterSpec) -> list[str]:
     return told
 
 
-def recompute_words(setup: Setup) -> list[str]:
-    """What a choice about recomputation does not do here."""
-    if setup.offload_activations == "none" or setup.offloaded_activations:
-        return []
-    return ["offload_activations=cpu changes nothing here: on a CPU the activations are in host memory anyway."]
+def step_words(setup: Setup) -> list[str]:
+    """What choices about a step's computation do not do here, or not to the estimates."""
+    told = []
+    if setup.offload_activations != "none" and not setup.offloaded_activations:
+        told.append("offload_activations=cpu changes nothing here: a CPU's activations are in host memory anyway.")
+    if setup.compiled:
+        told.append("The estimates are of layers that are not compiled: compile=true takes less time and memory.")
+    return told
 
 
 def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str, ...]:
@@ -88,7 +91,7 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
         told.append(f"Given, not chosen: {pins}.")
     if chosen.judged.setup.zero_stage == 0 and precision != "fp32":
         told.append(f"ZeRO-0 was given with {precision}, where {SILENT_ZERO_0}: the engine sets its counter back.")
-    told += recompute_words(chosen.judged.setup)
+    told += step_words(chosen.judged.setup)
     if is_tight(chosen.judged):
         told.append(_tight_words(chosen, choice.others, request))
     return tuple(told)

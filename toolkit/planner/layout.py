@@ -7,7 +7,7 @@ from pydantic import Field
 from toolkit.errors import SpecError
 from toolkit.planner.cost.estimate import estimate_time
 from toolkit.planner.engines import faults
-from toolkit.planner.explain import binding_constraint, fit_words, recompute_words
+from toolkit.planner.explain import binding_constraint, fit_words, step_words
 from toolkit.planner.knobs import helpful_options
 from toolkit.planner.memory import estimate_memory
 from toolkit.planner.memory.room import overshoot
@@ -55,7 +55,7 @@ def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, 
         told = [f"It does not fit: {binding_constraint(memory, cluster)}.", *helpful_options(request, memory)]
     if later := runs_today(strategy, workload.method):
         told.append(f"Planned, not written: {later}.")
-    told += recompute_words(setup)
+    told += step_words(setup)
     stages = range(setup.pp) if setup.pp > 1 else ()
     return Plan(
         model=model,
