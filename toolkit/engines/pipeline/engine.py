@@ -51,13 +51,13 @@ class PipelineEngine:
         self._scales_loss = config.precision == "fp16"
         self._loss_factor = torch.ones((), device=self.device)
         self._model = model
-        self._loss_sum = chunked_loss_sum if plan.workload.loss == "chunked" else loss_sum
+        self._chunked_loss = plan.workload.loss == "chunked"
         self._pipe = pipeline_module(
             model,
             topology=self._topology,
             stages=strategy.stages,
             loss=self._loss,
-            whole_logits=plan.workload.loss == "full",
+            whole_logits=not self._chunked_loss,
             alpha=recipe.neftune_alpha,
         )
         named = stage_parameters(model.module, self._pipe)
@@ -161,7 +161,8 @@ class PipelineEngine:
 
     def _loss(self, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """One micro-batch's part of the mean over all supervised tokens."""
-        return self._loss_sum(outputs, wanted, self._model.base.lm_head) * self._loss_factor
+        sum_of = chunked_loss_sum if self._chunked_loss else loss_sum
+        return sum_of(outputs, wanted, self._model.base.lm_head) * self._loss_factor
 
     def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
         """What DeepSpeed wants of a micro-batch: inputs of the first stage, labels of the last.
