@@ -17,7 +17,6 @@ from typing import final
 import numpy as np
 import torch
 from datasets import Dataset
-from typing_extensions import Self
 
 from toolkit.data.balance import divided, imbalance
 from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of
@@ -85,7 +84,7 @@ class GlobalBatches:
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
         self._noised = False
 
-    def with_noise_seeds(self) -> Self:
+    def with_noise_seeds(self) -> "GlobalBatches":
         """The same batches with `noise_seeds`, int64 [micro_batch]: of each row in this step, in any layout."""
         noised = copy.copy(self)
         noised._noised = True
