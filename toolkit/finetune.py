@@ -129,7 +129,7 @@ def training_batches(recipe: Recipe, data: PreparedData, *, share: Share, engine
     tokenizer = data.encoder.template.tokenizer
     if data.packs is not None:
         check_isolation(engine, rows=share.micro_batch, vocab_size=len(tokenizer))
-    return GlobalBatches(
+    batches = GlobalBatches(
         data.train,
         share,
         seed=recipe.seed,
@@ -137,6 +137,7 @@ def training_batches(recipe: Recipe, data: PreparedData, *, share: Share, engine
         packs=data.packs,
         grouped=recipe.require_data().group_by_length,
     )
+    return batches if recipe.neftune_alpha is None else batches.with_noise_seeds()
 
 
 def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut | None:

@@ -1,6 +1,7 @@
 """The run that every layout must equal: one process, plain transformers and torch, the whole global batch at once."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -68,6 +69,7 @@ def reference_run(
     adapters: frozenset[tuple[str, Any]] = frozenset(),
     freeze: str = "",
     new_tokens: int = 0,
+    alpha: float | None = None,
 ) -> Reference:
     """Train the model in `folder`.
 
@@ -79,6 +81,7 @@ def reference_run(
         adapters: further settings of peft's.
         freeze: pattern of the tensors that stay as they are.
         new_tokens: rows that embedding and head get, each the mean of the old ones.
+        alpha: of NEFTune's noise.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
     if new_tokens:
@@ -91,13 +94,16 @@ def reference_run(
     batches = documents_of_packs(num_steps) if packed else global_batches(num_steps, vocab_size=VOCAB_SIZE + new_tokens)
     clipper = functools.partial(norm_clipped, largest=clip) if clipping.kind == "norm" else Clipped(clipping)
     parts = [_in_parts(batch, in_parts) for batch in batches]
-    steps = tuple(train_in_one_process(model, parts, clip=clipper, grouped=grouped, optimizer_name=optimizer))
-    return Reference(steps, model.eval())
+    steps = tuple(
+        train_in_one_process(model, parts, clip=clipper, grouped=grouped, optimizer_name=optimizer, alpha=alpha)
+    )
+    return Reference(tuple(steps), model.eval())
 
 
 def global_batches(count: int, *, vocab_size: int = VOCAB_SIZE) -> list[Batch]:
     """Whole global batches of the first `count` steps."""
-    batches = GlobalBatches(training_rows(vocab_size), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD)
+    rows = GlobalBatches(training_rows(vocab_size), Share(1, 0, GLOBAL_BATCH), seed=SEED, pad_token_id=PAD)
+    batches = rows.with_noise_seeds()
     return [batches.step(index)[0] for index in range(count)]
 
 
@@ -109,9 +115,12 @@ def documents_of_packs(count: int) -> list[Batch]:
     return [eval_batches(each, Share(1, 0, len(each)), pad_token_id=PAD)[0] for each in chosen]
 
 
-def mean_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy over the supervised tokens, in fp32."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+def mean_loss(model: Any, batch: Batch, *, alpha: float | None = None) -> torch.Tensor:
+    """Mean cross-entropy over the supervised tokens, in fp32; `alpha`: of NEFTune's noise."""
+    embedded = model.get_input_embeddings()(batch["input_ids"])
+    if alpha is not None:
+        embedded = embedded + _noise(batch, embedded.shape[-1], alpha)
+    logits = model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits
     predicted, wanted = logits[:, :-1].float(), batch["labels"][:, 1:]
     return cross_entropy(predicted.flatten(0, 1), wanted.flatten(), ignore_index=-100)
 
@@ -122,6 +131,16 @@ def _grow(model: Any, count: int) -> None:
     model.resize_token_embeddings(old + count, mean_resizing=False)
     for end in {model.get_input_embeddings(), model.get_output_embeddings()}:
         end.weight.data[old:] = end.weight.data[:old].mean(0)
+
+
+def _noise(batch: Batch, width: int, alpha: float) -> torch.Tensor:
+    """Of rows that are padded on the right: uniform, up to alpha / sqrt(length x width)."""
+    noise = torch.zeros(*batch["input_ids"].shape, width)
+    for row, seed in enumerate(batch["noise_seeds"].tolist()):
+        length = int(batch["attention_mask"][row].sum())
+        drawn = torch.rand(length, width, generator=torch.Generator().manual_seed(seed))
+        noise[row, :length] = (drawn * 2 - 1) * alpha / math.sqrt(length * width)
+    return noise
 
 
 def _with_adapters(model: Any, more: dict[str, Any]) -> Any:
@@ -145,6 +164,7 @@ def train_in_one_process(
     clip: Clip,
     grouped: bool = False,
     optimizer_name: OptimizerName = "adamw",
+    alpha: float | None = None,
 ) -> Iterator[Step]:
     """An optimizer on fp32 weights; a bf16 or fp16 model computes on rounded copies of them."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -162,7 +182,9 @@ def train_in_one_process(
         loss = 0.0
         for batch, count in zip(batches, supervised, strict=True):
             share = (
-                mean_loss(model, batch) * (count / sum(supervised)) if count else torch.zeros((), requires_grad=True)
+                mean_loss(model, batch, alpha=alpha) * (count / sum(supervised))
+                if count
+                else torch.zeros((), requires_grad=True)
             )
             share.backward()
             loss += share.item()

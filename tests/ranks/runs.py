@@ -58,6 +58,7 @@ def write_run(
     clipping: ClippingConfig = BY_NORM,
     communication: CommunicationConfig = SYNCHRONOUS,
     lora: Mapping[str, Any] = MappingProxyType({}),
+    neftune_alpha: float | None = None,
     **choices: Any,
 ) -> Path:
     """Plan and emit; `lora` as in a recipe, `choices` as for `toolkit.plan`."""
@@ -76,6 +77,7 @@ def write_run(
         model=str(model),
         workload=plan.workload,
         optimizer=optimizer,
+        neftune_alpha=neftune_alpha,
         clipping=clipping,
         communication=communication,
         lora=LoraConfig(alpha=LORA_ALPHA, targets=LORA_TARGETS, **lora),
@@ -107,7 +109,9 @@ def batches_of(folder: Path, engine: Engine) -> GlobalBatches:
     plan = Plan.load(RunFolder(folder).plan)
     strategy = plan.strategy
     share = Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
-    return GlobalBatches(training_rows(plan.model.vocab_size), share, seed=SEED, pad_token_id=PAD)
+    batches = GlobalBatches(training_rows(plan.model.vocab_size), share, seed=SEED, pad_token_id=PAD)
+    noised = Recipe.load(RunFolder(folder).recipe).neftune_alpha is not None
+    return batches.with_noise_seeds() if noised else batches
 
 
 def divide_everything(folder: Path) -> None:

@@ -35,6 +35,8 @@ def identity_of(plan: Plan, recipe: Recipe, *, samples: str, model: UnloadedMode
     }
     if work.optimizer != "adamw":  # what checkpoints of earlier releases are of
         found["optimizer"] = work.optimizer
+    if recipe.neftune_alpha is not None:
+        found["neftune_alpha"] = str(recipe.neftune_alpha)
     if work.method != "full":
         # A checkpoint of an earlier release knows nothing of what was not there.
         fields = type(recipe.lora).model_fields

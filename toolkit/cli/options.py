@@ -34,6 +34,9 @@ Method = Annotated[str | None, typer.Option(help="full, lora or qlora.")]
 LoraRank = Annotated[int | None, typer.Option(help="Rank of the adapters.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; default: what suits the device.")]
 Optimizer = Annotated[str | None, typer.Option(help=f"{', '.join(OPTIMIZER_NAMES)}; default: adamw.")]
+Loss = Annotated[
+    str | None, typer.Option(help="full: all logits at once (default); chunked: a part at a time, in less memory.")
+]
 Engine = Annotated[str | None, typer.Option(help="Fix the engine: zero, pipeline or mcore.")]
 Tp = Annotated[int | None, typer.Option(help="Fix the tensor-parallel size.")]
 Pp = Annotated[int | None, typer.Option(help="Fix the number of pipeline stages.")]
@@ -47,6 +50,12 @@ Offload = Annotated[str | None, typer.Option(help="Fix what lives off the device
 OffloadTo = Annotated[str | None, typer.Option(help="Fix where offloaded states live: cpu or nvme.")]
 Checkpointing = Annotated[
     str | None, typer.Option(help="Fix activation checkpointing: none, selective (attention only) or full.")
+]
+CheckpointingEvery = Annotated[
+    int | None, typer.Option(help="Checkpoint the activations of the first layer and every so many after it, not all.")
+]
+OffloadActivations = Annotated[
+    str | None, typer.Option(help="Where inputs of checkpointed layers wait: none (the device) or cpu (host memory).")
 ]
 GradientClipping = Annotated[float, typer.Option(help="Largest global gradient norm.")]
 Price = Annotated[float | None, typer.Option(help="US dollars for one GPU for one hour.")]

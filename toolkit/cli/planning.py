@@ -29,6 +29,7 @@ def plan(
     lora_rank: options.LoraRank = None,
     precision: options.Precision = None,
     optimizer: options.Optimizer = None,
+    loss: options.Loss = None,
     objective: Annotated[
         str, typer.Option(help="What the choice is best at: fastest, least-memory, cheapest or fewest-gpus.")
     ] = "fastest",
@@ -45,6 +46,8 @@ def plan(
     offload: options.Offload = None,
     offload_to: options.OffloadTo = None,
     checkpointing: options.Checkpointing = None,
+    checkpointing_every: options.CheckpointingEvery = None,
+    offload_activations: options.OffloadActivations = None,
     gradient_clipping: options.GradientClipping = 1.0,
     recipe: Annotated[Path | None, typer.Option(help="Start from this recipe.yaml; options given here win.")] = None,
     data: Annotated[str | None, typer.Option(help="Training samples: a file, folder or hub id.")] = None,
@@ -74,6 +77,7 @@ def plan(
         "workload.lora_rank": lora_rank,
         "workload.precision": precision,
         "workload.optimizer": optimizer,
+        "workload.loss": loss,
         "data.train": data,
         "optimizer.learning_rate": learning_rate,
         "epochs": epochs,
@@ -110,6 +114,7 @@ def estimate(
     lora_rank: options.LoraRank = None,
     precision: options.Precision = None,
     optimizer: options.Optimizer = None,
+    loss: options.Loss = None,
     price: options.Price = None,
     engine: Annotated[str | None, typer.Option(help="zero, pipeline or mcore; default: what the sizes need.")] = None,
     tp: Annotated[int | None, typer.Option(help="Tensor-parallel size; default 1.")] = None,
@@ -129,6 +134,8 @@ def estimate(
     checkpointing: Annotated[
         str | None, typer.Option(help="none (default), selective (attention only) or full.")
     ] = None,
+    checkpointing_every: options.CheckpointingEvery = None,
+    offload_activations: options.OffloadActivations = None,
     explain: options.Explain = False,
     as_json: options.Json = False,
     plot: options.Plot = None,
@@ -143,6 +150,7 @@ def estimate(
         "workload.lora_rank": lora_rank,
         "workload.precision": precision,
         "workload.optimizer": optimizer,
+        "workload.loss": loss,
     }
     wanted = recipe_values(None, options=values, assignments=[])
     with options.faults_as_options():

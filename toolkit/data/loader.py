@@ -6,6 +6,7 @@ The epoch's permutation depends on (seed, epoch) alone; step s takes the next gl
 which of these is a matter of their lengths (balance.py). Any step can be asked for: to resume is to start at a number.
 """
 
+import copy
 import hashlib
 import itertools
 import math
@@ -82,6 +83,13 @@ class GlobalBatches:
         self._lengths = token_counts(rows) if packs is None else packs.tokens
         self._share, self._seed, self._pad, self._grouped = share, seed, pad_token_id, grouped
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
+        self._noised = False
+
+    def with_noise_seeds(self) -> "GlobalBatches":
+        """The same batches with `noise_seeds`, int64 [micro_batch]: of each row in this step, in any layout."""
+        noised = copy.copy(self)
+        noised._noised = True
+        return noised
 
     @property
     def steps_per_epoch(self) -> int:
@@ -104,10 +112,12 @@ class GlobalBatches:
         may hold nothing else: divide by the global batch's tokens, never by a micro-batch's own.
         """
         numbers = self._numbers(index)
-        return [
-            self._micro_batch([numbers[place] for place in ranks[self._share.dp_rank]])
-            for ranks in self._division(numbers)
-        ]
+        shares = [[numbers[place] for place in ranks[self._share.dp_rank]] for ranks in self._division(numbers)]
+        batches = [self._micro_batch(share) for share in shares]
+        if self._noised:
+            for batch, share in zip(batches, shares, strict=True):
+                batch["noise_seeds"] = self._noise_seeds(index, share)
+        return batches
 
     def row_numbers(self, index: int) -> list[int]:
         """Rows of the data set in the global batch of step `index`, in order; those of all its packs."""
@@ -149,6 +159,12 @@ class GlobalBatches:
         if self._packs is None:
             return right_padded(samples_of(self._rows, numbers), size=size, pad=self._pad)
         return packed(self._packed_samples(self._packs, numbers), size=size, pad=self._pad)
+
+    def _noise_seeds(self, index: int, numbers: list[int]) -> torch.Tensor:
+        """Of each row in a step; stand-ins, of which nothing is asked, have 0."""
+        seeds = [np.random.SeedSequence((self._seed, index, number)).generate_state(1, np.uint64) for number in numbers]
+        drawn = [int(seed[0] >> np.uint64(1)) for seed in seeds]
+        return torch.tensor(drawn + [0] * (self._share.micro_batch - len(drawn)))
 
     def _packed_samples(self, packs: Packs, numbers: list[int]) -> list[list[Sample]]:
         members = [packs.of(number) for number in numbers]

@@ -8,7 +8,8 @@ import torch
 
 Batch = Mapping[str, torch.Tensor]
 """`input_ids`, `attention_mask` and `labels`, each int64 [micro_batch, seq]; label -100 is not supervised. Packed rows
-have `position_ids` too, which begin again with every document: none sees another one."""
+have `position_ids` too, which begin again with every document: none sees another one. Rows that noise is added to have
+`noise_seeds`, int64 [micro_batch]."""
 
 
 @dataclass(frozen=True)

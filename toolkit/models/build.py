@@ -5,6 +5,7 @@ from collections.abc import Collection
 import torch
 
 from toolkit.errors import SpecError
+from toolkit.models.compiled import compile_layers
 from toolkit.models.lora import add_lora, set_magnitudes
 from toolkit.models.pretrained import checkpoint_activations, load_pretrained
 from toolkit.models.unloaded import UnloadedModel
@@ -18,7 +19,8 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
 
     Raises:
         CheckpointError: the weights are missing, damaged or not of the planned model.
-        SpecError: the recipe adapts or freezes what the model does not have, or wants 4-bit weights on a CPU.
+        SpecError: the recipe adapts or freezes what the model does not have, wants 4-bit weights on a CPU, or
+            adapts the head where the loss cannot take that.
         MachineError: 4-bit weights without bitsandbytes.
     """
     work = plan.workload
@@ -26,7 +28,9 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
         raise SpecError("\n".join(faults))
     if work.method == "qlora" and plan.cluster.device.kind == "cpu":
         raise SpecError("method=qlora: bitsandbytes trains on 4-bit weights on GPUs only; use method=lora on a CPU")
-    model = load_pretrained(recipe.model, plan.model, precision=work.precision, new_tokens=work.new_tokens)
+    model = load_pretrained(
+        recipe.model, plan.model, precision=work.precision, attention=work.attention, new_tokens=work.new_tokens
+    )
     trained = trained_weights(plan.model, work)
     adapters, checkpointed = work.method != "full", plan.strategy.activation_checkpointing != "none"
     if work.method == "qlora":
@@ -35,7 +39,13 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
 
         quantise_layers(model, double=recipe.lora.double_quant)
     if checkpointed:
-        checkpoint_activations(model.module, adapters=adapters)
+        checkpoint_activations(
+            model.module,
+            adapters=adapters,
+            every=plan.strategy.checkpointing_every,
+            to_host=plan.strategy.offload_activations == "cpu",
+            pinned=plan.cluster.device.kind != "cpu",
+        )
     if adapters:
         model.module = add_lora(
             model.module, recipe.lora, rank=work.lora_rank, checkpointed=checkpointed, trained=trained
@@ -43,6 +53,13 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
         model.finish = set_magnitudes
     else:
         freeze_others(model.module, trained)
+    if work.compile:
+        compile_layers(model.base)
+    if work.loss == "chunked" and type(model.base.lm_head) is not torch.nn.Linear:
+        raise SpecError(
+            "loss=chunked multiplies by the head's own weight, and this run adapts the head; take lm_head out of "
+            "lora.targets, or use loss=full"
+        )
     return model
 
 

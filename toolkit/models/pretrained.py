@@ -1,20 +1,24 @@
 """Thin doors to transformers: tokenizer and weights of a LLaMA-family checkpoint, complete or not at all."""
 
-from collections.abc import Sequence
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from toolkit.errors import CheckpointError
+from toolkit.errors import CheckpointError, MachineError
 from toolkit.models.config import load_config
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.models.vocabulary import GrownFiles, add_tokens
 from toolkit.models.weights import WeightFiles, first_line
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.model_source import weights_source
-from toolkit.specs.workload import Precision
+from toolkit.specs.workload import AttentionKind, Precision
 
 # What transformers raises on files that are not what they should be; RuntimeError includes RecursionError.
 _TOKENIZER_FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError)
@@ -62,7 +66,12 @@ def load_tokenizer(name: str, spec: ModelSpec, new_tokens: Sequence[str] = ()) -
 
 
 def load_pretrained(
-    name: str, spec: ModelSpec, *, precision: Precision, new_tokens: Sequence[str] = ()
+    name: str,
+    spec: ModelSpec,
+    *,
+    precision: Precision,
+    attention: AttentionKind = "sdpa",
+    new_tokens: Sequence[str] = (),
 ) -> UnloadedModel:
     """The model of a checkpoint, ready for training once its weights are read.
 
@@ -70,19 +79,26 @@ def load_pretrained(
         name: folder or hub id.
         spec: the model that was planned for.
         precision: of weights and activations.
+        attention: what computes it.
         new_tokens: that the spec has rows for.
 
     Raises:
         CheckpointError: weights missing, damaged, not those that the config describes, or not those planned for.
+        MachineError: flash-attn is not installed.
         SpecError: as `load_config`.
     """
+    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise MachineError(
+            "attention=flash_attention_2: flash-attn is not installed here; `pip install flash-attn`, or plan again "
+            "with attention=sdpa, whose kernels torch brings along"
+        )
     files = WeightFiles(name)
     config = load_config(name)
     config.use_cache = False
     config.vocab_size += spec.added_rows
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision], attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision], attn_implementation=attention)
     except _CONFIG_FAILURES as error:
         raise CheckpointError(f"{name}: its config.json makes no model ({first_line(error)}); correct it") from None
     shapes = {weight: tuple(parameter.shape) for weight, parameter in model.named_parameters()}
@@ -96,19 +112,36 @@ def load_pretrained(
     return UnloadedModel(model, GrownFiles(files, first=first, vocab_size=spec.vocab_size), DTYPES[precision])
 
 
-def checkpoint_activations(model: PreTrainedModel, *, adapters: bool) -> None:
+def checkpoint_activations(
+    model: PreTrainedModel, *, adapters: bool, every: int = 1, to_host: bool = False, pinned: bool = False
+) -> None:
     """Keep only each layer's input in the forward pass; the rest is computed again in the backward pass.
 
     Args:
         model: a loaded model.
         adapters: LoRA will be added. Under ZeRO-3 its recomputed tensors look different to the non-reentrant
             kind, which then raises CheckpointError (transformers #47254); the reentrant kind does not look.
+        every: of so many layers the first one; the others keep what they compute.
+        to_host: the inputs wait in host memory.
+        pinned: that memory is pinned, for copies from a GPU.
     """
     kind = {"use_reentrant": adapters}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(kind)
     else:  # its name until transformers 5.23
         model.gradient_checkpointing_enable(kind)
+    # Not by arguments of the calls above: releases before 5.23 have none for it, and theirs always pins.
+    run = functools.partial(checkpoint, use_reentrant=adapters)
+    for number, layer in enumerate(model.model.layers):
+        layer.gradient_checkpointing = number % every == 0
+        if to_host:
+            layer._gradient_checkpointing_func = functools.partial(_with_inputs_on_host, run, pinned)
+
+
+def _with_inputs_on_host(run: Callable[..., Any], pinned: bool, layer: Callable[..., Any], *inputs: Any) -> Any:
+    """A checkpointed layer; what it saves is its inputs, as what it computes inside is not saved at all."""
+    with save_on_cpu(pin_memory=pinned):
+        return run(layer, *inputs)
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]], name: str, spec: ModelSpec) -> None:

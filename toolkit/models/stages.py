@@ -12,6 +12,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
+from toolkit.models.neftune import Noise
 from toolkit.models.unloaded import UnloadedModel
 
 Read = Callable[[torch.nn.Module], None]
@@ -21,17 +22,28 @@ Crossing = tuple[torch.Tensor, torch.Tensor]
 
 
 class Embedding(torch.nn.Module):
-    """Token ids [micro_batch, seq] to hidden states; position ids go along."""
+    """Token ids [micro_batch, seq] to hidden states; position ids go along.
 
-    def __init__(self, model: UnloadedModel, read: Read) -> None:
+    Args:
+        model: whose embedding it is.
+        read: gives it its weight.
+        alpha: of the noise on hidden states, where there is any.
+    """
+
+    def __init__(self, model: UnloadedModel, read: Read, alpha: float | None = None) -> None:
         super().__init__()
         read(model.base.model.embed_tokens)
         self.embed_tokens = model.base.model.embed_tokens
+        self._alpha = alpha
 
-    def forward(self, inputs: Crossing) -> Crossing:
-        """Look the tokens up."""
-        ids, positions = inputs
-        return self.embed_tokens(ids), positions
+    def forward(self, inputs: tuple[torch.Tensor, ...]) -> Crossing:
+        """Look the tokens up; noise comes with what it follows from."""
+        ids, positions, *noise = inputs
+        hidden: torch.Tensor = self.embed_tokens(ids)
+        if noise and self.training:
+            assert self._alpha is not None
+            hidden = Noise(*noise).on(hidden, alpha=self._alpha)
+        return hidden, positions
 
 
 class Body(torch.nn.Module):
@@ -77,6 +89,9 @@ class Body(torch.nn.Module):
             seen: which tokens see which, [micro_batch, 1, seq, all tokens]; None: all that came before.
             cache: keys and values of the tokens before these.
         """
+        if seen is not None and seen.dtype == torch.bool and self._config._attn_implementation == "eager":
+            # It adds what it gets to the scores.
+            seen = torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
         embedded = self.rotary_emb(hidden, position_ids=positions)
         for layer in self.layers:
             hidden = layer(
@@ -105,14 +120,25 @@ class Norm(torch.nn.Module):
 
 
 class Head(torch.nn.Module):
-    """Hidden states to logits [micro_batch, seq, vocabulary], or this rank's part of the vocabulary."""
+    """Hidden states to logits [micro_batch, seq, vocabulary], or this rank's part of the vocabulary.
 
-    def __init__(self, model: UnloadedModel, read: Read) -> None:
+    Args:
+        model: whose head it is.
+        read: gives it its weight.
+        whole_logits: False: the loss multiplies by the head's weight itself, a part of it at a time.
+    """
+
+    def __init__(self, model: UnloadedModel, read: Read, whole_logits: bool = True) -> None:
         super().__init__()
         read(model.base.lm_head)
         self.lm_head = model.base.lm_head
+        self._whole_logits = whole_logits
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """One product, or none."""
+        return self.logits(hidden) if self._whole_logits else hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """One product."""
         logits: torch.Tensor = self.lm_head(hidden)
         return logits

@@ -4,10 +4,12 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from toolkit.planner.fault import Fault, lacks, rule
 from toolkit.planner.methods import idle_stages, quantised_faults
 from toolkit.planner.multiples import choice, divisors, nearest
-from toolkit.planner.rules import DEGREES, ENGINES, Fault, Rules
+from toolkit.planner.rules import DEGREES, ENGINES, Rules
 from toolkit.planner.setup import Offload, Setup
+from toolkit.planner.step_rules import step_faults
 from toolkit.planner.strategy import EngineName, stages_words
 from toolkit.specs.optimizer import OPTIMIZERS
 
@@ -22,6 +24,7 @@ def faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     yield from layout_faults(engine, setup)
     yield from interleaving_faults(engine, setup)
     yield from state_faults(engine, setup)
+    yield from step_faults(engine, setup)
 
 
 def is_lack(found: Fault) -> bool:
@@ -36,9 +39,9 @@ def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
         if name == "pp" and setup.stages:
             continue  # _split_faults has it: whoever gives the stages' layers has not given pp
         if getattr(setup, name) > 1 and name not in rules.degrees:
-            yield _lacks(f"{name}={getattr(setup, name)}: engine {engine} has no {DEGREES[name]}; use {name}=1")
+            yield lacks(f"{name}={getattr(setup, name)}: engine {engine} has no {DEGREES[name]}; use {name}=1")
     if engine == "pipeline" and setup.pp == 1:
-        yield _lacks("pp=1: engine pipeline needs two stages or more; use pp=2 or engine=zero")
+        yield lacks("pp=1: engine pipeline needs two stages or more; use pp=2 or engine=zero")
     if setup.tp > 1:
         yield from _tensor_faults(engine, rules, setup)
     if setup.sp > 1 and "sp" in rules.degrees:
@@ -71,7 +74,7 @@ def _split_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     stages, layers = setup.stages, setup.shape.num_layers
     words = f"stages={stages_words(stages)}"
     if not ENGINES[engine].own_stages:
-        yield _lacks(f"{words}: engine {engine} takes no split of the layers; use engine=pipeline, or no stages")
+        yield lacks(f"{words}: engine {engine} takes no split of the layers; use engine=pipeline, or no stages")
         return
     if len(stages) != setup.pp:
         works = f"{setup.pp} numbers, or pp={len(stages)}"
@@ -106,7 +109,7 @@ def _tensor_faults(engine: EngineName, rules: Rules, setup: Setup) -> Iterator[F
     yield from (heads := list(_heads_faults("tp", setup.tp, setup, shared=rules.shared_kv_heads)))
     if setup.method not in rules.tp_methods:
         words = "loses the adapters where it divides layers" if engine == "zero" else "divides full layers only"
-        yield _rule(f"tp={setup.tp}: engine {engine} {words}; use tp=1 with method={setup.method}")
+        yield rule(f"tp={setup.tp}: engine {engine} {words}; use tp=1 with method={setup.method}")
     if setup.tp_sequence and setup.seq_len // setup.cp % setup.tp and not heads:
         needs = f"tp={setup.tp} divides the tokens too (seq_len={setup.seq_len})"
         yield Fault("sequence", f"{needs}; {_lengths(setup, setup.tp * setup.cp)}")
@@ -156,9 +159,9 @@ def interleaving_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     if vpp == 1:
         return
     if "vpp" not in ENGINES[engine].degrees:
-        yield _lacks(f"vpp={vpp}: engine {engine} has no {DEGREES['vpp']}; use vpp=1 or engine=mcore")
+        yield lacks(f"vpp={vpp}: engine {engine} has no {DEGREES['vpp']}; use vpp=1 or engine=mcore")
     elif pp == 1:
-        yield _rule(f"vpp={vpp} interleaves the chunks of several stages, pp is 1; use vpp=1 or pp=2 and more")
+        yield rule(f"vpp={vpp} interleaves the chunks of several stages, pp is 1; use vpp=1 or pp=2 and more")
     elif vpp not in (works := chunk_counts(layers, pp)):
         yield Fault("layers", f"pp={pp} x vpp={vpp} does not divide {layers} layers; use vpp={choice(works)}")
     elif setup.grad_accum % pp:
@@ -170,23 +173,23 @@ def state_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     """Faults in ZeRO stage, offload, checkpointing and method."""
     rules, stage, offload = ENGINES[engine], setup.zero_stage, setup.offload
     if setup.method not in rules.methods:
-        yield _lacks(f"method={setup.method}: engine {engine} has {choice(rules.methods)}; use engine=zero")
-    yield from map(_rule, quantised_faults(setup))
+        yield lacks(f"method={setup.method}: engine {engine} has {choice(rules.methods)}; use engine=zero")
+    yield from map(rule, quantised_faults(setup))
     yield from _optimizer_faults(engine, setup)
     if setup.checkpointing not in rules.checkpointing:
         known = choice(rules.checkpointing)
-        yield _lacks(f"activation_checkpointing={setup.checkpointing}: engine {engine} has {known}; use one of them")
+        yield lacks(f"activation_checkpointing={setup.checkpointing}: engine {engine} has {known}; use one of them")
     if stage not in rules.zero:
         able = choice(list(rules.zero))
-        yield _rule(f"zero_stage={stage}: engine {engine} runs zero_stage={able} only; use zero_stage={able}")
+        yield rule(f"zero_stage={stage}: engine {engine} runs zero_stage={able} only; use zero_stage={able}")
         return
     if setup.tp > 1 and stage not in rules.tp_zero:
-        yield _rule(f"zero_stage={stage} with tp={setup.tp}: use zero_stage={choice(rules.tp_zero)}, or tp=1")
+        yield rule(f"zero_stage={stage} with tp={setup.tp}: use zero_stage={choice(rules.tp_zero)}, or tp=1")
     if offload not in rules.zero[stage]:
-        yield _rule(_offload_words(engine, offload, stage))
+        yield rule(_offload_words(engine, offload, stage))
     if offload != "none" and setup.offload_to == "nvme" and stage not in rules.nvme:
         works = f"zero_stage={choice(rules.nvme)} or offload_to=cpu" if rules.nvme else "offload_to=cpu"
-        yield _rule(f"offload_to=nvme: engine {engine} cannot with zero_stage={stage}; use {works}")
+        yield rule(f"offload_to=nvme: engine {engine} cannot with zero_stage={stage}; use {works}")
 
 
 def _optimizer_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
@@ -194,19 +197,19 @@ def _optimizer_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     name, able = setup.optimizer, ENGINES[engine].optimizers
     kind, given = OPTIMIZERS[name], f"optimizer={setup.optimizer}"
     if name not in able:
-        yield _lacks(f"{given}: engine {engine} has {choice(able)}; use one of them, or engine=zero")
+        yield lacks(f"{given}: engine {engine} has {choice(able)}; use one of them, or engine=zero")
         return
     if kind.gpu_only and setup.cluster.device.kind == "cpu":
-        yield _rule(f"{given} pages its states out of GPU memory, there is no GPU; use optimizer=adamw")
+        yield rule(f"{given} pages its states out of GPU memory, there is no GPU; use optimizer=adamw")
     if kind.whole and setup.zero_stage == 3:
-        yield _rule(f"{given} needs whole matrices, zero_stage=3 divides every one; use zero_stage=0, 1 or 2")
+        yield rule(f"{given} needs whole matrices, zero_stage=3 divides every one; use zero_stage=0, 1 or 2")
     if kind.whole and setup.tp > 1:
-        yield _rule(f"{given} needs whole matrices, tp={setup.tp} divides them; use tp=1, or optimizer=adamw")
+        yield rule(f"{given} needs whole matrices, tp={setup.tp} divides them; use tp=1, or optimizer=adamw")
     by_number = [other for other, facts in OPTIMIZERS.items() if not facts.whole and facts.library != "bitsandbytes"]
     if setup.offload != "none" and name not in by_number:
-        yield _rule(f"{given} keeps its states on the device; use offload=none, or optimizer={choice(by_number)}")
+        yield rule(f"{given} keeps its states on the device; use offload=none, or optimizer={choice(by_number)}")
     if setup.offload != "none" and setup.offload_to == "nvme" and name != "adamw":
-        yield _rule(f"{given}: states on a disk are AdamW's; use offload_to=cpu, or optimizer=adamw")
+        yield rule(f"{given}: states on a disk are AdamW's; use offload_to=cpu, or optimizer=adamw")
 
 
 def _offload_words(engine: EngineName, offload: Offload, stage: int) -> str:
@@ -223,11 +226,3 @@ def _offload_words(engine: EngineName, offload: Offload, stage: int) -> str:
 
 def _lengths(setup: Setup, step: int) -> str:
     return f"use seq_len={nearest(setup.seq_len, step)}"
-
-
-def _rule(words: str) -> Fault:
-    return Fault("engine rule", words)
-
-
-def _lacks(words: str) -> Fault:
-    return Fault("not of the engine", words)

@@ -13,6 +13,7 @@ from toolkit.planner.plan import Objective, price_of_tokens
 from toolkit.planner.rank import TIGHT, is_tight, oom_risk, score
 from toolkit.planner.release import runs_today
 from toolkit.planner.request import Request
+from toolkit.planner.setup import Setup
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.units import human_bytes, human_seconds
 
@@ -55,11 +56,21 @@ def fit_words(memory: MemoryEstimate, cluster: ClusterSpec) -> list[str]:
     told = [f"It fits: {need} per {cluster.device.name}; the largest term is {term}, {human_bytes(size)}."]
     if memory.host_bytes:
         host = human_bytes(cluster.host_memory_bytes)
-        told.append(f"Offloaded states take {human_bytes(memory.host_bytes)} of {host} host memory per node.")
+        told.append(f"What is offloaded takes {human_bytes(memory.host_bytes)} of {host} host memory per node.")
     if memory.disk_bytes:
         disk = f" of {human_bytes(cluster.nvme_bytes)}" if cluster.nvme_bytes else ""
         took = f"Offloaded states take {human_bytes(memory.disk_bytes)}{disk} on the local disk of each node"
         told.append(f"{took}; each needs libaio for it: {INSTALL_LIBAIO}.")
+    return told
+
+
+def step_words(setup: Setup) -> list[str]:
+    """What choices about a step's computation do not do here, or not to the estimates."""
+    told = []
+    if setup.offload_activations != "none" and not setup.offloaded_activations:
+        told.append("offload_activations=cpu changes nothing here: a CPU's activations are in host memory anyway.")
+    if setup.compiled:
+        told.append("The estimates are of layers that are not compiled: compile=true takes less time and memory.")
     return told
 
 
@@ -80,6 +91,7 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
         told.append(f"Given, not chosen: {pins}.")
     if chosen.judged.setup.zero_stage == 0 and precision != "fp32":
         told.append(f"ZeRO-0 was given with {precision}, where {SILENT_ZERO_0}: the engine sets its counter back.")
+    told += step_words(chosen.judged.setup)
     if is_tight(chosen.judged):
         told.append(_tight_words(chosen, choice.others, request))
     return tuple(told)

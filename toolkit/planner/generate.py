@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 from toolkit.planner.cost.balance import balanced_stages
 from toolkit.planner.engines import chunk_counts, fault, interleaving_faults, layout_faults, state_faults
+from toolkit.planner.fault import Fault, Kind
 from toolkit.planner.methods import idle_stages
 from toolkit.planner.multiples import batch_words, divisors
 from toolkit.planner.request import Request
-from toolkit.planner.resolve import base_setup, is_undivided, state_bytes
-from toolkit.planner.rules import ENGINES, Fault, Kind, Stage
+from toolkit.planner.resolve import base_setup, is_undivided, state_bytes, with_recompute
+from toolkit.planner.rules import ENGINES, Stage
 from toolkit.planner.setup import Checkpointing, Offload, OffloadTo, Setup
+from toolkit.planner.step_rules import step_faults
 from toolkit.planner.strategy import EngineName
 
 MIN_TOKENS = 128
@@ -62,7 +64,7 @@ def generate(request: Request, tally: Tally) -> Iterator[Group]:
     """The search space less what the user has decided and what rules exclude."""
     for engine in request.engines:
         base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
-        base = base._replace(stages=request.fixed.stages or ())
+        base = with_recompute(base, request.fixed.recompute)._replace(stages=request.fixed.stages or ())
         for layout in _layouts(request, engine, base, tally):
             for states in _states(request, engine, layout, tally):
                 yield from _groups(request, engine, states, tally)
@@ -156,10 +158,13 @@ def _groups(request: Request, engine: EngineName, setup: Setup, tally: Tally) ->
     # Without scores in memory selective checkpointing keeps as much as none and computes more: only if asked for.
     free = [mode for mode in rules.checkpointing if mode != "selective" or not setup.flash_attention]
     modes = free if pinned is None else [pinned]
+    if pinned is None and setup.recomputes_in_part:
+        modes = ["full"]
+    wrong = next(step_faults(engine, setup._replace(checkpointing=modes[0])), None)
     if pinned is not None and pinned not in rules.checkpointing:
-        found = fault(engine, setup._replace(checkpointing=pinned))
-        if found is not None:
-            tally.add(engine, found)
+        wrong = fault(engine, setup._replace(checkpointing=pinned))
+    if wrong is not None:
+        tally.add(engine, wrong)
         return
     for vpp in _chunks(request, engine, setup):
         chunked = setup._replace(vpp=vpp)

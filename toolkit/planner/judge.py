@@ -56,6 +56,8 @@ class Judged(NamedTuple):
             offload=setup.offload,
             offload_to=setup.offload_to,
             activation_checkpointing=setup.checkpointing,
+            checkpointing_every=setup.checkpointing_every,
+            offload_activations=setup.offload_activations,
             vpp=setup.vpp,
             stages=setup.stages,
             micro_batch=setup.micro_batch,
@@ -224,4 +226,6 @@ class _Judge:
         if one is None:
             one = self._micro_batches[key] = micro_batch_bytes(setup)
         top = peak(setup, residents, one)
+        if setup.offloaded_activations:
+            elsewhere = max(elsewhere, offloaded_bytes(setup)[0] / self.limits.host)
         return Judged(group.engine, setup, top, max(top.total / self.limits.device, elsewhere))

@@ -19,7 +19,10 @@ MAX_HOST_BYTES = 4 * TiB
 MAX_TOLD = 4
 """Changes that are named."""
 
-_STATES = ("zero_stage", "micro_batch", "offload", "offload_to", "activation_checkpointing")
+_STATES = (
+    *("zero_stage", "micro_batch", "offload", "offload_to"),
+    *("activation_checkpointing", "checkpointing_every", "offload_activations"),
+)
 
 Knob = tuple[str, Request]
 """What to change, in words, and the changed question."""
@@ -118,6 +121,8 @@ def _changed_options(request: Request, strategy: Strategy) -> dict[str, str]:
         "zero": (fixed.zero_stage, strategy.zero_stage),
         "micro-batch": (fixed.micro_batch, strategy.micro_batch),
         "checkpointing": (fixed.activation_checkpointing, strategy.activation_checkpointing),
+        "checkpointing-every": (fixed.recompute.every, strategy.checkpointing_every),
+        "offload-activations": (fixed.recompute.offload, strategy.offload_activations),
         "offload": (fixed.offload, strategy.offload),
         "offload-to": (fixed.offload_to or "cpu", strategy.offload_to),
         **{name: (getattr(fixed, name) or 1, size) for name, size in strategy.degrees.items()},
@@ -130,8 +135,9 @@ def _changed_options(request: Request, strategy: Strategy) -> dict[str, str]:
 def _kinds(request: Request, misses: Sequence[MemoryEstimate]) -> list[Iterator[Knob]]:
     shorter, lora = _shorter(request), _adapters(request, "lora")
     nodes, host = _more_nodes(request), _more_host_memory(request, misses)
+    chunked = _chunked_loss(request)
     by_sequence = misses[0].largest_terms()[0][0] in (MEMORY_TERMS["activations_bytes"], MEMORY_TERMS["logits_bytes"])
-    return [host, shorter, lora, nodes] if by_sequence else [host, lora, nodes, shorter]
+    return [chunked, host, *([shorter, lora, nodes] if by_sequence else [lora, nodes, shorter])]
 
 
 def _unpinned(request: Request) -> list[Iterator[Knob]]:
@@ -159,6 +165,13 @@ def _more_host_memory(request: Request, misses: Sequence[MemoryEstimate]) -> Ite
         cluster = request.cluster.model_copy(update={"host_memory_bytes": needed})
         words = f"{human_bytes(needed)} of host memory per node instead of {human_bytes(has)}"
         yield words, request._replace(cluster=cluster)
+
+
+def _chunked_loss(request: Request) -> Iterator[Knob]:
+    """Costs a little time and changes no number."""
+    if request.workload.loss == "full":
+        workload = request.workload.model_copy(update={"loss": "chunked"})
+        yield "loss chunked instead of full", request._replace(workload=workload)
 
 
 def _shorter(request: Request) -> Iterator[Knob]:

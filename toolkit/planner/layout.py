@@ -7,7 +7,7 @@ from pydantic import Field
 from toolkit.errors import SpecError
 from toolkit.planner.cost.estimate import estimate_time
 from toolkit.planner.engines import faults
-from toolkit.planner.explain import binding_constraint, fit_words
+from toolkit.planner.explain import binding_constraint, fit_words, step_words
 from toolkit.planner.knobs import helpful_options
 from toolkit.planner.memory import estimate_memory
 from toolkit.planner.memory.room import overshoot
@@ -55,6 +55,7 @@ def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, 
         told = [f"It does not fit: {binding_constraint(memory, cluster)}.", *helpful_options(request, memory)]
     if later := runs_today(strategy):
         told.append(f"Planned, not written: {later}.")
+    told += step_words(setup)
     stages = range(setup.pp) if setup.pp > 1 else ()
     return Plan(
         model=model,
@@ -104,6 +105,8 @@ def _strategy(request: Request, given: GivenLayout, found: list[str]) -> Strateg
         offload=fixed.offload or "none",
         offload_to=fixed.offload_to or "cpu",
         activation_checkpointing=fixed.activation_checkpointing or "none",
+        checkpointing_every=fixed.recompute.every,
+        offload_activations=fixed.recompute.offload,
         vpp=fixed.vpp or 1,
         stages=fixed.stages or (),
         micro_batch=micro,
@@ -122,4 +125,6 @@ def _pins(strategy: Strategy, given: GivenLayout, *, all_degrees: bool = False) 
         offload=strategy.offload,
         offload_to=None if strategy.offload == "none" else strategy.offload_to,
         activation_checkpointing=strategy.activation_checkpointing,
+        checkpointing_every=given.checkpointing_every,
+        offload_activations=given.offload_activations,
     )

@@ -11,10 +11,10 @@ from toolkit.errors import SpecError
 from toolkit.planner.engines import faults, is_lack
 from toolkit.planner.multiples import batch_words, close_choice, divisors
 from toolkit.planner.release import RELEASED
-from toolkit.planner.resolve import base_setup
+from toolkit.planner.resolve import base_setup, with_recompute
 from toolkit.planner.rules import DEGREES, ENGINES
-from toolkit.planner.setup import Checkpointing, Setup
-from toolkit.planner.strategy import EngineName, Strategy, stages_words
+from toolkit.planner.setup import Checkpointing, OffloadActivations, Setup
+from toolkit.planner.strategy import EngineName, Recompute, Strategy, stages_words
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
@@ -52,6 +52,20 @@ class Fixed(Spec):
     """Where offloaded states live: host memory, or a local disk."""
     activation_checkpointing: Checkpointing | None = None
     """What the backward pass recomputes: nothing, the attention core (selective), or each layer (full)."""
+    checkpointing_every: int | None = Field(default=None, gt=0)
+    """Recompute the first layer and every so many after it; above 1 it means activation_checkpointing=full."""
+    offload_activations: OffloadActivations | None = None
+    """Where the inputs of checkpointed layers wait: none is the device, cpu host memory, which means full, too."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_checkpointing(cls, given: Any) -> Any:
+        """What only checkpointed layers can have says that they are."""
+        if not isinstance(given, dict):
+            return given
+        asked = given.get("checkpointing_every") not in (None, 1) or given.get("offload_activations") == "cpu"
+        mode = given.get("activation_checkpointing") or ("full" if asked else None)
+        return {**given, "activation_checkpointing": mode}
 
     @model_validator(mode="before")
     @classmethod
@@ -73,6 +87,11 @@ class Fixed(Spec):
         """Every decision of a strategy."""
         values: dict[str, Any] = {name: getattr(strategy, name, None) for name in cls.model_fields}
         return cls(**{**values, **strategy.degrees, "stages": strategy.stages or None})
+
+    @property
+    def recompute(self) -> Recompute:
+        """What checkpointed layers do."""
+        return Recompute(self.checkpointing_every or 1, self.offload_activations or "none")
 
     def given(self) -> dict[str, object]:
         """The pins that are set, by name; `stages` as the command line has them."""
@@ -142,6 +161,7 @@ def given_setup(request: Request, engine: EngineName) -> Setup:
     """What is given as a set-up of an engine; what is not given is as legal as it can be."""
     fixed, world = request.fixed, request.cluster.world_size
     base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
+    base = with_recompute(base, fixed.recompute)
     base = base._replace(tp=fixed.tp or 1, sp=fixed.sp or 1, cp=fixed.cp or 1, vpp=fixed.vpp or 1)
     base = base._replace(offload=fixed.offload or "none", offload_to=fixed.offload_to or "cpu")
     base = base._replace(checkpointing=fixed.activation_checkpointing or "none", stages=fixed.stages or ())

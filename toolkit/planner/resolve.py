@@ -5,7 +5,7 @@ from toolkit.planner.cost.balance import balanced_stages
 from toolkit.planner.profile import profiles
 from toolkit.planner.setup import NF4_BYTES, Setup, StateBytes
 from toolkit.planner.shape import Shape
-from toolkit.planner.strategy import EngineName, Strategy
+from toolkit.planner.strategy import EngineName, Recompute, Strategy
 from toolkit.planner.trained import Trained
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
@@ -35,7 +35,11 @@ def base_setup(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, en
         tp_sequence=engine == "mcore",
         # Transformer Engine's fused attention needs compute capability 8.0, as bf16 does; torch's own
         # (scaled_dot_product_attention) has a kernel without scores for older GPUs and for CPUs.
-        flash_attention=engine != "mcore" or (cluster.device.kind != "cpu" and cluster.device.supports_bf16),
+        flash_attention=workload.attention != "eager"
+        and (engine != "mcore" or (cluster.device.kind != "cpu" and cluster.device.supports_bf16)),
+        chunked_loss=workload.loss == "chunked",
+        attention=workload.attention,
+        compiled=workload.compile,
         buckets=zero_buckets(model, workload),
     )
 
@@ -43,7 +47,8 @@ def base_setup(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, en
 def with_strategy(base: Setup, strategy: Strategy) -> Setup:
     """The set-up of one candidate."""
     layout = strategy.layout
-    return base._replace(
+    recompute = Recompute(strategy.checkpointing_every, strategy.offload_activations)
+    return with_recompute(base, recompute)._replace(
         micro_batch=strategy.micro_batch,
         grad_accum=strategy.grad_accum,
         dp=layout.dp,
@@ -58,6 +63,16 @@ def with_strategy(base: Setup, strategy: Strategy) -> Setup:
         offload_to=strategy.offload_to,
         checkpointing=strategy.activation_checkpointing,
         states=state_bytes(base, strategy.zero_stage),
+    )
+
+
+def with_recompute(base: Setup, recompute: Recompute) -> Setup:
+    """The set-up with what its checkpointed layers do; on processors what they keep is in host memory anyway."""
+    moved = recompute.offload == "cpu" and base.cluster.device.kind != "cpu"
+    return base._replace(
+        checkpointing_every=recompute.every,
+        offload_activations=recompute.offload,
+        offloaded_activations=float(moved),
     )
 
 

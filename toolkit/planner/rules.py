@@ -10,8 +10,6 @@ from toolkit.planner.setup import Checkpointing, Method, Offload
 from toolkit.planner.strategy import EngineName
 from toolkit.specs.optimizer import OPTIMIZER_NAMES, OptimizerName
 
-Kind = Literal["not of the engine", "engine rule", "heads", "layers", "sequence", "batch"]
-"""What is at fault: the engine lacks it altogether, combines it in other ways only, or it does not divide."""
 Degree = Literal["tp", "pp", "vpp", "sp", "cp"]
 Stage = Literal[0, 1, 2, 3]
 
@@ -23,14 +21,6 @@ DEGREES: dict[Degree, str] = {
     "cp": "context parallelism",
 }
 """Ways to divide one replica over ranks (vpp: over time), in words."""
-
-
-class Fault(NamedTuple):
-    """Why an engine cannot run a set-up."""
-
-    kind: Kind
-    words: str
-    """What was given, what is needed, and values that work."""
 
 
 class Rules(NamedTuple):

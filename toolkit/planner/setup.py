@@ -12,10 +12,12 @@ from toolkit.planner.shape import Shape
 from toolkit.planner.trained import Trained
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.optimizer import OptimizerName
+from toolkit.specs.workload import AttentionKind
 
 Checkpointing = Literal["none", "selective", "full"]
 Offload = Literal["none", "optimizer", "all"]
 OffloadTo = Literal["cpu", "nvme"]
+OffloadActivations = Literal["none", "cpu"]
 Method = Literal["full", "lora", "qlora"]
 
 
@@ -26,6 +28,11 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256
 def wide_bytes(precision: str) -> float:
     """Bytes of an activation, a sent weight or a sent gradient: narrower types are for the factors of products only."""
     return 4.0 if precision == "fp32" else 2.0
+
+
+def num_checkpointed(start: int, stop: int, *, every: int) -> int:
+    """Of layers start .. stop - 1 those that are checkpointed: 0, `every`, 2 x `every`, ..."""
+    return -(-stop // every) - -(-start // every)
 
 
 class StateBytes(NamedTuple):
@@ -68,6 +75,10 @@ class Setup(NamedTuple):
     offload: Offload = "none"
     offload_to: OffloadTo = "cpu"
     checkpointing: Checkpointing = "none"
+    checkpointing_every: int = 1
+    """`full` checkpoints the first layer and every so many after it."""
+    offload_activations: OffloadActivations = "none"
+    """Where the inputs of checkpointed layers wait for the backward pass: on the device, or in host memory."""
     method: Method = "full"
     lora_rank: int = 16
     lora_targets: int = 7
@@ -88,6 +99,12 @@ class Setup(NamedTuple):
     """Attention without the seq_len x seq_len scores in memory."""
     fused_loss: bool = False
     """Head and cross entropy in chunks: the logits of all tokens never exist at once."""
+    chunked_loss: bool = False
+    """The same as this toolkit does it (`loss: chunked`): by blocks of the vocabulary, computed twice."""
+    attention: AttentionKind = "sdpa"
+    """What computes attention in the layers of transformers."""
+    compiled: bool = False
+    """Decoder layers are compiled by torch."""
     fused_mlp: bool = False
     """SwiGLU in one kernel that overwrites its inputs with their gradients (Liger)."""
     tiled_mlp: bool = False
@@ -113,6 +130,19 @@ class Setup(NamedTuple):
     def tokens(self) -> int:
         """Tokens that one rank's activations hold per micro-batch, before tensor parallelism."""
         return self.micro_batch * self.seq_len // (self.sp * self.cp)
+
+    @property
+    def recomputes_in_part(self) -> bool:
+        """Something is asked for that only layers which are checkpointed whole can have."""
+        return self.checkpointing_every > 1 or self.offload_activations != "none"
+
+    @property
+    def recomputed_layers(self) -> float:
+        """Part of the decoder layers whose forward pass runs again."""
+        if self.checkpointing == "none":
+            return 0.0
+        layers = self.shape.num_layers
+        return num_checkpointed(0, layers, every=self.checkpointing_every) / layers
 
     @property
     def adapter_params(self) -> int:

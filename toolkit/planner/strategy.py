@@ -1,19 +1,34 @@
 """A strategy: how the ranks are divided and what each keeps."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from toolkit.planner.setup import Checkpointing
+from toolkit.planner.setup import Checkpointing, OffloadActivations
 from toolkit.specs.base import Spec
 
 EngineName = Literal["zero", "pipeline", "mcore"]
 
 
+def ordinal(number: int) -> str:
+    """2nd, 3rd, 4th, 11th, 22nd."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
 def stages_words(stages: Sequence[int]) -> str:
     """Decoder layers of each stage as the command line has them: '9,8,8,7'."""
     return ",".join(map(str, stages))
+
+
+class Recompute(NamedTuple):
+    """What checkpointed layers do, beside being computed again."""
+
+    every: int
+    """Of so many layers one is checkpointed."""
+    offload: OffloadActivations
+    """Where their inputs wait."""
 
 
 class Layout(Spec):
@@ -51,6 +66,10 @@ class Strategy(Spec):
     """Where offloaded states live: host memory, or a local disk."""
     activation_checkpointing: Checkpointing = "none"
     """`full` keeps only each layer's input and recomputes the rest, `selective` recomputes the attention core only."""
+    checkpointing_every: int = Field(default=1, gt=0)
+    """With `full`: the first layer is checkpointed and every so many after it; 1 checkpoints all."""
+    offload_activations: OffloadActivations = "none"
+    """With `full`: where the inputs of checkpointed layers wait, on the device or in host memory (`cpu`)."""
     vpp: int = Field(default=1, gt=0)
     """Model chunks per pipeline stage; above 1 the schedule is interleaved."""
     stages: tuple[int, ...] = ()
@@ -74,5 +93,11 @@ class Strategy(Spec):
         words += [f"{name} {size}" for name, size in self.degrees.items() if size > 1]
         if self.offload != "none":
             words.append(f"offload {self.offload}" + (" to disk" if self.offload_to == "nvme" else ""))
-        recompute = {"none": [], "selective": ["selective checkpointing"], "full": ["checkpointing"]}
+        every = f" of every {ordinal(self.checkpointing_every)} layer" if self.checkpointing_every > 1 else ""
+        to_host = " to the host" if self.offload_activations != "none" else ""
+        recompute = {
+            "none": [],
+            "selective": ["selective checkpointing"],
+            "full": [f"checkpointing{every}{to_host}"],
+        }
         return ", ".join([*words, *recompute[self.activation_checkpointing], f"micro-batch {self.micro_batch}"])

@@ -17,11 +17,12 @@ from toolkit.planner.memory.activations import (
 )
 from toolkit.planner.memory.estimate import CPU_PROCESS_BYTES, instants
 from toolkit.planner.memory.process import in_process
-from toolkit.planner.memory.stages import layers_in_flight, stage_layers, stage_params, stage_trained
+from toolkit.planner.memory.stages import bounds, layers_in_flight, stage_layers, stage_params, stage_trained
 from toolkit.planner.memory.states import end_bytes, states_of
-from toolkit.planner.setup import Setup
+from toolkit.planner.setup import Setup, num_checkpointed, wide_bytes
 from toolkit.report.explain_lines import Line, Section, over
 from toolkit.report.explain_room import explain_buffers, explain_host
+from toolkit.specs.workload import loss_block
 from toolkit.units import human_bytes, human_count
 
 ZERO = "ZeRO: Rajbhandari et al., arXiv 1910.02054, figure 1 and section 5"
@@ -146,10 +147,16 @@ def _activations(setup: Setup, stage: int) -> Iterator[Line]:
     whole = human_bytes(layer_bytes(setup))
     outside = law.outside_hidden * shape.hidden * setup.tokens / tp * factor
     outside_how = f"{law.outside_hidden * factor:g} B x {shape.hidden:,} x {setup.tokens:,}{over(tp, 'tp')}"
-    if setup.checkpointing != "full":
+    if setup.checkpointing != "full" or setup.checkpointing_every > 1:
         outside *= in_flight(setup, stage)
         outside_how += f" x {in_flight(setup, stage)} micro-batches"
     match setup.checkpointing:
+        case "full" if setup.checkpointing_every > 1:
+            inputs = num_checkpointed(*bounds(setup, stage), every=setup.checkpointing_every)
+            where = "nothing (inputs in host memory)" if setup.offloaded_activations else "the input"
+            how = f"{inputs} layers keep {where}, {count - inputs} {whole}, x {in_flight(setup, stage)} micro-batches"
+        case "full" if setup.offloaded_activations:
+            how = "inputs, in host memory"
         case "full":
             how = f"inputs only: {2 * factor:g} B x {shape.hidden:,} x {setup.tokens:,}{over(tp, 'tp')} x {held:g}"
         case "selective":
@@ -168,9 +175,22 @@ def _activations(setup: Setup, stage: int) -> Iterator[Line]:
     parts = setup.tp if law.vocab_parallel else 1
     if logits := logits_bytes(setup, stage):
         how = f"{law.logits_bytes:g} B x {shape.vocab:,} x {setup.tokens:,}{over(parts, 'tp')}"
-        if setup.fused_loss:
+        if setup.chunked_loss:
+            how = _chunked_loss(setup)
+        elif setup.fused_loss:
             how = f"{law.fused_loss_hidden:g} B x {shape.hidden:,} x {setup.tokens:,}, in chunks"
         yield Line("logits, cross entropy", logits, "bytes", how, profile_source(setup))
+
+
+def _chunked_loss(setup: Setup) -> str:
+    """`chunked_loss_bytes` in words."""
+    shape, tokens, wide = setup.shape, setup.tokens, wide_bytes(setup.precision) == 4
+    columns = shape.vocab // setup.tp
+    block, each = loss_block(tokens, columns), (4, 12) if wide else (6, 6)
+    how = f"{tokens:,} x ({each[0]} B x {block:,} of {columns:,} columns at a time + {each[1]} B x {shape.hidden:,})"
+    if setup.method == "full":
+        how += f" + {wide_bytes(setup.precision):g} B x {columns:,} x {shape.hidden:,} of the head's gradient"
+    return how
 
 
 def _instants(setup: Setup, stage: int) -> Iterator[Line]:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from toolkit.planner.estimates import MemoryEstimate
+from toolkit.planner.memory.activations import element_factor
 from toolkit.planner.memory.buffers import deepspeed_elements
-from toolkit.planner.memory.host import HOST_FACTOR, NVME_STAGING, weights_on_host
+from toolkit.planner.memory.host import HOST_FACTOR, NVME_STAGING, activations_on_host, weights_on_host
 from toolkit.planner.memory.states import states_of
 from toolkit.planner.setup import Setup, wide_bytes
 from toolkit.report.explain_lines import Line
@@ -23,18 +24,26 @@ def explain_buffers(setup: Setup, stage: int) -> Iterator[Line]:
 
 
 def explain_host(setup: Setup, memory: MemoryEstimate) -> Iterator[Line]:
-    """Master weights, moments and gradients in fp32; with `all` also weights."""
+    """Master weights, moments and gradients in fp32; with `all` also weights; inputs of checkpointed layers."""
+    waiting = int(activations_on_host(setup))
+    if waiting:
+        each = human_bytes(2.0 * setup.shape.hidden * setup.tokens * element_factor(setup))
+        how = f"{HOST_FACTOR:g} x {each} x checkpointed layers x micro-batches in flight x ranks of a node"
+        yield Line("inputs of checkpointed layers", waiting, "bytes", how, "torch.autograd.graph.save_on_cpu")
+    if setup.offload == "none":
+        yield Line("host memory", memory.host_bytes, "bytes", "inputs of checkpointed layers", is_sum=True)
+        return
     nodes = setup.cluster.num_nodes
-    how = f"16 B x {human_count(setup.num_trained)}"
+    how, more = f"16 B x {human_count(setup.num_trained)}", " + inputs of checkpointed layers" if waiting else ""
     if setup.offload == "all":
         how = f"({how} + {human_bytes(weights_on_host(setup))} of weights)"
     how += f" / {nodes} nodes" if nodes > 1 else ""
     if setup.offload_to == "nvme":
         yield Line("disk", memory.disk_bytes, "bytes", how, HOST)
         staging = f"{NVME_STAGING:.0%} of it x {HOST_FACTOR:g} in pinned buffers on the way"
-        yield Line("host memory", memory.host_bytes, "bytes", staging, HOST)
+        yield Line("host memory", memory.host_bytes, "bytes", staging + more, HOST)
     else:
-        yield Line("host memory", memory.host_bytes, "bytes", f"{HOST_FACTOR:g} x {how}", HOST)
+        yield Line("host memory", memory.host_bytes, "bytes", f"{HOST_FACTOR:g} x {how}{more}", HOST)
 
 
 def _dequantised(setup: Setup) -> Iterator[Line]:

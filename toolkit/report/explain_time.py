@@ -70,8 +70,9 @@ def _layer(setup: Setup, layer: Layer, head: Seconds) -> Iterator[Line]:
         yield Line("forward again", layer.again, "seconds", f"{part:.0%} of a forward pass, recomputed", KORTHIKANTI)
     if layer.tp:
         size = human_bytes(wide_bytes(setup.precision) * tokens * shape.hidden)
-        forward, backward = (8 if setup.checkpointing == "full" else 4), setup.profile.time.tp_gathers
-        how = f"{forward} + {backward} gathers or scatters of {size} over {setup.tp} ranks, forward and backward"
+        again = setup.recomputed_layers if setup.checkpointing == "full" else 0.0
+        forward, backward = 4 + 4 * again, setup.profile.time.tp_gathers
+        how = f"{forward:.3g} + {backward} gathers or scatters of {size} over {setup.tp} ranks, forward and backward"
         yield Line("tensor parallel", layer.tp, "seconds", how, KORTHIKANTI)
     if layer.cp:
         what = "8 all-to-alls" if setup.sp > 1 else f"3 x ({setup.cp} - 1) exchanges of keys and values, less attention"
@@ -80,6 +81,7 @@ def _layer(setup: Setup, layer: Layer, head: Seconds) -> Iterator[Line]:
     if layer.waits:
         yield Line("launches", layer.waits, "seconds", "what the host takes longer than the device", ROOFLINE)
     how = f"{shape.vocab:,} x {shape.hidden:,} on the last stage, with the cross entropy, forward and backward"
+    how += ", logits computed twice" if setup.chunked_loss else ""
     yield Line("head", head.forward + head.backward, "seconds", how)
     if setup.pp > 1:
         yield from _stages(setup)

@@ -47,6 +47,8 @@ class Recipe(Spec):
     """Learning rate over steps."""
     lora: LoraConfig = LoraConfig()
     """Used with `workload.method: lora` and `qlora` only."""
+    neftune_alpha: float | None = Field(default=None, gt=0)
+    """Noise on the embeddings of training rows, of up to this / sqrt(tokens x hidden size) (2310.05914: 5 to 15)."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out measurements."""
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -15,6 +15,23 @@ PRECISION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of one weight or activation in the forward and backward pass."""
 
 
+AttentionKind = Literal["sdpa", "eager", "flash_attention_2"]
+LossKind = Literal["full", "chunked"]
+LOSS_BLOCK_NUMBERS, LOSS_BLOCK_COLUMNS = 2**24, 1024
+"""Logits that a chunked loss computes at once, and the fewest columns of them: large enough for a matrix product to run
+at full speed, small beside all that a step holds (64 MiB in fp32)."""
+
+
+def loss_block(tokens: int, vocab: int) -> int:
+    """Columns of logits that a chunked loss computes at once; engine and planner count with the same.
+
+    Args:
+        tokens: rows of the logits.
+        vocab: columns of all logits, or of a rank's part of them.
+    """
+    return min(vocab, max(LOSS_BLOCK_COLUMNS, LOSS_BLOCK_NUMBERS // max(tokens, 1)))
+
+
 class Workload(Spec):
     """Sequence length, global batch and method; a plan made for another workload is refused at start."""
 
@@ -41,6 +58,13 @@ class Workload(Spec):
     """Special tokens that the tokenizer lacks, as <|im_start|>: embedding and head get a row for each."""
     vocab_multiple: int = Field(default=1, gt=0, le=65_536)
     """With `new_tokens` the rows are filled up to a multiple of it."""
+
+    loss: LossKind = "full"
+    """`full` computes all logits at once, `chunked` a block of columns at a time, twice: less memory, the same loss."""
+    attention: AttentionKind = "sdpa"
+    """`sdpa` is torch's own kernels, `eager` keeps all scores, `flash_attention_2` needs flash-attn and a GPU."""
+    compile: bool = False
+    """Let torch compile the decoder layers: minutes at the start, faster steps."""
 
     @field_validator("new_tokens")
     @classmethod

@@ -14,9 +14,13 @@ from toolkit.specs.lora import LoraConfig
 from toolkit.specs.recipe import Recipe
 
 
-def identity(base: Path, *, lora: dict[str, Any] | None = None, **choices: Any) -> dict[str, str]:
+def identity(
+    base: Path, *, lora: dict[str, Any] | None = None, neftune_alpha: float | None = None, **choices: Any
+) -> dict[str, str]:
     plan = toolkit.plan(base, "2xcpu", seq_len=32, global_batch=4, **choices)
-    recipe = Recipe(model=str(base), workload=plan.workload, lora=LoraConfig(**(lora or {})))
+    recipe = Recipe(
+        model=str(base), workload=plan.workload, lora=LoraConfig(**(lora or {})), neftune_alpha=neftune_alpha
+    )
     return identity_of(plan, recipe, samples="", model=build_model(plan, recipe))
 
 
@@ -51,3 +55,17 @@ def test_a_checkpoint_of_an_earlier_release_goes_on(base: Path) -> None:
     assert identity(base).keys() == {"model", "samples", "seed", "global_batch", "seq_len", "method"}
     told = json.loads(identity(base, method="lora")["adapters"])
     assert told.keys() == {"rank", "alpha", "targets"}
+
+
+def test_another_noise_is_another_run(base: Path) -> None:
+    assert "neftune_alpha" not in identity(base)
+    noised = identity(base, neftune_alpha=5.0)
+    check_identity("step-3", identity(base, neftune_alpha=5), noised)
+    for other in (None, 10.0):
+        with pytest.raises(CheckpointError, match=r"neftune_alpha was 5\.0, is (not set|10\.0)"):
+            check_identity("step-3", noised, identity(base, neftune_alpha=other))
+
+
+@pytest.mark.parametrize("choices", [{"loss": "chunked"}, {"compile": True}], ids=str)
+def test_how_a_step_is_computed_may_change(base: Path, choices: dict[str, Any]) -> None:
+    check_identity("step-3", identity(base), identity(base, **choices))

@@ -196,7 +196,12 @@ def test_nothing_fits_names_the_nearest_and_its_constraint() -> None:
             {"fixed": Fixed(zero_stage=1, tp=1, pp=1, sp=1)},
             "planner, and 189.0 GiB of host memory per node",
         ),
-        (("llama-3.1-8b", "8xRTX4090-24GB"), {"seq_len": 131072}, "seq_len 65536 instead of 131072"),
+        (("llama-3.1-8b", "8xRTX4090-24GB"), {"seq_len": 131072}, "loss chunked instead of full"),
+        (
+            ("llama-3.1-8b", "8xRTX4090-24GB"),
+            {"seq_len": 131072, "loss": "chunked", "fixed": Fixed(sp=1)},
+            "leave sp=1",
+        ),
         (("llama-3.1-70b", "8xA100-80GB"), {"fixed": Fixed(offload="none")}, "leave offload=none"),
         (("llama-2-13b", "2xRTX4090-24GB"), {}, "of host memory per node instead of"),
         (("llama-2-13b", "2xRTX4090-24GB"), {"fixed": Fixed(offload="none")}, "LoRA of rank 16 instead of full"),

@@ -31,6 +31,8 @@ def changed(words: str, question: dict[str, Any]) -> dict[str, Any]:
     for part in words.split(", and "):
         if match := re.fullmatch(r"seq_len (\d+) instead of \d+", part):
             work["seq_len"] = int(match[1])
+        elif part == "loss chunked instead of full":
+            work["loss"] = "chunked"
         elif match := re.match(r"(Q?LoRA) of rank (\d+)", part):
             work |= {"method": match[1].lower(), "lora_rank": int(match[2])}
         elif match := re.match(r"(\d+) nodes instead", part):

@@ -3,6 +3,7 @@
 import torch
 
 from toolkit.engines.base import Batch
+from toolkit.models.neftune import Noise, document_lengths
 
 
 def padded_on_the_left(mask: torch.Tensor) -> bool:
@@ -18,3 +19,10 @@ def positions_of(batch: Batch) -> torch.Tensor:
     """Position ids [micro_batch, seq] of rows that are padded on the right, or packed."""
     ids = batch["input_ids"]
     return batch.get("position_ids", torch.arange(ids.shape[1]).repeat(ids.shape[0], 1))
+
+
+def noise_of(batch: Batch) -> Noise | None:
+    """What the noise on the rows follows from; None where none is asked for."""
+    if "noise_seeds" not in batch:
+        return None
+    return Noise(batch["noise_seeds"], document_lengths(positions_of(batch), batch["attention_mask"]))

@@ -12,13 +12,14 @@ import torch.distributed as dist
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
+from toolkit.engines.ds.chunked import chunked_loss_sum
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
 from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
 from toolkit.engines.ds.optimizer import build_optimizer
 from toolkit.engines.ds.parts import Replicas
-from toolkit.engines.ds.rows import padded_on_the_left, positions_of
+from toolkit.engines.ds.rows import noise_of, padded_on_the_left, positions_of
 from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
 from toolkit.engines.ds.tensors import digest_of
 from toolkit.engines.ds.updates import Updates
@@ -47,14 +48,22 @@ class PipelineEngine:
         self._topology = topology_of(plan)
         place = self._topology.get_coord(self.rank)
         self.data_rank: int = place.data
-        self._dp = layout.dp
+        self._dp, self._alpha = layout.dp, recipe.neftune_alpha
         # Every stage and every tensor-parallel rank sees all samples of its replica.
         self._speaks = place.pipe == 0 and place.model == 0
         self._scales_loss = config.precision == "fp16"
         self._loss_factor = torch.ones((), device=self.device)
         self._model = model
         wanted = trained_sizes(model.module)
-        self._pipe = pipeline_module(model, topology=self._topology, stages=strategy.stages, loss=self._loss)
+        self._chunked_loss = plan.workload.loss == "chunked"
+        self._pipe = pipeline_module(
+            model,
+            topology=self._topology,
+            stages=strategy.stages,
+            loss=self._loss,
+            whole_logits=not self._chunked_loss,
+            alpha=recipe.neftune_alpha,
+        )
         named = stage_parameters(model.module, self._pipe)
         name = recipe.workload.optimizer
         parts = as_many_everywhere(parameter_groups(named, recipe.optimizer, split_matrices=name == "muon"))
@@ -80,11 +89,8 @@ class PipelineEngine:
             norm=self._grad_norm,
         )
         layers = " + ".join(map(str, strategy.stages))
-        self.notes = (
-            built.note,
-            f"pipeline: {layers} layers, embedding with the first, head with the last",
-            *config.notes,
-        )
+        told = f"pipeline: {layers} layers, embedding with the first, head with the last"
+        self.notes = (built.note, told, *config.notes)
         self._generator = StageGenerator(
             self._pipe,
             model.base.config.hidden_size,
@@ -176,11 +182,12 @@ class PipelineEngine:
         """Of all gradients of the step, before clipping."""
         return float(self._engine.optimizer._global_grad_norm)
 
-    def _loss(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def _loss(self, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """One micro-batch's part of the mean over all supervised tokens."""
-        return loss_sum(logits, wanted, self._model.base.lm_head) * self._loss_factor
+        sum_of = chunked_loss_sum if self._chunked_loss else loss_sum
+        return sum_of(outputs, wanted, self._model.base.lm_head) * self._loss_factor
 
-    def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
         """What DeepSpeed wants of a micro-batch: inputs of the first stage, labels of the last.
 
         Raises:
@@ -188,4 +195,9 @@ class PipelineEngine:
         """
         if any(padded_on_the_left(batch["attention_mask"]) for batch in batches):
             raise EngineError("pipeline: a row is padded on the left; pad rows on the right, or use engine=zero")
-        return iter([((batch["input_ids"], positions_of(batch)), next_tokens(batch["labels"])) for batch in batches])
+        return iter([(self._inputs(batch), next_tokens(batch["labels"])) for batch in batches])
+
+    def _inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """Of the first stage: token ids, position ids and, where noise is asked for, what that follows from."""
+        noise = None if self._alpha is None else noise_of(batch)
+        return (batch["input_ids"], positions_of(batch), *(noise or ()))

@@ -83,7 +83,7 @@ class StageGenerator:
                     hidden = layer.norm(hidden[:, -1])
                 case Head():
                     with whole_logits(layer.lm_head):
-                        hidden = layer(hidden).argmax(dim=-1)
+                        hidden = layer.logits(hidden).argmax(dim=-1)
         if self._stage < self._last:
             dist.send(hidden.contiguous(), dst=self._ranks[self._stage + 1])
             hidden = torch.empty(ids.shape[0], dtype=torch.int64, device=self._device)

@@ -25,7 +25,13 @@ def topology_of(plan: Plan) -> PipeModelDataParallelTopology:
 
 
 def pipeline_module(
-    model: UnloadedModel, *, topology: PipeModelDataParallelTopology, stages: tuple[int, ...], loss: Loss
+    model: UnloadedModel,
+    *,
+    topology: PipeModelDataParallelTopology,
+    stages: tuple[int, ...],
+    loss: Loss,
+    whole_logits: bool = True,
+    alpha: float | None = None,
 ) -> PipelineModule:
     """Read this rank's stage and wrap it.
 
@@ -33,7 +39,10 @@ def pipeline_module(
         model: with its weights on disk.
         topology: of all ranks.
         stages: decoder layers of each stage.
-        loss: of logits and wanted tokens, on the last stage.
+        loss: of what the last stage gives and wanted tokens.
+        whole_logits: it gives logits; else the hidden states before the head, from which the loss makes a part of them
+            at a time.
+        alpha: of the noise on embeddings, where there is any.
 
     Raises:
         EngineError: DeepSpeed divides the layers in another way than asked for.
@@ -46,7 +55,8 @@ def pipeline_module(
             cuts.cut(part)
 
     bodies = [LayerSpec(Body, model, read, layers) for layers in layer_ranges(stages)]
-    layers = [_embedding(model, read), *bodies, LayerSpec(Norm, model, read), _head(model, read)]
+    layers = [_embedding(model, read, alpha), *bodies, LayerSpec(Norm, model, read)]
+    layers.append(_head(model, read, whole_logits=whole_logits))
     with contextlib.redirect_stdout(io.StringIO()):  # it prints every layer of every stage
         module = PipelineModule(
             layers=layers,
@@ -69,13 +79,13 @@ def _tensor_cuts(model: UnloadedModel, topology: PipeModelDataParallelTopology) 
     return TensorCuts(model.base, own_group(topology.get_axis_comm_lists("model")), vocab=True)
 
 
-def _embedding(model: UnloadedModel, read: Callable[[torch.nn.Module], None]) -> LayerSpec:
+def _embedding(model: UnloadedModel, read: Callable[[torch.nn.Module], None], alpha: float | None) -> LayerSpec:
     if not model.base.config.tie_word_embeddings:
-        return LayerSpec(Embedding, model, read)
-    return TiedLayerSpec("embedding", Embedding, model, read, tied_weight_attr=["embed_tokens.weight"])
+        return LayerSpec(Embedding, model, read, alpha)
+    return TiedLayerSpec("embedding", Embedding, model, read, alpha, tied_weight_attr=["embed_tokens.weight"])
 
 
-def _head(model: UnloadedModel, read: Callable[[torch.nn.Module], None]) -> LayerSpec:
+def _head(model: UnloadedModel, read: Callable[[torch.nn.Module], None], *, whole_logits: bool) -> LayerSpec:
     if not model.base.config.tie_word_embeddings:
-        return LayerSpec(Head, model, read)
-    return TiedLayerSpec("embedding", Head, model, read, tied_weight_attr=["lm_head.weight"])
+        return LayerSpec(Head, model, read, whole_logits)
+    return TiedLayerSpec("embedding", Head, model, read, whole_logits, tied_weight_attr=["lm_head.weight"])

@@ -12,6 +12,7 @@ from deepspeed.utils import groups
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.ds import processes
+from toolkit.engines.ds.chunked import loss_for_logits
 from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.groups import check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum
@@ -26,6 +27,7 @@ from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.between import between_replicas, check_communication
 from toolkit.engines.zero.generate import answers_of
 from toolkit.engines.zero.shares import Share, Shares
+from toolkit.models.neftune import NoisyEmbedding
 from toolkit.models.ulysses import keep_documents_apart
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
@@ -56,6 +58,7 @@ class ZeroEngine:
         self._shares = Shares(layout.sp, self.rank // self._tp % layout.sp)
         self.device: torch.device = accelerator.device
         self._stage = config.zero_stage
+        self._chunked_loss = plan.workload.loss == "chunked"
         self._grad_accum = plan.strategy.grad_accum
         self._scales_loss = config.precision == "fp16"
         self._is_plain = self._stage == 0 and config.precision == "fp32"
@@ -74,6 +77,8 @@ class ZeroEngine:
         if self._stage == 0 and config.precision != "fp32":
             forget_dummy_step(built.optimizer)
         self._model, self._base = model, model.base
+        alpha = recipe.neftune_alpha
+        self._noisy = None if alpha is None else NoisyEmbedding(self._base.model.embed_tokens, alpha)
         self.notes = (built.note, *config.notes)
         sliced = groups.get_tensor_model_parallel_group() if self._tp > 1 else None
         self._tensors = trained_tensors(self._engine.module.named_parameters(), plan.model.weight_shapes, group=sliced)
@@ -226,8 +231,15 @@ class ZeroEngine:
         if self._shares.sp > 1:
             documents = None if share.documents is None else self._to_device(share.documents)
             keep_documents_apart(self._base, documents)
-        logits = self._engine(**inputs, use_cache=False).logits
-        return loss_sum(logits, self._to_device(share.wanted), self._base.lm_head)
+        head, wanted = self._base.lm_head, self._to_device(share.wanted)
+        with ExitStack() as around:
+            if self._noisy is not None:
+                around.enter_context(self._noisy.adding(share.noise, share.part))
+            if self._chunked_loss:
+                around.enter_context(loss_for_logits(head, wanted))
+            # In the second case the loss itself.
+            logits: torch.Tensor = self._engine(**inputs, use_cache=False).logits
+        return logits if self._chunked_loss else loss_sum(logits, wanted, head)
 
     def _settle(self) -> None:
         """Give all replicas the same weights, if the recipe lets them differ."""

@@ -8,8 +8,9 @@ from torch.nn.functional import pad
 
 from toolkit.engines.base import Batch
 from toolkit.engines.ds.loss import IGNORED, next_tokens, num_supervised
-from toolkit.engines.ds.rows import padded_on_the_left, positions_of
+from toolkit.engines.ds.rows import noise_of, padded_on_the_left, positions_of
 from toolkit.errors import EngineError
+from toolkit.models.neftune import Noise
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Share:
     """Tokens without padding."""
     documents: torch.Tensor | None = None
     """Position ids of the whole packed rows, of which `inputs` has this rank's part."""
+    noise: Noise | None = None
+    """Of whole rows too."""
+    part: tuple[int, int] | None = None
+    """First token of every row that `inputs` has, and the one after its last; None: it has all."""
 
     @property
     def num_supervised(self) -> int:
@@ -51,13 +56,18 @@ class Shares:
             kept = {"attention_mask": mask} if padded_on_the_left(mask) else {}
             if "position_ids" in batch:
                 kept["position_ids"] = batch["position_ids"]
-            return Share({"input_ids": ids, **kept}, wanted, int(mask.sum()))
+            return Share({"input_ids": ids, **kept}, wanted, int(mask.sum()), noise=noise_of(batch))
         if padded_on_the_left(mask):
             raise EngineError(f"sp={self.sp}: a row is padded on the left; pad rows on the right, or use sp=1")
         whole = self._filled(positions_of(batch), 0)
         ids, mask, wanted = map(self._part, (ids, mask, wanted), (0, 0, IGNORED))
         inputs = {"input_ids": ids, "position_ids": self._part(whole, 0)}
-        return Share(inputs, wanted, int(mask.sum()), whole if "position_ids" in batch else None)
+        documents = whole if "position_ids" in batch else None
+        noise, width = noise_of(batch), ids.shape[1]
+        if noise is not None:
+            noise = noise._replace(lengths=self._filled(noise.lengths, 0))
+        part = (self.rank * width, (self.rank + 1) * width)
+        return Share(inputs, wanted, int(mask.sum()), documents, noise, part)
 
     def _filled(self, tensor: torch.Tensor, filler: int) -> torch.Tensor:
         """[micro_batch, seq] with so much on the right that every rank has as many tokens."""

@@ -27,6 +27,7 @@ class Slice(NamedTuple):
     sequence: bool
     """Tensor-parallel ranks divide norms and residuals by tokens."""
     fused_loss: bool
+    chunked_loss: bool = False
 
 
 class Seconds(NamedTuple):
@@ -143,8 +144,11 @@ def head_seconds(rates: Rates, shape: Shape, part: Slice) -> Seconds:
     columns = shape.vocab / part.tp
     product = matmul_seconds(rates, (part.tokens, columns, shape.hidden), precision=_wide(part.precision))
     logit_bytes = constants.FUSED_LOGIT_BYTES if part.fused_loss else rates.law.logit_bytes
+    again = product if part.chunked_loss else 0.0
+    if part.chunked_loss:
+        logit_bytes = constants.CHUNKED_LOGIT_BYTES
     loss = logit_bytes * part.tokens * columns / rates.bandwidth
     if part.method != "full":
-        return Seconds(product + loss / 3, product + 2 * loss / 3)
+        return Seconds(product + loss / 3, product + again + 2 * loss / 3)
     summed = rates.law.grad_traffic_bytes * shape.vocab * shape.hidden / part.tp / rates.bandwidth
-    return Seconds(product + loss / 3, 2 * product + 2 * loss / 3 + summed)
+    return Seconds(product + loss / 3, 2 * product + again + 2 * loss / 3 + summed)

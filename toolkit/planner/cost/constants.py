@@ -20,6 +20,9 @@ SCORE_BYTES = 20.0
 dropout with its mask, read (2 + 4 + 4 + 6 + 2, and 2 for the mask; Megatron's fused softmax)."""
 FUSED_LOGIT_BYTES = 8.0
 """Bytes moved per logit by a chunked loss: 16-bit logits and their gradient, each written and read (Liger)."""
+CHUNKED_LOGIT_BYTES = 70.0
+"""Bytes moved per logit by `loss: chunked`, counted in engines/ds/chunked.py: in 16 bits written, read and written in
+fp32, twice; then largest, difference, exponential, sum (24); difference, exponential, product, rounding (30)."""
 NF4_TRAFFIC = 4.5
 """Bytes moved per weight to dequantise NF4: 0.5 read, 2 written, 2 read by the product (2305.14314)."""
 ADAPTER_OPS = 8.0

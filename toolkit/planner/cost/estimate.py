@@ -8,7 +8,7 @@ from toolkit.planner.cost.owned import owned
 from toolkit.planner.cost.pipeline import bubble, crossings
 from toolkit.planner.cost.rates import Rates, rates_of
 from toolkit.planner.estimates import TimeEstimate
-from toolkit.planner.memory.activations import layer_bytes
+from toolkit.planner.memory.activations import element_factor, layer_bytes
 from toolkit.planner.memory.stages import stage_layers
 from toolkit.planner.setup import Setup
 
@@ -33,6 +33,7 @@ def slice_of(rates: Rates, setup: Setup) -> Slice:
         setup.flash_attention,
         setup.tp_sequence and rates.law.sequence_parallel,
         setup.fused_loss,
+        setup.chunked_loss,
     )
 
 
@@ -70,7 +71,8 @@ def passes(setup: Setup, layer: Layer) -> tuple[float, float]:
     launches decide no machine is slower for a faster device.
     """
     busy = setup.shape.num_layers / setup.pp * (layer.forward + layer.backward + layer.again + layer.waits)
-    part = 3 / 4 if setup.checkpointing == "full" else 2 / 3
+    again = setup.recomputed_layers if setup.checkpointing == "full" else 0.0
+    part = (2 + again) / (3 + again)
     return (1 - part) * busy, part * busy
 
 
@@ -79,6 +81,10 @@ def _kept_on_host(rates: Rates, setup: Setup, layer: Layer) -> float:
     than the backward pass."""
     if not setup.offloaded_activations:
         return 0.0
+    if setup.offload_activations == "cpu":
+        # torch's save_on_cpu copies on the stream that computes: nothing hides behind it.
+        moved = 2.0 * setup.shape.hidden * setup.tokens * element_factor(setup) * setup.recomputed_layers
+        return moved / rates.to_host + moved / rates.from_host
     num_bytes = setup.offloaded_activations * layer_bytes(setup)
     down, up = num_bytes / rates.to_host, num_bytes / rates.from_host
     if rates.on_cpu:

@@ -24,6 +24,7 @@ def hardware_flops(setup: Setup) -> float:
     head = 2.0 * shape.vocab * shape.hidden
     backward = 2.0 if setup.method == "full" else 1.0
     again = {"none": 0.0, "selective": attention, "full": linear + attention}[setup.checkpointing]
+    again *= setup.recomputed_layers
     attention_backward = (2.5 if setup.flash_attention else 2.0) * attention
     layer = linear * (1 + backward) + attention + attention_backward + again
     return (shape.num_layers * layer + head * (1 + backward)) * tokens_per_step(setup)

@@ -16,6 +16,8 @@ class Around(NamedTuple):
     """What a layer's time depends on beside its arithmetic."""
 
     checkpointing: str
+    recomputed: float
+    """Part of the layers that are computed again."""
     sp: int
     cp: int
     staged: bool
@@ -48,7 +50,9 @@ def layer_of(rates: Rates, setup: Setup, part: Slice) -> Layer:
     """A layer of a set-up."""
     staged = setup.pp > 1 and setup.world_size > rates.per_node
     ops = cpu_engine.layer_ops(setup) if rates.on_measured_cpu else 0.0
-    return _layer(rates, setup.shape, part, Around(setup.checkpointing, setup.sp, setup.cp, staged, ops))
+    return _layer(
+        rates, setup.shape, part, Around(setup.checkpointing, setup.recomputed_layers, setup.sp, setup.cp, staged, ops)
+    )
 
 
 def head_of(rates: Rates, shape: Shape, part: Slice) -> Seconds:
@@ -62,12 +66,12 @@ def _layer(rates: Rates, shape: Shape, part: Slice, around: Around) -> Layer:
     seconds = (processor.layer_seconds if rates.on_measured_cpu else layer_seconds)(rates, shape, part)
     # torch's kind without reentrance, which whole models get, stops at the last tensor that the backward pass needs.
     early = rates.law.stops_early or (rates.on_measured_cpu and part.method == "full")
-    again = _again(seconds, around.checkpointing, early=early)
-    tp = _tensor_parallel(rates, shape, part, again=around.checkpointing == "full")
+    again = around.recomputed * _again(seconds, around.checkpointing, early=early)
+    whole_again = around.recomputed if around.checkpointing == "full" else 0.0
+    tp = _tensor_parallel(rates, shape, part, again=whole_again)
     cp = _exchange(rates, shape, part, sp=around.sp, cp=around.cp, attention=seconds.attention)
     ops = law.layer_ops + (0.0 if part.method == "full" else constants.ADAPTER_OPS * part.lora_targets)
-    if around.checkpointing == "full":
-        ops *= cpu_engine.CHECKPOINTED_OPS if rates.on_measured_cpu else 4 / 3
+    ops *= 1 + whole_again * ((cpu_engine.CHECKPOINTED_OPS if rates.on_measured_cpu else 4 / 3) - 1)
     ops += around.engine_ops
     launches = ops * rates.op_seconds + (law.stage_tp_seconds * (part.tp - 1) if around.staged else 0.0)
     busy = seconds.forward + seconds.backward + again + tp + cp
@@ -87,7 +91,7 @@ def _again(seconds: Seconds, checkpointing: str, *, early: bool) -> float:
     return seconds.selective if checkpointing == "selective" else 0.0
 
 
-def _tensor_parallel(rates: Rates, shape: Shape, part: Slice, *, again: bool) -> float:
+def _tensor_parallel(rates: Rates, shape: Shape, part: Slice, *, again: float) -> float:
     """All-gathers and reduce-scatters of the residual stream; without sequence parallelism all-reduces."""
     if part.tp == 1:
         return 0.0
@@ -96,7 +100,7 @@ def _tensor_parallel(rates: Rates, shape: Shape, part: Slice, *, again: bool) ->
     reduced = all_reduce_seconds(rates, group, num_bytes)
     one = gather_seconds(rates, group, num_bytes) if part.sequence else reduced / 2
     seen = 1.0 if rates.on_cpu else 1.0 - rates.law.tp_overlap
-    return (8 if again else 4) * one * seen + rates.law.tp_gathers * one * seen
+    return (4 + 4 * again) * one * seen + rates.law.tp_gathers * one * seen
 
 
 def _exchange(rates: Rates, shape: Shape, part: Slice, *, sp: int, cp: int, attention: float) -> float:

@@ -12,6 +12,7 @@ from toolkit.planner.cost.rates import Rates
 from toolkit.planner.cost.tables import attention_rate, by_size
 from toolkit.planner.setup import wide_bytes
 from toolkit.planner.shape import Shape
+from toolkit.specs.workload import loss_block
 
 
 class Moved(NamedTuple):
@@ -86,7 +87,13 @@ def head_seconds(rates: Rates, shape: Shape, part: Slice) -> Seconds:
     precision = "fp32" if part.precision == "fp32" else "bf16"
     logits = part.tokens * shape.vocab / part.tp
     product = _linear(rates, part, inputs=shape.hidden, outputs=shape.vocab / part.tp)
-    loss = 4.0 * logits / by_size(rates.loss, 4.0 * logits)
+    at_once = logits
+    if part.chunked_loss:
+        columns = shape.vocab // part.tp
+        at_once = float(part.tokens * loss_block(part.tokens, columns))
+        product = Seconds(product.forward, product.backward + product.forward)
+    # Each exponential is taken forward and backward, as in a plain cross entropy, of so many logits at a time.
+    loss = 4.0 * logits / by_size(rates.loss, 4.0 * at_once)
     if precision != "fp32":
         loss += LOGIT_CAST_BYTES * logits / by_size(rates.elementwise, 4.0 * logits)
     other = HEAD_OPS * rates.op_seconds

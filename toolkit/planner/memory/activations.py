@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from toolkit.planner.memory.stages import held_layers, stage_layers
+from toolkit.planner.memory.stages import bounds, held_layers, stage_layers
 from toolkit.planner.memory_law import LayerLaw
-from toolkit.planner.setup import Setup, wide_bytes
+from toolkit.planner.setup import Setup, num_checkpointed, wide_bytes
+from toolkit.specs.workload import loss_block
 
 FUSED_MLP = 6.0
 """Bytes per element of the MLP with a fused SwiGLU, which keeps gate, up and its output and works in place (Liger)."""
@@ -45,6 +46,8 @@ class MicroBatch(NamedTuple):
 
     kept: float
     """By each decoder layer until its backward pass, outside of the layer at work."""
+    whole: float
+    """By each one that is not checkpointed where only every so many are."""
     outside: float
     """Kept outside of the layers."""
     working: float
@@ -63,6 +66,7 @@ def micro_batch_bytes(setup: Setup) -> MicroBatch:
         kept = here * (layer_bytes(setup) - recomputed_bytes(setup))
     return MicroBatch(
         kept=kept,
+        whole=layer_bytes(setup) if setup.checkpointing_every > 1 else 0.0,
         outside=law.outside_hidden * shape.hidden * setup.tokens / tp * factor,
         working=working_bytes(setup),
         logits=logits_bytes(setup, setup.pp - 1),
@@ -76,10 +80,19 @@ def kept_bytes(setup: Setup, stage: int) -> float:
 
 def kept_in_flight(setup: Setup, one: MicroBatch, *, stage: int, layers: int) -> float:
     """`kept_bytes` from what one micro-batch takes and the number of layers of the stage."""
+    if setup.checkpointing_every > 1:
+        again = num_checkpointed(*bounds(setup, stage), every=setup.checkpointing_every)
+        return in_flight(setup, stage) * (again * one.kept + (layers - again) * one.whole + one.outside)
     held = held_layers(setup, stage, layers=layers)
     if setup.checkpointing == "full":
         return one.kept * max(1.0, held) + one.outside
     return one.kept * held + one.outside * in_flight(setup, stage)
+
+
+def freed_first(setup: Setup, one: MicroBatch, stage: int) -> float:
+    """What is gone before a layer is computed again: the last layer of the stage, where that is not checkpointed."""
+    last = bounds(setup, stage)[1] - 1
+    return one.whole if last % setup.checkpointing_every else 0.0
 
 
 def in_flight(setup: Setup, stage: int) -> int:
@@ -117,9 +130,26 @@ def logits_bytes(setup: Setup, stage: int) -> float:
     if stage != setup.pp - 1:
         return 0.0
     law, shape = setup.profile.memory, setup.shape
+    if setup.chunked_loss:
+        return chunked_loss_bytes(setup)
     if setup.fused_loss:
         return law.fused_loss_hidden * shape.hidden * setup.tokens
     return law.logits_bytes * shape.vocab * setup.tokens / (setup.tp if law.vocab_parallel else 1)
+
+
+def chunked_loss_bytes(setup: Setup) -> float:
+    """What `loss: chunked` takes at its fullest, if every token is supervised (engines/ds/chunked.py, counted).
+
+    A block of logits, in 16 bits with its copy in fp32; the hidden states as the loss takes them, their gradient in
+    fp32 and what a block adds to it; the gradient of a head that is trained.
+    """
+    shape, tokens, width = setup.shape, setup.tokens, wide_bytes(setup.precision)
+    columns = shape.vocab // setup.tp
+    block, hidden = tokens * loss_block(tokens, columns), tokens * shape.hidden
+    of_head = width * columns * shape.hidden if setup.method == "full" else 0.0
+    if width == 4:
+        return 4.0 * block + 12.0 * hidden + of_head
+    return max(6.0 * block + 6.0 * hidden, 2.0 * block + 8.0 * hidden) + of_head
 
 
 def element_factor(setup: Setup) -> float:

@@ -5,7 +5,13 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from toolkit.planner.estimates import MemoryEstimate
-from toolkit.planner.memory.activations import MicroBatch, in_flight, kept_in_flight, micro_batch_bytes
+from toolkit.planner.memory.activations import (
+    MicroBatch,
+    freed_first,
+    in_flight,
+    kept_in_flight,
+    micro_batch_bytes,
+)
 from toolkit.planner.memory.buffers import buffer_bytes
 from toolkit.planner.memory.host import offloaded_bytes
 from toolkit.planner.memory.process import high_water, in_process
@@ -165,12 +171,13 @@ def instants(setup: Setup, stage: int, states: States) -> tuple[Instant, ...]:
 def _instants(setup: Setup, resident: Resident, one: MicroBatch) -> tuple[InstantTerms, ...]:
     law, (stage, layers, states, buffers, last) = setup.profile.memory, resident
     kept = kept_in_flight(setup, one, stage=stage, layers=layers)
+    first_backward = kept + one.working - freed_first(setup, one, stage)
     if in_process(setup):
-        heap = high_water(setup, states, activations=kept + one.working, logits=one.logits if last else 0.0)
+        heap = high_water(setup, states, activations=first_backward, logits=one.logits if last else 0.0)
         return ((sum(heap), "after some steps", heap.gradients, heap.activations, heap.logits, 0.0, heap.buffers),)
     again = not law.persistent_grads and setup.grad_accum > in_flight(setup, stage)
     earlier = states.gradients if law.persistent_grads or again else 0.0
-    logits, backward, final = one.logits if last else 0.0, kept + one.working, states.gradients
+    logits, backward, final = one.logits if last else 0.0, first_backward, states.gradients
     temporary = _optimizer_temporary(setup, states)
     first = "second micro-batch, " if again and earlier else ""
     # Behind the first backward pass of a pipeline's warm-up: whole gradients, and all other micro-batches in flight.

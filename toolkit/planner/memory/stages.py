@@ -79,6 +79,13 @@ def stage_layers(setup: Setup) -> Sequence[int]:
     )
 
 
+def bounds(setup: Setup, stage: int) -> tuple[int, int]:
+    """Number of a stage's first decoder layer, and of the one after its last."""
+    layers = stage_layers(setup)
+    first = sum(layers[:stage])
+    return first, first + layers[stage]
+
+
 def last_at_least(setup: Setup) -> int:
     """Layers that the last stage needs: a stage without adapters would have nothing to train."""
     return 0 if setup.method == "full" else 1

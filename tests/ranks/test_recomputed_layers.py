@@ -1,0 +1,32 @@
+"""Every k-th layer checkpointed, inputs on the host: bit for bit what the same layout computes without."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ranks.equality import trained
+from ranks.runs import write_run
+
+pytestmark = pytest.mark.ranks
+
+PARTS: dict[str, Any] = {"checkpointing_every": 2, "offload_activations": "cpu"}
+LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "zero0": ({"zero_stage": 0}, PARTS),
+    "zero3": ({"zero_stage": 3}, PARTS),
+    "tp2": ({"zero_stage": 1, "tp": 2}, PARTS),
+    "sp2": ({"zero_stage": 2, "sp": 2}, {"checkpointing_every": 3}),
+    "pp2": ({"pp": 2}, PARTS),
+    "lora": ({"zero_stage": 2, "method": "lora"}, PARTS),
+    "lora-pp2": ({"pp": 2, "method": "lora"}, {"offload_activations": "cpu"}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_changes(tmp_path: Path, deep: Path, layout: str) -> None:
+    choices, recompute = LAYOUTS[layout]
+    plain = trained(write_run(tmp_path / "plain", deep, **choices))
+    asked = write_run(tmp_path / "asked", deep, **choices, activation_checkpointing="full", **recompute)
+    again = trained(asked)
+    assert again.steps == plain.steps
+    assert all((again.weights[name] == weight).all() for name, weight in plain.weights.items())
