@@ -13,7 +13,8 @@ from ranks.test_chunked_loss import losses_and_answers
 
 pytestmark = pytest.mark.ranks
 
-LAYOUTS: tuple[dict[str, Any], ...] = ({"zero_stage": 2}, {"tp": 2, "zero_stage": 1}, {"pp": 2})
+SOAK = pytest.mark.soak
+LAYOUTS = ({"zero_stage": 2}, *(pytest.param(one, marks=SOAK) for one in ({"tp": 2, "zero_stage": 1}, {"pp": 2})))
 
 
 @pytest.mark.parametrize("choices", LAYOUTS, ids=str)
@@ -22,7 +23,7 @@ def test_eager_trains_the_same(tmp_path: Path, deep: Path, choices: dict[str, An
     assert_equal(steps, reference_run(deep).steps, loss=3e-6, norm=1e-5)
 
 
-@pytest.mark.parametrize("choices", [{"zero_stage": 2}, {"pp": 2}], ids=str)
+@pytest.mark.parametrize("choices", [{"pp": 2}, pytest.param({"zero_stage": 2}, marks=SOAK)], ids=str)
 def test_eager_answers_the_same(tmp_path: Path, deep: Path, choices: dict[str, Any]) -> None:
     (loss, answers), (other, same) = (
         run_ranks(losses_and_answers, 2, write_run(tmp_path / name, deep, attention=name, **choices))[0]

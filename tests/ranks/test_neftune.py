@@ -30,7 +30,12 @@ LAYOUTS: dict[str, tuple[str, int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+QUICK = ("zero3-recomputed", "sp2", "pp2-tp2", "lora-zero2-recomputed")
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.soak]) for name in LAYOUTS]
+)
 def test_equals_one_process(tmp_path: Path, request: pytest.FixtureRequest, layout: str) -> None:
     which, ranks, choices = LAYOUTS[layout]
     model = request.getfixturevalue(which)
@@ -46,7 +51,7 @@ def test_noise_makes_a_difference(untied: Path) -> None:
     assert all(abs(a.loss - b.loss) > 1e-4 for a, b in zip(plain, noised, strict=True))
 
 
-@pytest.mark.parametrize("choices", [{"zero_stage": 2}, {"pp": 2}], ids=str)
+@pytest.mark.parametrize("choices", [{"zero_stage": 2}, pytest.param({"pp": 2}, marks=pytest.mark.soak)], ids=str)
 def test_goes_on_bit_for_bit(tmp_path: Path, deep: Path, choices: dict[str, Any]) -> None:
     folder = write_run(tmp_path / "run", deep, neftune_alpha=ALPHA, **choices)
     whole = run(first_half, folder, tmp_path / "store", STOP, True)
@@ -61,7 +66,7 @@ def held_out_loss(folder: Path) -> float:
     return loss
 
 
-@pytest.mark.parametrize("choices", [{"zero_stage": 1}, {"pp": 2}], ids=str)
+@pytest.mark.parametrize("choices", [{"pp": 2}, pytest.param({"zero_stage": 1}, marks=pytest.mark.soak)], ids=str)
 def test_evaluation_gets_none(tmp_path: Path, untied: Path, choices: dict[str, Any]) -> None:
     plain, noised = (
         run_ranks(held_out_loss, 2, write_run(tmp_path / str(alpha), untied, neftune_alpha=alpha, **choices))[0]

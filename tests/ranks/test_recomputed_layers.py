@@ -22,7 +22,12 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+QUICK = ("zero3", "pp2", "lora")
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.soak]) for name in LAYOUTS]
+)
 def test_nothing_changes(tmp_path: Path, deep: Path, layout: str) -> None:
     choices, recompute = LAYOUTS[layout]
     plain = trained(write_run(tmp_path / "plain", deep, **choices))
