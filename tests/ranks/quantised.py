@@ -1,11 +1,13 @@
 """Training on 4-bit weights on the CPU, which the product leaves to GPUs."""
 
+import functools
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from ranks.by_hand import norm_clipped
 from ranks.reference import Reference, global_batches, train_in_one_process
 from ranks.runs import Trained, batches_of
 from ranks.settings import CLIP, LEARNING_RATES, LORA_ALPHA, LORA_RANK, LORA_TARGETS, SEED
@@ -50,5 +52,6 @@ def reference_in_4_bits(folder: Path) -> Reference:
     config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
     torch.manual_seed(SEED)
     model = get_peft_model(model, config, autocast_adapter_dtype=False)
-    batches = global_batches(len(LEARNING_RATES))
-    return Reference(tuple(train_in_one_process(model, batches, clip=CLIP)), model)
+    steps = [[batch] for batch in global_batches(len(LEARNING_RATES))]
+    clip = functools.partial(norm_clipped, largest=CLIP)
+    return Reference(tuple(train_in_one_process(model, steps, clip=clip)), model)
