@@ -28,6 +28,7 @@ def plan(
     method: options.Method = None,
     lora_rank: options.LoraRank = None,
     precision: options.Precision = None,
+    mixed: options.Mixed = None,
     optimizer: options.Optimizer = None,
     objective: Annotated[
         str, typer.Option(help="What the choice is best at: fastest, least-memory, cheapest or fewest-gpus.")
@@ -73,6 +74,7 @@ def plan(
         "workload.method": method,
         "workload.lora_rank": lora_rank,
         "workload.precision": precision,
+        "workload.mixed": mixed,
         "workload.optimizer": optimizer,
         "data.train": data,
         "optimizer.learning_rate": learning_rate,
@@ -109,6 +111,7 @@ def estimate(
     method: options.Method = None,
     lora_rank: options.LoraRank = None,
     precision: options.Precision = None,
+    mixed: options.Mixed = None,
     optimizer: options.Optimizer = None,
     price: options.Price = None,
     engine: Annotated[str | None, typer.Option(help="zero, pipeline or mcore; default: what the sizes need.")] = None,
@@ -142,6 +145,7 @@ def estimate(
         "workload.method": method,
         "workload.lora_rank": lora_rank,
         "workload.precision": precision,
+        "workload.mixed": mixed,
         "workload.optimizer": optimizer,
     }
     wanted = recipe_values(None, options=values, assignments=[])

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from toolkit.planner.methods import idle_stages, quantised_faults
+from toolkit.planner.methods import idle_stages, mixed_faults, quantised_faults
 from toolkit.planner.multiples import choice, divisors, nearest
 from toolkit.planner.rules import DEGREES, ENGINES, Fault, Rules
 from toolkit.planner.setup import Offload, Setup
@@ -172,6 +172,9 @@ def state_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     if setup.method not in rules.methods:
         yield _lacks(f"method={setup.method}: engine {engine} has {choice(rules.methods)}; use engine=zero")
     yield from map(_rule, quantised_faults(setup))
+    yield from map(_rule, mixed_faults(setup))
+    if setup.mixed not in rules.mixed:
+        yield _lacks(f"mixed={setup.mixed}: engine {engine} has {choice(rules.mixed)}; use it, or engine=zero")
     yield from _optimizer_faults(engine, setup)
     if setup.checkpointing not in rules.checkpointing:
         known = choice(rules.checkpointing)

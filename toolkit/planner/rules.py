@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from toolkit.planner.setup import Checkpointing, Method, Offload
 from toolkit.planner.strategy import EngineName
 from toolkit.specs.optimizer import OPTIMIZER_NAMES, OptimizerName
+from toolkit.specs.workload import Mixed
 
 Kind = Literal["not of the engine", "engine rule", "heads", "layers", "sequence", "batch"]
 """What is at fault: the engine lacks it altogether, combines it in other ways only, or it does not divide."""
@@ -49,6 +50,7 @@ class Rules(NamedTuple):
     tp_methods: tuple[Method, ...] = ("full",)
     """Methods together with tensor parallelism: DeepSpeed's AutoTP replaces peft's layers and the adapters are gone."""
     optimizers: tuple[OptimizerName, ...] = OPTIMIZER_NAMES
+    mixed: tuple[Mixed, ...] = ("master", "autocast", "none")
     shared_kv_heads: bool = False
     """Tensor-parallel ranks may share a key/value head: tp may be a multiple of their number."""
     even_stages: bool = False
@@ -95,5 +97,6 @@ ENGINES: dict[EngineName, Rules] = {
         devices=("cuda", "rocm"),
         # Its distributed optimizer divides buffers of its own (core/optimizer/distrib_optimizer.py).
         optimizers=("adamw", "sgd"),
+        mixed=("master",),
     ),
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from toolkit.engines.base import Piece, States
 from toolkit.engines.ds.clipping import Clipper
+from toolkit.engines.ds.dtypes import dtypes_note
 from toolkit.engines.ds.optimizer import Built
 from toolkit.engines.ds.parts import Replicas, keeper_of
 from toolkit.engines.ds.states import counters_of, load, pieces, set_counters
@@ -41,6 +42,7 @@ class Updates:
         self._keeper = keeper_of(self._optimizer, tensors, replicas)
         if isinstance(built.optimizer, WholeTensors):
             built.optimizer.bind(self._keeper, group=replicas.divided)
+        self.note = dtypes_note(engine, self._keeper, built.moments)
         self._clipper = None
         if clipping.kind != "norm":
             self._clipper = Clipper(clipping, self._keeper, replicas, norm=norm)

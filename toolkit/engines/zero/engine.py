@@ -32,13 +32,13 @@ from toolkit.specs.recipe import Recipe
 
 
 class ZeroEngine:
-    """`engines.base.Engine` on DeepSpeed ZeRO 0-3; fp32, bf16 or fp16; optimizer and weights optionally on the host.
+    """`engines.base.Engine` on DeepSpeed ZeRO 0-3, in any precision; optimizer and weights optionally on the host.
 
     A replica may be divided by tensor parallelism (AutoTP's layers) and by sequence parallelism (Ulysses).
     """
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
-        config = load_ds_config(folder, plan).with_clipping(recipe.clipping)
+        config = load_ds_config(folder, plan).with_recipe(recipe)
         check_groups(recipe.optimizer, model.module)
         accelerator = processes.start(config, plan)
         self._swap_folder = config.swap_folder
@@ -54,8 +54,9 @@ class ZeroEngine:
         self.device: torch.device = accelerator.device
         self._stage = config.zero_stage
         self._grad_accum = plan.strategy.grad_accum
-        self._scales_loss = config.precision == "fp16"
-        self._is_plain = self._stage == 0 and config.precision == "fp32"
+        self._numbers = config.numbers
+        self._scales_loss = config.numbers.precision == "fp16"
+        self._is_plain = self._stage == 0 and not config.numbers.rounds_weights
         self._norm: torch.Tensor | None = None
 
         wanted = trained_sizes(model.module)
@@ -68,10 +69,9 @@ class ZeroEngine:
             groups_of_parameters, recipe.optimizer, name, device=self.device, offload=config.offload != "none"
         )
         self._engine: Any = processes.prepare(accelerator, module, built.optimizer, config=config)
-        if self._stage == 0 and config.precision != "fp32":
+        if self._stage == 0 and config.numbers.rounds_weights:
             forget_dummy_step(built.optimizer)
         self._model, self._base = model, model.base
-        self.notes = (built.note, *config.notes)
         sliced = groups.get_tensor_model_parallel_group() if self._tp > 1 else None
         self._tensors = trained_tensors(self._engine.module.named_parameters(), plan.model.weight_shapes, group=sliced)
         check_nothing_lost(wanted, self._tensors)
@@ -89,6 +89,7 @@ class ZeroEngine:
             clipping=recipe.clipping,
             norm=self._grad_norm,
         )
+        self.notes = (built.note, self._updates.note, *config.notes)
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
@@ -131,6 +132,7 @@ class ZeroEngine:
             supervised_tokens=int(supervised),
             loss_scale=self._loss_scale(),
             skipped=skipped,
+            static_scale=self._numbers.has_static_scale,
             noticed=notices > 0,
         )
 
@@ -157,7 +159,7 @@ class ZeroEngine:
         answers: list[list[int]] = []
         for batch in batches:
             # Ranks of one replica answer the same prompts, each in full.
-            with whole_logits(self._base.lm_head), whole_sequences(self._base):
+            with whole_logits(self._base.lm_head), whole_sequences(self._base), self._numbers.autocast(self.device):
                 output = self._engine.module.generate(
                     input_ids=self._to_device(batch["input_ids"]),
                     attention_mask=self._to_device(batch["attention_mask"]),
