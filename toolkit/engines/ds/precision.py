@@ -86,8 +86,10 @@ class Numbers(BaseModel):
         if len(on := [f"`{name}`" for name, section in sections.items() if section.enabled]) > 1:
             yield f"{' and '.join(on)} are both enabled; keep one of them"
             return
-        if self.bf16.bf16_master_weights_and_grads != self.bf16.bf16_optimizer_states:
-            yield "`bf16.bf16_master_weights_and_grads` and `bf16.bf16_optimizer_states` go together; set both, or none"
+        both = self.bf16.bf16_master_weights_and_grads, self.bf16.bf16_optimizer_states
+        if any(both) and not (all(both) and self.bf16.enabled):
+            names = "`bf16_master_weights_and_grads` and `bf16_optimizer_states`"
+            yield f"{names} of `bf16` go together, and with `enabled`; set all three, or neither of the two"
         elif self.mixed != plan.workload.mixed:
             yield (
                 f"`bf16` and `torch_autocast` make it mixed={self.mixed}, the plan has mixed={plan.workload.mixed}; "
