@@ -16,12 +16,14 @@ Clip = Callable[[Sequence[torch.Tensor]], None]
 """Changes the gradients of all weights in place."""
 
 
-def optimizers_by_hand(name: OptimizerName, groups: dict[str, dict[str, Any]]) -> list[torch.optim.Optimizer]:
-    """What updates the weights, one group for each, by name."""
+def optimizers_by_hand(
+    name: OptimizerName, groups: dict[str, dict[str, Any]], *, fused: bool = False
+) -> list[torch.optim.Optimizer]:
+    """What updates the weights, one group for each, by name; a fused AdamW rounds an update once, to bf16."""
     every = list(groups.values())
     match name:
         case "adamw":
-            return [torch.optim.AdamW(every, lr=0.0, betas=(0.9, 0.999), eps=1e-8)]
+            return [torch.optim.AdamW(every, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=fused)]
         case "adamw_8bit":
             return [_HalvesIn8Bit(every)]
         case "lion":
@@ -80,8 +82,9 @@ def total_norm(weights: Sequence[torch.Tensor]) -> float:
 
 
 def norm_clipped(weights: Sequence[torch.Tensor], *, largest: float) -> None:
-    """By torch."""
-    torch.nn.utils.clip_grad_norm_(weights, largest)
+    """By torch, with the norm in fp32."""
+    norm = torch.nn.utils.get_total_norm([_gradient(weight).float() for weight in weights])
+    torch.nn.utils.clip_grads_with_norm_(weights, largest, norm)
 
 
 class Clipped:

@@ -58,6 +58,7 @@ def reference_run(
     folder: Path,
     *,
     precision: str = "fp32",
+    mixed: str = "master",
     method: str = "full",
     num_steps: int = len(LEARNING_RATES),
     clip: float = CLIP,
@@ -75,6 +76,7 @@ def reference_run(
 
     Args:
         folder: of the model.
+        mixed: with `autocast` the weights are fp32, within torch.autocast; with `none` all that there is is bf16.
         packed: on the documents of each step's packs, a row for each.
         in_parts: micro-batches that a step's rows come in. What that changes is the order of sums: the same training,
             and how far it goes from this one says what roundings alone do.
@@ -83,7 +85,7 @@ def reference_run(
         new_tokens: rows that embedding and head get, each the mean of the old ones.
         alpha: of NEFTune's noise.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES["fp32" if mixed == "autocast" else precision])
     if new_tokens:
         _grow(model, new_tokens)
     if method == "lora":
@@ -94,8 +96,12 @@ def reference_run(
     batches = documents_of_packs(num_steps) if packed else global_batches(num_steps, vocab_size=VOCAB_SIZE + new_tokens)
     clipper = functools.partial(norm_clipped, largest=clip) if clipping.kind == "norm" else Clipped(clipping)
     parts = [_in_parts(batch, in_parts) for batch in batches]
-    steps = tuple(
-        train_in_one_process(model, parts, clip=clipper, grouped=grouped, optimizer_name=optimizer, alpha=alpha)
+    masters = DTYPES["bf16" if mixed == "none" else "fp32"]
+    if mixed == "autocast":
+        # Entered anew by every forward pass: one context around all steps would keep the first one's rounded weights.
+        model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    steps = train_in_one_process(
+        model, parts, clip=clipper, grouped=grouped, optimizer_name=optimizer, alpha=alpha, masters_in=masters
     )
     return Reference(tuple(steps), model.eval())
 
@@ -165,17 +171,24 @@ def train_in_one_process(
     grouped: bool = False,
     optimizer_name: OptimizerName = "adamw",
     alpha: float | None = None,
+    masters_in: torch.dtype = torch.float32,
 ) -> Iterator[Step]:
-    """An optimizer on fp32 weights; a bf16 or fp16 model computes on rounded copies of them."""
+    """An optimizer on fp32 weights; a bf16 or fp16 model computes on rounded copies of them.
+
+    With weights in bf16 too, as with `masters_in`, gradients are clipped by their norm in fp32, as everywhere here:
+    torch's own clipping would round the norm to bf16.
+    """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parameters = list(named.values())
-    masters = [p.detach().float().clone() for p in parameters]
+    masters = [p.detach().to(masters_in).clone() for p in parameters]
     settings = [_settings_by_hand(name) if grouped else (WEIGHT_DECAY, 1.0) for name in named]
     groups = [
         {"params": [master], "weight_decay": decay, "ratio": ratio}
         for master, (decay, ratio) in zip(masters, settings, strict=True)
     ]
-    optimizers = optimizers_by_hand(optimizer_name, dict(zip(named, groups, strict=True)))
+    optimizers = optimizers_by_hand(
+        optimizer_name, dict(zip(named, groups, strict=True)), fused=masters_in == torch.bfloat16
+    )
     model.train()
     for batches, rate in zip(steps, LEARNING_RATES, strict=False):
         supervised = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
@@ -189,7 +202,7 @@ def train_in_one_process(
             share.backward()
             loss += share.item()
         for master, parameter in zip(masters, parameters, strict=True):
-            master.grad = parameter.grad.float()
+            master.grad = parameter.grad.to(masters_in)
             parameter.grad = None
         norm = total_norm(masters)
         clip(masters)

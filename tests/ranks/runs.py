@@ -29,7 +29,7 @@ from ranks.settings import (
     SYNCHRONOUS,
     WEIGHT_DECAY,
 )
-from ranks.tiny import PAD, SEQ_LEN, training_rows
+from ranks.tiny import EOS, PAD, SEQ_LEN, training_rows
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.engines import Engine, engine_for
 from toolkit.engines.base import StepResult
@@ -251,6 +251,33 @@ def digests_before_and_after(folder: Path) -> list[list[Any]]:
 
 def _copied_states(engine: Engine) -> dict[str, torch.Tensor]:
     return {f"{piece.name} {key}": one.clone() for piece, states in engine.states() for key, one in states.items()}
+
+
+@dataclass(frozen=True)
+class Held:
+    """Types of numbers in a run, after its first step."""
+
+    note: str
+    """What the engine said of them at the start."""
+    optimizer: set[torch.dtype]
+    """Its weights and moments."""
+    answering: set[torch.dtype]
+    """Logits that answers are chosen from."""
+
+
+def types_held(folder: Path) -> Held:
+    """One step and an answer, with a look at the numbers."""
+    engine: Any = open_engine(folder)
+    batch = batches_of(folder, engine).step(0)
+    engine.train_step(batch, learning_rate=LEARNING_RATES[0])
+    held = {tensor.dtype for _, states in engine.states() for tensor in states.values()}
+    seen: set[torch.dtype] = set()
+    heads = [module for name, module in engine._engine.module.named_modules() if name.endswith("lm_head")]
+    heads[0].register_forward_hook(lambda _module, _given, logits: seen.add(logits.dtype))
+    turned = {"input_ids": batch[0]["input_ids"][:, :4], "attention_mask": batch[0]["attention_mask"][:, :4]}
+    engine.generate([turned], max_new_tokens=1, stop_token_ids=[EOS])
+    engine.close()
+    return Held(next(note for note in engine.notes if note.startswith("numbers: ")), held, seen)
 
 
 def train_without(part: str, instead: Any, folder: Path) -> list[StepResult]:

@@ -35,7 +35,7 @@ class SavedModel:
             raise CheckpointError(fault)
         self.plan, self.recipe = Plan.load(folder / "plan.json"), Recipe.load(folder / "recipe.yaml")
         self.step = manifest.progress.step
-        self._dtype = DTYPES[self.plan.workload.precision]
+        self._dtype = DTYPES[self.plan.workload.weights]
         self._shards = Shards(folder, manifest.num_ranks)
         self._identity = manifest.identity
         work = self.plan.workload

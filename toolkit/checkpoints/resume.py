@@ -85,8 +85,8 @@ def _load(engine: Engine, folder: Path, manifest: Manifest, *, plan: Plan, say: 
             f"saved by {manifest.num_ranks} ranks ({manifest.strategy}), goes on with {engine.world_size} "
             f"({plan.strategy.words}): optimizer states divided anew"
         )
-    if manifest.precision != plan.workload.precision:
-        say(f"weights were rounded to {manifest.precision}, now to {plan.workload.precision}")
+    if manifest.precision != (now := plan.workload.precision_words):
+        say(f"trained in {manifest.precision} so far, now in {now}")
 
 
 def _not_this_rank(text: str) -> None:

@@ -111,7 +111,7 @@ class Saver:
             identity=self._identity,
             num_ranks=self._engine.world_size,
             strategy=self._plan.strategy.words,
-            precision=self._plan.workload.precision,
+            precision=self._plan.workload.precision_words,
             counters=counters,
             held_out_loss=held_out_loss,
             written=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -33,6 +33,7 @@ GlobalBatch = Annotated[int | None, typer.Option(help="Samples per optimizer ste
 Method = Annotated[str | None, typer.Option(help="full, lora or qlora.")]
 LoraRank = Annotated[int | None, typer.Option(help="Rank of the adapters.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; default: what suits the device.")]
+Mixed = Annotated[str | None, typer.Option(help="What is fp32 beside bf16: master (default), autocast or none.")]
 Optimizer = Annotated[str | None, typer.Option(help=f"{', '.join(OPTIMIZER_NAMES)}; default: adamw.")]
 Loss = Annotated[
     str | None, typer.Option(help="full: all logits at once (default); chunked: a part at a time, in less memory.")

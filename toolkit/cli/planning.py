@@ -28,6 +28,7 @@ def plan(
     method: options.Method = None,
     lora_rank: options.LoraRank = None,
     precision: options.Precision = None,
+    mixed: options.Mixed = None,
     optimizer: options.Optimizer = None,
     loss: options.Loss = None,
     objective: Annotated[
@@ -76,6 +77,7 @@ def plan(
         "workload.method": method,
         "workload.lora_rank": lora_rank,
         "workload.precision": precision,
+        "workload.mixed": mixed,
         "workload.optimizer": optimizer,
         "workload.loss": loss,
         "data.train": data,
@@ -113,6 +115,7 @@ def estimate(
     method: options.Method = None,
     lora_rank: options.LoraRank = None,
     precision: options.Precision = None,
+    mixed: options.Mixed = None,
     optimizer: options.Optimizer = None,
     loss: options.Loss = None,
     price: options.Price = None,
@@ -149,6 +152,7 @@ def estimate(
         "workload.method": method,
         "workload.lora_rank": lora_rank,
         "workload.precision": precision,
+        "workload.mixed": mixed,
         "workload.optimizer": optimizer,
         "workload.loss": loss,
     }

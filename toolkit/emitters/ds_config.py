@@ -21,8 +21,7 @@ def ds_config(plan: Plan) -> dict[str, Any]:
         # Always written: the default went from 0 (off) to 1.0 in DeepSpeed 0.19.3.
         "gradient_clipping": plan.gradient_clipping,
         "zero_optimization": _zero(plan),
-        "bf16": {"enabled": plan.workload.precision == "bf16"},
-        "fp16": _fp16(plan),
+        **_precision(plan),
         **_offloaded_optimizer(plan),
         **_tensor_parallel(plan),
         **_pipeline(plan),
@@ -79,6 +78,18 @@ def _parameter_swap(plan: Plan) -> dict[str, Any]:
     largest = max(math.prod(shape) for shape in plan.model.weight_shapes.values())
     shares = plan.strategy.layout.dp * plan.strategy.layout.sp
     return {"buffer_count": 5, "buffer_size": math.ceil(largest / shares), "max_in_cpu": 0}
+
+
+def _precision(plan: Plan) -> dict[str, Any]:
+    """Which of its three sections is on."""
+    rounds = plan.workload.weights == "bf16"
+    found: dict[str, Any] = {"bf16": {"enabled": rounds}, "fp16": _fp16(plan)}
+    if plan.workload.mixed == "none":
+        found["bf16"] |= {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+    if plan.workload.mixed == "autocast":
+        # Gradients and gathered weights of the modules that it names would travel in bf16, without a need for it.
+        found["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return found
 
 
 def _fp16(plan: Plan) -> dict[str, Any]:

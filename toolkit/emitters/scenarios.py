@@ -44,6 +44,8 @@ class Scenario(NamedTuple):
         words = ["toolkit", "plan", "--model", self.model, "--cluster", self.cluster]
         words += ["--seq-len", str(workload.seq_len), "--global-batch", str(workload.global_batch)]
         words += ["--precision", workload.precision]
+        if workload.mixed != "master":
+            words += ["--mixed", workload.mixed]
         if workload.method != "full":
             words += ["--method", workload.method, "--lora-rank", str(workload.lora_rank)]
         if workload.optimizer != "adamw":

@@ -30,6 +30,8 @@ class StepResult:
     """Factor on the loss in fp16, 1.0 otherwise."""
     skipped: bool
     """True if the gradients were not finite and the weights stayed as they were: in fp16 an overflow, which ends."""
+    static_scale: bool = False
+    """True in fp16 with a loss scale that no overflow lowers."""
     noticed: bool = False
     """True if any rank had a notice."""
     sent_bytes: float | None = None

@@ -29,7 +29,7 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
     if work.method == "qlora" and plan.cluster.device.kind == "cpu":
         raise SpecError("method=qlora: bitsandbytes trains on 4-bit weights on GPUs only; use method=lora on a CPU")
     model = load_pretrained(
-        recipe.model, plan.model, precision=work.precision, attention=work.attention, new_tokens=work.new_tokens
+        recipe.model, plan.model, precision=work.weights, attention=work.attention, new_tokens=work.new_tokens
     )
     trained = trained_weights(plan.model, work)
     adapters, checkpointed = work.method != "full", plan.strategy.activation_checkpointing != "none"

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 
 from toolkit.planner.fault import Fault, lacks, rule
-from toolkit.planner.methods import idle_stages, quantised_faults
+from toolkit.planner.methods import idle_stages, mixed_faults, quantised_faults
 from toolkit.planner.multiples import choice, divisors, nearest
 from toolkit.planner.rules import DEGREES, ENGINES, Rules
 from toolkit.planner.setup import Offload, Setup
@@ -175,6 +175,9 @@ def state_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     if setup.method not in rules.methods:
         yield lacks(f"method={setup.method}: engine {engine} has {choice(rules.methods)}; use engine=zero")
     yield from map(rule, quantised_faults(setup))
+    yield from map(rule, mixed_faults(setup))
+    if setup.mixed not in rules.mixed:
+        yield lacks(f"mixed={setup.mixed}: engine {engine} has {choice(rules.mixed)}; use it, or engine=zero")
     yield from _optimizer_faults(engine, setup)
     if setup.checkpointing not in rules.checkpointing:
         known = choice(rules.checkpointing)

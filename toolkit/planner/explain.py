@@ -89,7 +89,7 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
         told.append(_later_words(chosen, faster[0]))
     if pins := ", ".join(f"{name}={value}" for name, value in request.fixed.given().items()):
         told.append(f"Given, not chosen: {pins}.")
-    if chosen.judged.setup.zero_stage == 0 and precision != "fp32":
+    if chosen.judged.setup.zero_stage == 0 and request.workload.weights != "fp32":
         told.append(f"ZeRO-0 was given with {precision}, where {SILENT_ZERO_0}: the engine sets its counter back.")
     told += step_words(chosen.judged.setup)
     if is_tight(chosen.judged):

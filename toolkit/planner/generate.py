@@ -124,7 +124,7 @@ def _stages(request: Request, engine: EngineName, tally: Tally) -> Iterator[tupl
     for stage, offloads in rules.zero.items():
         if fixed.zero_stage not in (None, stage):
             continue
-        if fixed.zero_stage is None and stage == 0 and request.workload.precision != "fp32":
+        if fixed.zero_stage is None and stage == 0 and request.workload.weights != "fp32":
             tally.counts["ZeRO-0 in 16 bits"] += 1
             continue
         for offload in offloads:

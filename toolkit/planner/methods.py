@@ -19,6 +19,25 @@ def idle_stages(setup: Setup) -> Iterator[str]:
         yield f"stages={given}: freeze and train_only leave stage {idle[0]} nothing to train; freeze less, or use pp=1"
 
 
+def mixed_faults(setup: Setup) -> Iterator[str]:
+    """Where other numbers than the optimizer's cannot be fp32, or none at all."""
+    given = f"mixed={setup.mixed}"
+    if setup.mixed == "master":
+        return
+    if setup.method == "qlora":
+        yield f"method=qlora with {given}: 4-bit layers round what goes through them to 16 bits; use mixed=master"
+    if setup.mixed == "none" and setup.optimizer != "adamw":
+        yield f"optimizer={setup.optimizer} with {given}: states in bf16 are AdamW's; use mixed=master"
+    if setup.mixed == "autocast" and setup.chunked_loss:
+        yield f"loss=chunked with {given}: its backward pass is outside of autocast; use loss=full, or mixed=master"
+    if setup.mixed == "none" and setup.zero_stage == 0:
+        # DeepSpeedConfig._do_error_check; its optimizer of stage 0 always has fp32 copies.
+        yield f"zero_stage=0 with {given}: DeepSpeed has states in bf16 from stage 1 on; use zero_stage=1, 2 or 3"
+    if setup.mixed == "none" and setup.offload != "none":
+        # ZeROOptimizer._configure_master_weights takes DeepSpeedCPUAdam alone, and there is not one on every machine.
+        yield f"offload={setup.offload} with {given}: states in bf16 stay on the device; use offload=none"
+
+
 def quantised_faults(setup: Setup) -> Iterator[str]:
     """Where 4-bit weights cannot be."""
     if setup.method != "qlora":

@@ -59,7 +59,7 @@ def pin_of(judged: Judged) -> str:
 
 def _unsafe(request: Request) -> Iterator[Rejection]:
     fixed, precision = request.fixed, request.workload.precision
-    if precision != "fp32" and fixed.zero_stage is None and fixed.engine in (None, "zero"):
+    if request.workload.weights != "fp32" and fixed.zero_stage is None and fixed.engine in (None, "zero"):
         reason = f"never chosen with {precision}: {SILENT_ZERO_0}"
         yield Rejection(strategy="ZeRO-0", reason=reason, knob="zero_stage=1, or precision=fp32")
 

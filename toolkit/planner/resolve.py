@@ -28,6 +28,7 @@ def base_setup(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, en
         lora_rank=workload.lora_rank,
         trained=Trained.of(model, workload),
         precision=workload.precision,
+        mixed=workload.mixed,
         optimizer=workload.optimizer,
         # toolkit/data/loader.py pads the rows of a micro-batch to the longest.
         pads=engine != "mcore",
@@ -81,13 +82,17 @@ def state_bytes(base: Setup, zero_stage: int) -> StateBytes:
 
     16 bits: weight 2, gradient as the framework accumulates it, fp32 master weight and two moments 12. fp32: stages 1
     and 2 of DeepSpeed have a second copy of the weights all the same (stage_1_and_2.py clones every partition);
-    stages 0 and 3 and Megatron update them in place. Another optimizer keeps something else in the moments' place.
+    stages 0 and 3 and Megatron update them in place. Autocast holds all of it in fp32, as fp32 does; with nothing
+    mixed all of it is in bf16, half as much. Another optimizer keeps something else in the moments' place.
     """
     instead = OPTIMIZERS[base.optimizer].state_bytes - OPTIMIZERS["adamw"].state_bytes
-    num_bytes = float(PRECISION_BYTES["fp32" if base.precision == "fp32" else "bf16"])
+    in_fp32 = base.precision == "fp32" or base.mixed == "autocast"
+    num_bytes = float(PRECISION_BYTES["fp32" if in_fp32 else "bf16"])
     frozen = NF4_BYTES if base.method == "qlora" else num_bytes
-    if base.precision == "fp32":
-        clones = zero_stage in (1, 2) and base.profile.memory.gathers == "deepspeed"
+    clones = zero_stage in (1, 2) and base.profile.memory.gathers == "deepspeed"
+    if base.mixed == "none":
+        return StateBytes(weight=2.0, frozen=frozen, grad=2.0, optimizer=6.0 if clones else 4.0)
+    if in_fp32:
         return StateBytes(weight=4.0, frozen=frozen, grad=4.0, optimizer=(12.0 if clones else 8.0) + instead)
     law = base.profile.memory
     return StateBytes(

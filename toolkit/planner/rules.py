@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from toolkit.planner.setup import Checkpointing, Method, Offload
 from toolkit.planner.strategy import EngineName
 from toolkit.specs.optimizer import OPTIMIZER_NAMES, OptimizerName
+from toolkit.specs.workload import Mixed
 
 Degree = Literal["tp", "pp", "vpp", "sp", "cp"]
 Stage = Literal[0, 1, 2, 3]
@@ -39,6 +40,7 @@ class Rules(NamedTuple):
     tp_methods: tuple[Method, ...] = ("full",)
     """Methods together with tensor parallelism: DeepSpeed's AutoTP replaces peft's layers and the adapters are gone."""
     optimizers: tuple[OptimizerName, ...] = OPTIMIZER_NAMES
+    mixed: tuple[Mixed, ...] = ("master", "autocast", "none")
     shared_kv_heads: bool = False
     """Tensor-parallel ranks may share a key/value head: tp may be a multiple of their number."""
     even_stages: bool = False
@@ -85,5 +87,6 @@ ENGINES: dict[EngineName, Rules] = {
         devices=("cuda", "rocm"),
         # Its distributed optimizer divides buffers of its own (core/optimizer/distrib_optimizer.py).
         optimizers=("adamw", "sgd"),
+        mixed=("master",),
     ),
 }

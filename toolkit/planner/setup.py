@@ -12,7 +12,7 @@ from toolkit.planner.shape import Shape
 from toolkit.planner.trained import Trained
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.optimizer import OptimizerName
-from toolkit.specs.workload import AttentionKind
+from toolkit.specs.workload import AttentionKind, Mixed
 
 Checkpointing = Literal["none", "selective", "full"]
 Offload = Literal["none", "optimizer", "all"]
@@ -89,6 +89,8 @@ class Setup(NamedTuple):
     """Which of the model's own parameters train, in place; None: with `full` all of them, beside adapters none."""
     precision: Literal["fp32", "bf16", "fp16", "fp8", "fp4"] = "bf16"
     """Of the matrix products."""
+    mixed: Mixed = "master"
+    """What is fp32 beside 16 bits."""
     optimizer: OptimizerName = "adamw"
     states: StateBytes = StateBytes()
     pads: bool = False
@@ -115,6 +117,11 @@ class Setup(NamedTuple):
     """Gradients of frozen weights take memory too: FSDP units that mix frozen and trained weights (use_orig_params)."""
     buckets: Buckets = DEEPSPEED_DEFAULTS
     """Sizes of DeepSpeed's ZeRO buffers."""
+
+    @property
+    def carried_bytes(self) -> float:
+        """Bytes of a number of the residual stream, of a sent weight and of a sent gradient."""
+        return 4.0 if self.mixed == "autocast" else wide_bytes(self.precision)
 
     @property
     def world_size(self) -> int:

@@ -10,7 +10,9 @@ from toolkit.planner.memory.activations import (
     kept_bytes,
     key_value_width,
     layer_bytes,
+    layer_law,
     logits_bytes,
+    outside_bytes,
     recomputed_bytes,
     score_bytes,
     working_bytes,
@@ -98,7 +100,7 @@ def _states(setup: Setup, stage: int) -> Iterator[Line]:
 
 def _layer(setup: Setup) -> Iterator[Line]:
     shape, law, memory = setup.shape, setup.profile.memory, profile_source(setup)
-    parts = law.full if setup.method == "full" or law.frozen is None else law.frozen
+    parts = layer_law(setup)
     tp, factor = setup.tp, element_factor(setup)
     spread = tp if setup.tp_sequence else 1
     ffn = 0.0 if setup.tiled_mlp else parts.ffn if not setup.fused_mlp else min(parts.ffn, FUSED_MLP)
@@ -145,8 +147,9 @@ def _activations(setup: Setup, stage: int) -> Iterator[Line]:
         how = f"{count} layers / vpp {setup.vpp} x chunks begun and not finished"
     yield Line("layers in flight", held, "count", how, ONE_F_ONE_B)
     whole = human_bytes(layer_bytes(setup))
-    outside = law.outside_hidden * shape.hidden * setup.tokens / tp * factor
-    outside_how = f"{law.outside_hidden * factor:g} B x {shape.hidden:,} x {setup.tokens:,}{over(tp, 'tp')}"
+    outside = outside_bytes(setup)
+    wide = setup.carried_bytes
+    outside_how = f"{law.outside_hidden / 2 * wide:g} B x {shape.hidden:,} x {setup.tokens:,}{over(tp, 'tp')}"
     if setup.checkpointing != "full" or setup.checkpointing_every > 1:
         outside *= in_flight(setup, stage)
         outside_how += f" x {in_flight(setup, stage)} micro-batches"
@@ -158,7 +161,7 @@ def _activations(setup: Setup, stage: int) -> Iterator[Line]:
         case "full" if setup.offloaded_activations:
             how = "inputs, in host memory"
         case "full":
-            how = f"inputs only: {2 * factor:g} B x {shape.hidden:,} x {setup.tokens:,}{over(tp, 'tp')} x {held:g}"
+            how = f"inputs only: {wide:g} B x {shape.hidden:,} x {setup.tokens:,}{over(tp, 'tp')} x {held:g}"
         case "selective":
             how = f"{held:g} x ({whole} - {human_bytes(recomputed_bytes(setup))} recomputed)"
         case _:

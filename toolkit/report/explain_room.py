@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from toolkit.planner.estimates import MemoryEstimate
 from toolkit.planner.memory.activations import element_factor
-from toolkit.planner.memory.buffers import deepspeed_elements
+from toolkit.planner.memory.buffers import deepspeed_elements, rounded_weights
 from toolkit.planner.memory.host import HOST_FACTOR, NVME_STAGING, activations_on_host, weights_on_host
 from toolkit.planner.memory.states import states_of
-from toolkit.planner.setup import Setup, wide_bytes
+from toolkit.planner.setup import Setup
 from toolkit.report.explain_lines import Line
 from toolkit.units import human_bytes, human_count
 
@@ -17,7 +17,7 @@ HOST = "DeepSpeed's estimate_zero2_model_states_mem_needs and estimate_zero3_mod
 
 def explain_buffers(setup: Setup, stage: int) -> Iterator[Line]:
     """Dequantised copies, communication buckets, gathered weights."""
-    lines = [*_dequantised(setup), *_extra(setup, stage), *_deepspeed(setup, stage)]
+    lines = [*_dequantised(setup), *_rounded(setup, stage), *_extra(setup, stage), *_deepspeed(setup, stage)]
     yield from lines
     if len(lines) > 1:
         yield Line("buffers", sum(line.value for line in lines), "bytes", "sum", is_sum=True)
@@ -53,6 +53,12 @@ def _dequantised(setup: Setup) -> Iterator[Line]:
         yield Line("dequantised copy", size, "bytes", how, "QLoRA: arXiv 2305.14314, section 3")
 
 
+def _rounded(setup: Setup, stage: int) -> Iterator[Line]:
+    if count := rounded_weights(setup, stage):
+        how = f"2 B x {human_count(count)}, the linear layers and the head"
+        yield Line("rounded weights", 2.0 * count, "bytes", how, "torch.autocast: autograd saves them")
+
+
 def _extra(setup: Setup, stage: int) -> Iterator[Line]:
     law, states = setup.profile.memory, states_of(setup, stage)
     source = f"{setup.profile.name} in toolkit/specs/catalog/frameworks.yaml"
@@ -67,7 +73,7 @@ def _deepspeed(setup: Setup, stage: int) -> Iterator[Line]:
     """DeepSpeed's buffers by ZeRO stage; of the engines only Megatron has none."""
     if setup.profile.memory.gathers != "deepspeed":
         return
-    num_bytes = wide_bytes(setup.precision)
+    num_bytes = setup.carried_bytes
     parts = deepspeed_elements(setup, states_of(setup, stage))
     elements = sum(parts.values())
     how = " + ".join(f"{human_count(size)} {what}" for what, size in parts.items())

@@ -67,10 +67,8 @@ def picture(plan: Plan, form: str) -> bytes:
 def _title(plan: Plan) -> str:
     cluster, workload = plan.cluster, plan.workload
     where = f"{plan.model.name} on {plan.world_size:,} x {cluster.device.name}"
-    work = (
-        f"{workload.method}, {workload.precision}, {workload.seq_len:,} tokens, global batch {workload.global_batch:,}"
-    )
-    return f"{where}: {work}\n{textwrap.fill(plan.strategy.words, 110)}"
+    work = f"{workload.method}, {workload.precision_words}, {workload.seq_len:,} tokens"
+    return f"{where}: {work}, global batch {workload.global_batch:,}\n{textwrap.fill(plan.strategy.words, 110)}"
 
 
 def _memory(axes: Any, plan: Plan, stages: Sequence[MemoryEstimate], found: Readings) -> None:

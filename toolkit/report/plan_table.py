@@ -63,7 +63,7 @@ def _head(plan: Plan, found: Readings) -> Table:
     grid = new_grid()
     grid.add_row("model", f"{plan.model.name}, {human_count(plan.model.num_params)} parameters")
     grid.add_row("cluster", f"{plan.world_size:,} x {cluster.device.name} on {nodes}")
-    grid.add_row("workload", f"{method} in {workload.precision}, seq_len {workload.seq_len}")
+    grid.add_row("workload", f"{method} in {workload.precision_words}, seq_len {workload.seq_len}")
     grid.add_row("strategy", Text(plan.strategy.words, style="bold green" if found.fits else "bold"))
     if plan.strategy.layout.pp > 1:
         grid.add_row("stages", split_words(plan_setup(plan)))

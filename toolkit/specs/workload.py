@@ -9,7 +9,10 @@ from toolkit.specs.base import Spec
 from toolkit.specs.optimizer import OptimizerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Mixed = Literal["master", "autocast", "none"]
 End = Literal["embed_tokens", "lm_head"]
+
+FP16_NEEDS_MASTER = "whose loss scale DeepSpeed applies right only beside fp32 master weights"
 
 PRECISION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of one weight or activation in the forward and backward pass."""
@@ -44,7 +47,10 @@ class Workload(Spec):
     lora_rank: int = Field(default=16, gt=0)
     """Rank of the LoRA adapters; counts with `lora` and `qlora` only."""
     precision: Precision = "bf16"
-    """fp32, bf16 or fp16; with bf16 and fp16 the optimizer keeps fp32 master weights."""
+    """fp32, bf16 or fp16, of matrix products and activations."""
+    mixed: Mixed = "master"
+    """What is fp32 beside 16 bits: `master`, the optimizer's copy of the weights and its states; `autocast`, all but
+    what torch.autocast rounds (bf16); `none`, nothing: weights, gradients and optimizer states in bf16."""
     optimizer: OptimizerName = "adamw"
     """adamw, adamw_8bit, paged_adamw, paged_adamw_8bit, lion, sgd, adafactor, muon or soap; decides memory and engine.
     """
@@ -74,6 +80,31 @@ class Workload(Spec):
         if twice := [token for token in tokens if tokens.count(token) > 1]:
             raise ValueError(f"{twice[0]!r} is there twice; give it once")
         return tokens
+
+    @property
+    def weights(self) -> Precision:
+        """Of the weights as the model holds them."""
+        return "fp32" if self.mixed == "autocast" else self.precision
+
+    @property
+    def precision_words(self) -> str:
+        """As in 'bf16', 'bf16 within autocast' and 'bf16 alone'."""
+        return self.precision + {"master": "", "autocast": " within autocast", "none": " alone"}[self.mixed]
+
+    @model_validator(mode="after")
+    def _mixes_with_the_precision(self) -> Self:
+        if self.mixed == "none" and self.optimizer != "adamw":
+            raise ValueError(
+                f"mixed=none keeps adamw's states in bf16, optimizer is {self.optimizer}; use optimizer=adamw, or "
+                "mixed=master"
+            )
+        if self.mixed != "master" and self.precision != "bf16":
+            why = {"fp32": "which mixes nothing", "fp16": FP16_NEEDS_MASTER, "bf16": ""}[self.precision]
+            raise ValueError(
+                f"mixed={self.mixed} goes with bf16, precision is {self.precision}, {why}; use precision=bf16, or "
+                "leave mixed out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _belongs_to_the_method(self) -> Self:

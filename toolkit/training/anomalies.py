@@ -1,4 +1,5 @@
-"""Which steps are bad: a loss or gradients that are not finite, a loss scale that has collapsed, a loss that jumps."""
+"""Which steps are bad: a loss or gradients that are not finite, a loss scale too large that stays or has collapsed, a
+loss that jumps."""
 
 import math
 import statistics
@@ -15,7 +16,8 @@ class Judge:
 
     Args:
         config: of the recipe.
-        scales_loss: fp16, where gradients overflow now and then and the loss scale follows.
+        scales_loss: fp16, where gradients overflow now and then and the loss scale follows; where it is static, an
+            overflow is a bad step.
     """
 
     def __init__(self, config: FaultConfig, *, scales_loss: bool) -> None:
@@ -28,8 +30,9 @@ class Judge:
             return f"the loss is {result.loss}"
         if not self._scales_loss and (result.skipped or not math.isfinite(result.grad_norm)):
             return "the gradients hold NaN or Inf"
-        if self._scales_loss and result.skipped and result.loss_scale <= _LEAST_SCALE:
-            return f"the gradients overflow in fp16 at a loss scale of {result.loss_scale:g}"
+        if self._scales_loss and result.skipped and (result.static_scale or result.loss_scale <= _LEAST_SCALE):
+            stays = ", which stays; lower fp16.loss_scale in ds_config.json" if result.static_scale else ""
+            return f"the gradients overflow in fp16 at a loss scale of {result.loss_scale:g}{stays}"
         if (jump := self._jump(result.loss)) is not None:
             return jump
         self._losses.append(result.loss)

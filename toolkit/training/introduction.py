@@ -23,8 +23,8 @@ def introduction(
     strategy, rows = plan.strategy, data.statistics
     tokenizer = data.encoder.template.tokenizer
     lines = [
-        f"model: {human_count(trainable)} of {human_count(total)} parameters are trained, {plan.workload.precision}, "
-        f"{strategy.words} on {plan.cluster.name}",
+        f"model: {human_count(trainable)} of {human_count(total)} parameters are trained, "
+        f"{plan.workload.precision_words}, {strategy.words} on {plan.cluster.name}",
         f"batch: {plan.workload.global_batch} samples = {_replicas(plan)} x {strategy.micro_batch} "
         f"x {strategy.grad_accum} accumulation",
         f"data: {rows.rows:,} samples, {rows.tokens:,} tokens, {rows.supervised_tokens / rows.tokens:.1%} supervised",

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,6 +108,21 @@ def test_a_skipped_step_does_not_use_up_the_schedule(engine: Callable[..., Any],
     assert scripted.learning_rates == [0.5, 0.5, 0.5, 1.0, 1.0, 0.75]
     assert [record["lr"] for record in records] == scripted.learning_rates
     assert [record["epoch"] for record in records] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_overflows_at_a_static_loss_scale_end_the_run(
+    engine: Callable[..., Any], train: Callable[..., Any], folder: RunFolder
+) -> None:
+    """Nothing lowers it: each is told, and three in a row end a run that would otherwise only go through its data."""
+    static = replace(step(skipped=True), grad_norm=float("inf"), loss_scale=1024.0, static_scale=True)
+    fp16 = Workload(seq_len=8, global_batch=8, precision="fp16")
+    told = r"step 5: the gradients overflow in fp16 at a loss scale of 1024, which stays; lower fp16\.loss_scale"
+    with pytest.raises(NumericalFault, match=told):
+        train(
+            engine([static, step(), *[static] * 3, step()]),
+            recipe(max_steps=6).model_copy(update={"workload": fp16}),
+        )
+    assert [event["step"] for event in events(folder) if event["event"] == "bad step"] == [1, 3, 4, 5]
 
 
 def test_a_model_that_is_broken_from_the_start_ends_the_run(

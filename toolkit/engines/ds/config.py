@@ -9,23 +9,19 @@ from typing import Any, Literal
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
+from toolkit.engines.ds.precision import Numbers
 from toolkit.errors import ConfigError, SpecError
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.base import faults
-from toolkit.specs.clipping import ClippingConfig
 from toolkit.specs.reading import read_json
-from toolkit.specs.workload import Precision
+from toolkit.specs.recipe import Recipe
 
 
 class _Part(BaseModel):
     """A part of the file that this engine acts on; all other keys are DeepSpeed's business."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class _Switch(_Part):
-    enabled: StrictBool = False
 
 
 class _Offload(_Part):
@@ -50,7 +46,7 @@ class _Pipeline(_Part):
     activation_checkpoint_interval: int = 0
 
 
-class _Read(_Part):
+class _Read(Numbers):
     """The keys by their own names, with DeepSpeed's defaults where it has them."""
 
     train_micro_batch_size_per_gpu: int
@@ -59,8 +55,6 @@ class _Read(_Part):
     gradient_clipping: float = Field(ge=0, strict=True, allow_inf_nan=False)
     train_batch_size: int | None = None
     zero_optimization: _Zero = _Zero()
-    bf16: _Switch = _Switch()
-    fp16: _Switch = _Switch()
     tensor_parallel: _Tensor = _Tensor()
     pipeline: _Pipeline = _Pipeline()
 
@@ -70,10 +64,6 @@ class _Read(_Part):
         if zero.offload_param.device != "none":
             return "all"
         return "none" if zero.offload_optimizer.device == "none" else "optimizer"
-
-    @property
-    def precision(self) -> Precision:
-        return "bf16" if self.bf16.enabled else "fp16" if self.fp16.enabled else "fp32"
 
 
 @dataclass(frozen=True)
@@ -88,8 +78,8 @@ class DsConfig:
     """What lives in host memory, or on a local disk."""
     swap_folder: Path | None
     """Where on the disk."""
-    precision: Precision
-    """Of weights and activations."""
+    numbers: Numbers
+    """How wide numbers are."""
     tp: int
     """Tensor-parallel ranks per replica."""
     gradient_clipping: float
@@ -99,13 +89,17 @@ class DsConfig:
     notes: tuple[str, ...]
     """Sentences about values that differ from the plan and are used as they stand in the file."""
 
-    def with_clipping(self, clipping: ClippingConfig) -> "DsConfig":
-        """The same and said; where the recipe clips in a way that DeepSpeed does not have, DeepSpeed clips nothing."""
+    def with_recipe(self, recipe: Recipe) -> "DsConfig":
+        """The same with what the recipe makes of it said.
+
+        Where it clips in a way that DeepSpeed does not have, DeepSpeed clips nothing.
+        """
+        clipping, told = recipe.clipping, (*self.notes, *self.numbers.notes(recipe))
         if clipping.kind == "norm":
-            return replace(self, notes=(f"gradients clipped at {self.gradient_clipping}", *self.notes))
+            return replace(self, notes=(f"gradients clipped at {self.gradient_clipping}", *told))
         note = f"gradients clipped by {clipping.kind}, in the place of gradient_clipping {self.gradient_clipping}"
         content = {**self.content, "gradient_clipping": 0.0}
-        return replace(self, content=content, notes=(note, *self.notes))
+        return replace(self, content=content, notes=(note, *told))
 
 
 def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
@@ -133,7 +127,7 @@ def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
         zero_stage=read.zero_optimization.stage,
         offload=read.offload,
         swap_folder=swap_folder,
-        precision=read.precision,
+        numbers=read,
         tp=max(read.tensor_parallel.autotp_size, 1),
         vocab_parallel=read.tensor_parallel.vocab_parallel_lm_head,
         gradient_clipping=read.gradient_clipping,
@@ -174,8 +168,7 @@ def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[st
             found.append(f"`{key}` is {given}, the plan has {planned}; plan again with --micro-batch/--global-batch")
     found += _zero_contradictions(read, plan) if strategy.engine == "zero" else _pipeline_contradictions(read, plan)
     found += _disk_contradictions(read.zero_optimization)
-    if read.bf16.enabled and read.fp16.enabled:
-        found.append("`bf16` and `fp16` are both enabled; keep one of them")
+    found += read.contradictions(plan, stage=read.zero_optimization.stage, offloads=read.offload != "none")
     for key, section in (("optimizer", "optimizer"), ("scheduler", "schedule")):
         if key in content:
             found.append(f"`{key}` is not read here; remove it and set `{section}` in recipe.yaml")

@@ -6,6 +6,7 @@ from typing import Any
 
 from toolkit.engines.base import Piece, States
 from toolkit.engines.ds.clipping import Clipper
+from toolkit.engines.ds.dtypes import dtypes_note
 from toolkit.engines.ds.moments import Moments
 from toolkit.engines.ds.optimizer import Built
 from toolkit.engines.ds.parts import Replicas, keeper_of
@@ -46,6 +47,7 @@ class Updates:
         """Of the buffers that are updated."""
         if isinstance(built.optimizer, WholeTensors):
             built.optimizer.bind(self.keeper, group=replicas.divided)
+        self.note = dtypes_note(engine, self.keeper, built.moments)
         self._clipper = None
         if clipping.kind != "norm":
             self._clipper = Clipper(clipping, self.keeper, replicas, norm=norm)

@@ -40,7 +40,7 @@ class PipelineEngine:
     """
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
-        config = load_ds_config(folder, plan).with_clipping(recipe.clipping)
+        config = load_ds_config(folder, plan).with_recipe(recipe)
         check_groups(recipe.optimizer, model.module)
         self.device = processes.join(plan)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -51,7 +51,8 @@ class PipelineEngine:
         self._dp, self._alpha = layout.dp, recipe.neftune_alpha
         # Every stage and every tensor-parallel rank sees all samples of its replica.
         self._speaks = place.pipe == 0 and place.model == 0
-        self._scales_loss = config.precision == "fp16"
+        self._numbers = config.numbers
+        self._scales_loss = config.numbers.precision == "fp16"
         self._loss_factor = torch.ones((), device=self.device)
         self._model = model
         wanted = trained_sizes(model.module)
@@ -90,7 +91,7 @@ class PipelineEngine:
         )
         layers = " + ".join(map(str, strategy.stages))
         told = f"pipeline: {layers} layers, embedding with the first, head with the last"
-        self.notes = (built.note, told, *config.notes)
+        self.notes = (built.note, self._updates.note, told, *config.notes)
         self._generator = StageGenerator(
             self._pipe,
             model.base.config.hidden_size,
@@ -122,6 +123,7 @@ class PipelineEngine:
             supervised_tokens=int(supervised),
             loss_scale=float(engine.optimizer.loss_scale) if self._scales_loss else 1.0,
             skipped=skipped,
+            static_scale=self._numbers.has_static_scale,
             noticed=notices > 0,
         )
 
@@ -146,7 +148,8 @@ class PipelineEngine:
         self._engine.eval()
         answers = []
         for batch in batches:
-            answers += self._generator.answer(batch, max_new_tokens=max_new_tokens, stops=stop_token_ids)
+            with self._numbers.autocast(self.device):
+                answers += self._generator.answer(batch, max_new_tokens=max_new_tokens, stops=stop_token_ids)
         return answers
 
     def gather(self, value: Any) -> list[Any]:

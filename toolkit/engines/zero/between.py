@@ -68,10 +68,10 @@ def _faults(recipe: Recipe, plan: Plan, config: DsConfig) -> Iterator[str]:
         yield f"it is for whole gradients on every rank, zero_stage is {config.zero_stage}; plan again with --zero 0"
     if plan.strategy.layout.dp != plan.world_size:
         yield f"it is between replicas of one rank, the plan has {plan.strategy.words}; plan again with --tp 1 --sp 1"
-    if config.precision == "fp16":
+    if config.numbers.precision == "fp16":
         yield "what is left for a later step has another loss scale by then; use precision bf16 or fp32"
-    if asked.compression in ("fp16", "bf16") and config.precision != "fp32":
-        yield f"{asked.compression} halves gradients of fp32, these are {config.precision}; use powersgd or topk"
+    if asked.compression in ("fp16", "bf16") and config.numbers.rounds_weights:
+        yield f"{asked.compression} halves fp32, gradients are {config.numbers.precision}; use powersgd or topk"
     if asked.local_steps > 1 and recipe.clipping.kind != "norm":
         yield f"clipping {recipe.clipping.kind} is by what all replicas share, local_steps shares nothing; use norm"
     if asked.local_steps > 1 and (OPTIMIZERS[optimizer].whole or OPTIMIZERS[optimizer].library == "bitsandbytes"):

@@ -36,13 +36,13 @@ from toolkit.specs.recipe import Recipe
 
 
 class ZeroEngine:
-    """`engines.base.Engine` on DeepSpeed ZeRO 0-3; fp32, bf16 or fp16; optimizer and weights optionally on the host.
+    """`engines.base.Engine` on DeepSpeed ZeRO 0-3, in any precision; optimizer and weights optionally on the host.
 
     A replica may be divided by tensor parallelism (AutoTP's layers) and by sequence parallelism (Ulysses).
     """
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
-        config = load_ds_config(folder, plan).with_clipping(recipe.clipping)
+        config = load_ds_config(folder, plan).with_recipe(recipe)
         check_communication(recipe, plan, config)
         check_groups(recipe.optimizer, model.module)
         accelerator = processes.start(config, plan)
@@ -60,8 +60,9 @@ class ZeroEngine:
         self._stage = config.zero_stage
         self._chunked_loss = plan.workload.loss == "chunked"
         self._grad_accum = plan.strategy.grad_accum
-        self._scales_loss = config.precision == "fp16"
-        self._is_plain = self._stage == 0 and config.precision == "fp32"
+        self._numbers = config.numbers
+        self._scales_loss = config.numbers.precision == "fp16"
+        self._is_plain = self._stage == 0 and not config.numbers.rounds_weights
         self._norm: torch.Tensor | None = None
 
         wanted = trained_sizes(model.module)
@@ -74,12 +75,11 @@ class ZeroEngine:
             groups_of_parameters, recipe.optimizer, name, device=self.device, offload=config.offload != "none"
         )
         self._engine: Any = processes.prepare(accelerator, module, built.optimizer, config=config)
-        if self._stage == 0 and config.precision != "fp32":
+        if self._stage == 0 and config.numbers.rounds_weights:
             forget_dummy_step(built.optimizer)
         self._model, self._base = model, model.base
         alpha = recipe.neftune_alpha
         self._noisy = None if alpha is None else NoisyEmbedding(self._base.model.embed_tokens, alpha)
-        self.notes = (built.note, *config.notes)
         sliced = groups.get_tensor_model_parallel_group() if self._tp > 1 else None
         self._tensors = trained_tensors(self._engine.module.named_parameters(), plan.model.weight_shapes, group=sliced)
         check_nothing_lost(wanted, self._tensors)
@@ -100,6 +100,7 @@ class ZeroEngine:
         self._between = between_replicas(recipe.communication, self._updates)
         if self._between is not None:
             self._engine.enable_backward_allreduce = False
+        self.notes = (built.note, self._updates.note, *config.notes)
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
@@ -145,6 +146,7 @@ class ZeroEngine:
             supervised_tokens=int(supervised),
             loss_scale=self._loss_scale(),
             skipped=skipped,
+            static_scale=self._numbers.has_static_scale,
             noticed=notices > 0,
             sent_bytes=None if self._between is None else self._between.sent_bytes,
         )
@@ -170,9 +172,10 @@ class ZeroEngine:
         """Greedy answers to this rank's left-padded prompts; every rank needs the same number of batches."""
         self._settle()
         self._engine.eval()
-        return answers_of(
-            self._engine, self._base, batches, max_new_tokens=max_new_tokens, stop_token_ids=stop_token_ids
-        )
+        with self._numbers.autocast(self.device):
+            return answers_of(
+                self._engine, self._base, batches, max_new_tokens=max_new_tokens, stop_token_ids=stop_token_ids
+            )
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, in rank order."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, ring
 from toolkit.planner.cost.owned import Owned
-from toolkit.planner.cost.rates import WIDTH, Rates
+from toolkit.planner.cost.rates import Rates
 from toolkit.planner.cost.tables import by_size
 from toolkit.planner.setup import Setup
 
@@ -60,7 +60,7 @@ def collective_seconds(rates: Rates, setup: Setup, own: Owned) -> float:
     if setup.shards == 1:
         return 0.0
     group = ring(rates, setup.shards, setup.tp)
-    width = WIDTH[setup.precision]
+    width = setup.carried_bytes
     gradients, stage = own.trained * width, setup.zero_stage
     if stage == 0:
         return all_reduce_seconds(rates, group, gradients)
@@ -77,7 +77,7 @@ def collective_seconds(rates: Rates, setup: Setup, own: Owned) -> float:
 
 def copy_seconds(rates: Rates, setup: Setup, own: Owned) -> float:
     """What the engine moves in a step, gradients added up over micro-batches included."""
-    precision, width = ("fp32" if setup.precision == "fp32" else "bf16"), WIDTH[setup.precision]
+    precision, width = ("fp32" if setup.carried_bytes == 4 else "bf16"), setup.carried_bytes
     copied = COPIED[precision, {2: 1}.get(setup.zero_stage, setup.zero_stage)]
     divided = own.trained / (setup.shards if setup.zero_stage >= 1 else 1)
     there = by_size(rates.elementwise, width * min(setup.buckets.reduce, own.trained))

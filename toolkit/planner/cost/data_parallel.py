@@ -6,7 +6,7 @@ from toolkit.planner.cost import constants, cpu_engine
 from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, ring
 from toolkit.planner.cost.owned import Owned
 from toolkit.planner.cost.rates import Rates
-from toolkit.planner.setup import Setup, wide_bytes
+from toolkit.planner.setup import Setup
 
 
 class Traffic(NamedTuple):
@@ -32,7 +32,7 @@ def traffic(rates: Rates, setup: Setup, own: Owned, *, forward: float, backward:
         return Traffic(0.0, 0.0, cpu_engine.collective_seconds(rates, setup, own))
     law, stage, accum = rates.law, setup.zero_stage, setup.grad_accum
     group = ring(rates, shards, setup.tp)
-    gradients = own.trained * (4.0 if setup.precision == "fp32" else law.grad_reduce_bytes)
+    gradients = own.trained * max(setup.carried_bytes, law.grad_reduce_bytes)
     if stage == 0:
         waits = accum * law.micro_reduce_seconds if setup.pp > 1 and group.num_nodes > 1 else 0.0
         return Traffic(all_reduce_seconds(rates, group, gradients), backward, waits)
@@ -46,7 +46,7 @@ def traffic(rates: Rates, setup: Setup, own: Owned, *, forward: float, backward:
             # Weights stay gathered until all micro-batches are through (torchtitan, apply_fsdp).
             return Traffic(gather + scatter, forward + backward, 0.0)
         return Traffic(accum * (2 * gather + scatter), accum * (forward + backward), 0.0)
-    updated = gather_seconds(rates, group, own.trained * wide_bytes(setup.precision))
+    updated = gather_seconds(rates, group, own.trained * setup.carried_bytes)
     # Stage 2 has no full gradients to add up in: it scatters after every micro-batch.
     times = accum if stage == 2 else 1
     if not law.scatters_overlapped:

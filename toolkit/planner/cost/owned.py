@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from toolkit.planner.setup import Setup, wide_bytes
+from toolkit.planner.setup import Setup
 
 
 class Owned(NamedTuple):
@@ -26,6 +26,6 @@ def owned(setup: Setup, most: int, last: int) -> Owned:
         params = max(most, last) * shape.layer_params + edge
     own = params / setup.tp
     if setup.method == "full":
-        return Owned(own, own, own * wide_bytes(setup.precision))
-    width = setup.states.frozen if setup.method == "qlora" else 2.0
+        return Owned(own, own, own * setup.carried_bytes)
+    width = setup.states.frozen if setup.method == "qlora" else setup.carried_bytes
     return Owned(own, setup.adapter_params * most / setup.tp, own * width)

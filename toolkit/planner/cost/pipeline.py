@@ -7,7 +7,7 @@ from toolkit.planner.cost import constants
 from toolkit.planner.cost.network import p2p_seconds
 from toolkit.planner.cost.rates import Rates
 from toolkit.planner.memory.stages import stage_layers
-from toolkit.planner.setup import Setup, wide_bytes
+from toolkit.planner.setup import Setup
 
 
 class Crossings(NamedTuple):
@@ -53,7 +53,7 @@ class Bubble(NamedTuple):
 def crossings(rates: Rates, setup: Setup) -> Crossings:
     """Every micro-batch crosses to the next stage and its gradient back, for each chunk."""
     law = rates.law
-    num_bytes = wide_bytes(setup.precision) * setup.tokens * setup.shape.hidden
+    num_bytes = setup.carried_bytes * setup.tokens * setup.shape.hidden
     if law.sequence_parallel and setup.tp_sequence:
         num_bytes /= setup.tp
     stalled = setup.world_size >= constants.STALL_NODES * rates.per_node

@@ -10,10 +10,14 @@ from toolkit.specs.workload import loss_block
 FUSED_MLP = 6.0
 """Bytes per element of the MLP with a fused SwiGLU, which keeps gate, up and its output and works in place (Liger)."""
 
+AUTOCAST_HIDDEN = 10.0
+"""Bytes per token and element of hidden_size that torch.autocast adds to a layer: residual stream and norms in fp32,
+an input rounded anew for each of q, k, v, gate and up. Counted in what autograd saves of a LlamaDecoderLayer."""
+
 
 def layer_bytes(setup: Setup) -> float:
     """What one decoder layer keeps of one micro-batch on one rank."""
-    law = _law(setup)
+    law = layer_law(setup)
     shape, tp = setup.shape, setup.tp
     inside = law.query * shape.query + law.key_value * key_value_width(setup)
     if not setup.tiled_mlp:
@@ -58,19 +62,25 @@ class MicroBatch(NamedTuple):
 
 def micro_batch_bytes(setup: Setup) -> MicroBatch:
     """What follows from the tokens of a micro-batch; the search asks once for all stages and ZeRO stages."""
-    shape, factor, law = setup.shape, element_factor(setup), setup.profile.memory
+    shape = setup.shape
     tp, here = setup.tp if setup.tp_sequence else 1, 1.0 - setup.offloaded_activations
     if setup.checkpointing == "full":
-        kept = here * 2.0 * shape.hidden * setup.tokens / tp * factor
+        kept = here * setup.carried_bytes * shape.hidden * setup.tokens / tp
     else:
         kept = here * (layer_bytes(setup) - recomputed_bytes(setup))
     return MicroBatch(
         kept=kept,
         whole=layer_bytes(setup) if setup.checkpointing_every > 1 else 0.0,
-        outside=law.outside_hidden * shape.hidden * setup.tokens / tp * factor,
+        outside=outside_bytes(setup),
         working=working_bytes(setup),
         logits=logits_bytes(setup, setup.pp - 1),
     )
+
+
+def outside_bytes(setup: Setup) -> float:
+    """What one micro-batch keeps outside of the layers."""
+    tp = setup.tp if setup.tp_sequence else 1
+    return setup.profile.memory.outside_hidden * setup.shape.hidden * setup.tokens / tp * setup.carried_bytes / 2
 
 
 def kept_bytes(setup: Setup, stage: int) -> float:
@@ -157,9 +167,13 @@ def element_factor(setup: Setup) -> float:
     return wide_bytes(setup.precision) / 2
 
 
-def _law(setup: Setup) -> LayerLaw:
+def layer_law(setup: Setup) -> LayerLaw:
+    """What one decoder layer keeps, per token and element of each width, in the units of `element_factor`."""
     law = setup.profile.memory
-    return law.full if setup.method == "full" or law.frozen is None else law.frozen
+    found = law.full if setup.method == "full" or law.frozen is None else law.frozen
+    if setup.mixed == "autocast":
+        return found.model_copy(update={"hidden": found.hidden + AUTOCAST_HIDDEN})
+    return found
 
 
 def _adapter_inputs(setup: Setup) -> int:

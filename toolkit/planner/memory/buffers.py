@@ -1,7 +1,8 @@
 """Communication buffers, weights gathered from their shards, and dequantised copies."""
 
+from toolkit.planner.memory.stages import stage_layers
 from toolkit.planner.memory.states import States
-from toolkit.planner.setup import Setup, wide_bytes
+from toolkit.planner.setup import Setup
 
 FLATTENED = 500_000_000.0
 """Gradients that DeepSpeed's ZeRO-0 flattens at a time (MEMORY_OPT_ALLREDUCE_SIZE in runtime/engine.py)."""
@@ -9,7 +10,7 @@ FLATTENED = 500_000_000.0
 
 def buffer_bytes(setup: Setup, stage: int, states: States) -> float:
     """Bytes beside states and activations while layers run."""
-    total = _dequantised(setup)
+    total = _dequantised(setup) + 2.0 * rounded_weights(setup, stage)
     match setup.profile.memory.gathers:
         case "deepspeed":
             total += _deepspeed(setup, states)
@@ -25,7 +26,7 @@ def buffer_bytes(setup: Setup, stage: int, states: States) -> float:
 
 
 def deepspeed_elements(setup: Setup, states: States) -> dict[str, float]:
-    """Elements in compute precision of each buffer that DeepSpeed 0.19.8 has beside states, by what it is.
+    """Elements, each as wide as a sent weight, of each buffer that DeepSpeed 0.19.8 has beside states, by what it is.
 
     Sources: engine.py, runtime/zero/{stage_1_and_2,stage3}.py.
     """
@@ -56,7 +57,20 @@ def deepspeed_elements(setup: Setup, states: States) -> dict[str, float]:
 
 
 def _deepspeed(setup: Setup, states: States) -> float:
-    return wide_bytes(setup.precision) * sum(deepspeed_elements(setup, states).values())
+    return setup.carried_bytes * sum(deepspeed_elements(setup, states).values())
+
+
+def rounded_weights(setup: Setup, stage: int) -> float:
+    """Weights of linear layers that autocast holds a rounded copy of from the forward pass to the backward pass.
+
+    Under ZeRO-3 DeepSpeed's own linear function rounds them twice instead (runtime/zero/linear.py); counted on two
+    ranks in what autograd saves.
+    """
+    if setup.mixed != "autocast" or setup.zero_stage == 3:
+        return 0.0
+    shape = setup.shape
+    head = shape.vocab * shape.hidden if stage == setup.pp - 1 else 0
+    return (stage_layers(setup)[stage] * shape.layer_params + head) / setup.tp
 
 
 def _fsdp(setup: Setup, stage: int) -> float:
