@@ -7,7 +7,7 @@ import torch
 
 from procs import run_ranks
 from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
-from toolkit.engines.ds.states import trained_tensors
+from toolkit.engines.ds.tensors import trained_tensors
 
 pytestmark = pytest.mark.ranks
 
