@@ -35,7 +35,8 @@ def assert_equal(results: Sequence[StepResult], steps: Sequence[Step], *, loss: 
     wrong = []
     for number, (ours, one) in enumerate(zip(results, steps, strict=True)):
         assert ours.supervised_tokens == one.supervised_tokens
-        assert abs(ours.clipped_norm / one.clipped_norm - 1) <= 2 * norm + 1e-5
+        clipped_by = abs(ours.clipped_norm / one.clipped_norm - 1)
+        assert clipped_by <= 2 * norm + 1e-5, f"step {number}: clipped norm off by {clipped_by:.1e}"
         by, norm_by = abs(ours.loss - one.loss), abs(ours.grad_norm / one.grad_norm - 1)
         # Not `>`: a NaN must not pass.
         if not (by <= loss and norm_by <= norm):
