@@ -35,7 +35,7 @@ from cpu_layouts import run_toolkit
 
 LOG_EVERY = 10
 LIBRARIES = ("torch", "deepspeed", "transformers", "accelerate")
-INSTALL_TRL = "python -m pip install --no-deps --target trl_lib trl==1.16.0 && export PYTHONPATH=$PWD/trl_lib"
+INSTALL_TRL = "pip install --no-deps --target trl_lib trl==1.16.0 && export PYTHONPATH=$PWD/trl_lib:$PYTHONPATH"
 
 
 class Case(NamedTuple):
@@ -108,6 +108,8 @@ def chosen_cases(only: list[str] | None) -> dict[str, Case]:
     if importlib.util.find_spec("trl") is None and any(case.trainer == "trl" for case in cases.values()):
         print(f"TRL is not installed, its rows are left out; to have them: {INSTALL_TRL}", file=sys.stderr)
         cases = {name: case for name, case in cases.items() if case.trainer != "trl"}
+    if not cases:
+        sys.exit(2)
     return cases
 
 
