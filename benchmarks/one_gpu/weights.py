@@ -22,7 +22,7 @@ class RandomWeights:
         self._device = device
         self._shapes: Mapping[str, tuple[int, ...]] = {}
 
-    def check(self, needed: Mapping[str, tuple[int, ...]]) -> None:
+    def check(self, needed: Mapping[str, tuple[int, ...]], *, added_rows: int = 0) -> None:
         """Whatever the model needs is there."""
         self._shapes = needed
 
