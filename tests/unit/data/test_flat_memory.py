@@ -97,7 +97,12 @@ def rows() -> list[dict[str, str]]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("ending", "write"),
-    [("json", write_json), ("jsonl", write_lines), ("jsonl.gz", write_packed_lines), ("parquet", write_parquet)],
+    [
+        ("jsonl", write_lines),
+        ("parquet", write_parquet),
+        pytest.param("json", write_json, marks=pytest.mark.soak),
+        pytest.param("jsonl.gz", write_packed_lines, marks=pytest.mark.soak),
+    ],
 )
 def test_five_times_the_rows(tmp_path: Path, rows: Any, ending: str, write: Callable[[Path, Any], None]) -> None:
     files = [tmp_path / f"{count}.{ending}" for count in (FEW, MANY)]
