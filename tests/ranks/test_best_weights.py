@@ -21,8 +21,8 @@ PROMPTS = [{"instruction": "2 + 2?", "output": "4"}, {"instruction": "say it", "
 @pytest.mark.parametrize(
     ("rate", "choices"),
     [
-        pytest.param(1.0, {"zero_stage": 3, "method": "lora"}, id="lora-zero3"),
-        pytest.param(0.2, {"pp": 2}, id="pp2", marks=pytest.mark.soak),
+        pytest.param(1.0, {"zero_stage": 3, "method": "lora"}, id="lora-zero3", marks=pytest.mark.soak),
+        pytest.param(0.2, {"pp": 2}, id="pp2"),
     ],
 )
 def test_the_best_weights_are_what_is_exported(tmp_path: Path, rate: float, choices: dict[str, Any]) -> None:

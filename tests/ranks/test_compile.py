@@ -31,11 +31,9 @@ def train_and_count(folder: Path) -> tuple[list[StepResult], int, int]:
 
 
 # The first run on a machine compiles for two minutes.
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "layout",
-    [pytest.param(name, marks=[] if name == "zero2-recomputed" else [pytest.mark.soak]) for name in LAYOUTS],
-)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_equals_one_process(tmp_path: Path, deep: Path, layout: str) -> None:
     choices = LAYOUTS[layout]
     folder = write_run(tmp_path / "run", deep, compile=True, **choices)
