@@ -40,7 +40,7 @@ def averaged(config: CommunicationConfig, shapes: Sequence[tuple[int, ...]], ste
     """What the ranks make of the gradients that they get, flat, step by step."""
     exchange, made = Exchange(config), []
     for gradients in gradients_like(shapes, rank=dist.get_rank(), steps=steps):
-        exchange.average(gradients)
+        exchange.reduce(gradients)
         made.append(torch.cat([gradient.flatten() for gradient in gradients]))
     return made
 

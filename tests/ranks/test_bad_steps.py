@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from procs import run_ranks
-from ranks.runs import digests_before_and_after, train_through_a_bad_step, write_run
+from ranks.runs import write_run
+from ranks.wrong import digests_before_and_after, train_through_a_bad_step
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 

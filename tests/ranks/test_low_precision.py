@@ -14,7 +14,8 @@ import pytest
 from procs import run_ranks
 from ranks.equality import assert_equal, trained
 from ranks.reference import reference_run
-from ranks.runs import edited_ds_config, train_through_overflows, train_without, write_run
+from ranks.runs import edited_ds_config, train_without, write_run
+from ranks.wrong import train_through_overflows
 
 pytestmark = pytest.mark.ranks
 

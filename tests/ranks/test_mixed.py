@@ -96,7 +96,7 @@ def static(folder: Path, model: Path, *, scale: float, **choices: Any) -> Path:
     return run
 
 
-@pytest.mark.parametrize(
+in_every_layout = pytest.mark.parametrize(
     "choices",
     [
         {"zero_stage": 0},
@@ -106,22 +106,16 @@ def static(folder: Path, model: Path, *, scale: float, **choices: Any) -> Path:
     ],
     ids=str,
 )
+
+
+@in_every_layout
 def test_a_static_loss_scale(tmp_path: Path, calm: Path, choices: dict[str, Any]) -> None:
     results = trained(static(tmp_path / "run", calm, scale=256, **choices)).steps
     assert_equal(results, reference_run(calm, precision="fp16").steps, **TOLERANCES["fp16"])
     assert {(result.loss_scale, result.static_scale) for result in results} == {(256.0, True)}
 
 
-@pytest.mark.parametrize(
-    "choices",
-    [
-        {"zero_stage": 0},
-        *(pytest.param({"zero_stage": stage}, marks=SOAK) for stage in (1, 2, 3)),
-        pytest.param({"zero_stage": 2, "tp": 2}, marks=SOAK),
-        pytest.param({"pp": 2}, marks=SOAK),
-    ],
-    ids=str,
-)
+@in_every_layout
 def test_overflows_at_a_static_loss_scale_leave_no_trace(tmp_path: Path, calm: Path, choices: dict[str, Any]) -> None:
     run = static(tmp_path / "run", calm, scale=2.0**24, **choices)
     found = run_ranks(train_all, 2, run)[0]

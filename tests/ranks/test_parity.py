@@ -12,8 +12,9 @@ import torch
 from procs import run_ranks
 from ranks.equality import assert_equal, assert_same_weights, trained
 from ranks.reference import global_batches, reference_run
-from ranks.runs import train, train_on_other_rows, train_on_rows_padded_on_the_left, train_without, write_run
+from ranks.runs import train, train_without, write_run
 from ranks.settings import CLIP, GLOBAL_BATCH
+from ranks.wrong import train_on_other_rows, train_on_rows_padded_on_the_left
 
 pytestmark = pytest.mark.ranks
 

@@ -24,7 +24,7 @@ NAMES = {
 def settings(**optimizer: Any) -> dict[str, tuple[float, float]]:
     """Weight decay and part of the learning rate of each tensor."""
     named = {name: torch.nn.Parameter(torch.zeros(shape)) for name, shape in NAMES.items()}
-    groups = parameter_groups(named.items(), OptimizerConfig.parse(optimizer, source="test"))
+    groups = parameter_groups(named.items(), OptimizerConfig.parse(optimizer, source="test"), "adamw")
     names = {id(parameter): name for name, parameter in named.items()}
     found = {names[id(p)]: (group["weight_decay"], group[RATIO]) for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(NAMES) == len(found)
@@ -55,7 +55,7 @@ def test_the_first_group_that_matches_takes_a_tensor() -> None:
 
 def test_frozen_tensors_are_in_no_group() -> None:
     frozen = torch.nn.Parameter(torch.zeros(2, 2), requires_grad=False)
-    assert parameter_groups([("frozen", frozen)], OptimizerConfig()) == []
+    assert parameter_groups([("frozen", frozen)], OptimizerConfig(), "adamw") == []
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:

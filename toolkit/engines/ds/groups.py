@@ -8,7 +8,10 @@ import torch
 
 from toolkit.engines.ds.sums import gather_objects
 from toolkit.errors import EngineError, SpecError
-from toolkit.specs.optimizer import OptimizerConfig
+from toolkit.specs.optimizer import OptimizerConfig, OptimizerName
+
+Group = dict[str, Any]
+"""Parameters and their settings, as an optimizer of torch takes them."""
 
 _TOLD = 4
 _ENDS = ("embed_tokens.weight", "lm_head.weight")
@@ -34,19 +37,19 @@ def check_groups(config: OptimizerConfig, model: torch.nn.Module) -> None:
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig, *, split_matrices: bool = False
-) -> list[dict[str, Any]]:
+    named: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig, optimizer: OptimizerName
+) -> list[Group]:
     """The trained tensors as an optimizer of torch takes them, equals together, in the order of the tensors.
 
     Args:
         named: tensors by their names in the whole model; the frozen ones are left out.
         config: of the recipe.
-        split_matrices: give the matrices of the layers groups of their own, for an optimizer that treats them apart.
+        optimizer: which; for one that treats the matrices of the layers apart, they are groups of their own.
     """
     groups: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
-            hidden = split_matrices and _dimensions(parameter) == 2 and not name.endswith(_ENDS)
+            hidden = optimizer == "muon" and _dimensions(parameter) == 2 and not name.endswith(_ENDS)
             groups.setdefault((*_settings(name, parameter, config), hidden), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, RATIO: ratio, HIDDEN_MATRIX: hidden}
@@ -54,7 +57,7 @@ def parameter_groups(
     ]
 
 
-def as_many_everywhere(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def as_many_everywhere(groups: list[Group]) -> list[Group]:
     """The same groups, some of them in two, so that every rank has as many: a collective.
 
     DeepSpeed sums the norm over the stages of a pipeline group by group; with another number of groups they would wait

@@ -23,7 +23,7 @@ class Moments(Protocol):
         """Kept per number of a buffer, each as long as it."""
 
     def of_tensor(self, part: Part) -> States:
-        """Kept per tensor, on the rank that speaks for it: of any shape, with names that say so (`base.is_whole`)."""
+        """Kept per tensor, on the rank that speaks for it: of any shape, with names that say so (`base.WHOLE`)."""
 
     def begin(self, flat: torch.Tensor, num_updates: int) -> dict[str, torch.Tensor]:
         """`of` an optimizer that is about to continue as if it had stepped that often; to be filled."""

@@ -1,6 +1,6 @@
-"""What ranks tell each other: sums, exact for counts, values of any kind, and who belongs together."""
+"""What ranks tell each other: sums, exact for counts, values of any kind, who belongs together; and their norms."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,13 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def norm_of(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """L2 norm of all numbers of this rank's tensors together, summed in fp32; at least one tensor."""
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 def own_group(groups: Sequence[Sequence[int]]) -> dist.ProcessGroup:

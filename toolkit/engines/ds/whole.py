@@ -9,10 +9,8 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 
 from toolkit.engines.base import WHOLE, States
+from toolkit.engines.ds.groups import Group
 from toolkit.engines.ds.parts import Holder, Keeper, Part
-
-Group = dict[str, Any]
-"""Parameters and their settings, as an optimizer of torch takes them."""
 
 
 class WholeTensors(Optimizer):

@@ -67,7 +67,7 @@ class PipelineEngine:
         )
         named = stage_parameters(model.module, self._pipe)
         name = recipe.workload.optimizer
-        parts = as_many_everywhere(parameter_groups(named, recipe.optimizer, split_matrices=name == "muon"))
+        parts = as_many_everywhere(parameter_groups(named, recipe.optimizer, name))
         built = build_optimizer(parts, recipe.optimizer, name, device=self.device, offload=config.offload != "none")
         with contextlib.redirect_stdout(io.StringIO()):
             self._engine: Any = deepspeed.initialize(

@@ -24,11 +24,12 @@ class Between(Protocol):
     sent_bytes: float
     """Of the last step, per rank, as in a ring of them."""
 
-    def average(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Over the replicas, in place, before the norm is taken and clipped."""
+    def reduce(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Put what the update is made of in their place, and give their norm: the same on all ranks.
 
-    def common(self, norm: torch.Tensor) -> torch.Tensor:
-        """A norm that all ranks tell and decide by."""
+        Args:
+            gradients: of the same tensors in the same order on every rank, before clipping.
+        """
 
     def after_step(self) -> None:
         """After the update."""

@@ -19,7 +19,7 @@ from toolkit.engines.ds.loss import loss_factor, loss_sum
 from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
 from toolkit.engines.ds.optimizer import build_optimizer, forget_dummy_step
 from toolkit.engines.ds.parts import Replicas
-from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
+from toolkit.engines.ds.sums import gather_objects, norm_of, sum_over_ranks
 from toolkit.engines.ds.tensor import gathered
 from toolkit.engines.ds.tensors import digest_of, trained_tensors
 from toolkit.engines.ds.updates import Updates
@@ -68,9 +68,7 @@ class ZeroEngine:
         wanted = trained_sizes(model.module)
         module = assemble(model, config, plan=plan)
         name = recipe.workload.optimizer
-        groups_of_parameters = parameter_groups(
-            module.named_parameters(), recipe.optimizer, split_matrices=name == "muon"
-        )
+        groups_of_parameters = parameter_groups(module.named_parameters(), recipe.optimizer, name)
         built = build_optimizer(
             groups_of_parameters, recipe.optimizer, name, device=self.device, offload=config.offload != "none"
         )
@@ -128,7 +126,7 @@ class ZeroEngine:
                 mean_share.register_hook(self._scaled_gradient)  # type: ignore[no-untyped-call]
             engine.backward(mean_share)
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
-                self._norm = self._plain_grad_norm()
+                self._norm = self._reduced_norm()
                 # ZeRO-0 in fp32 is the plain optimizer, which would put NaN into the weights.
                 alone = self._is_plain or self._between is not None
                 skipped = alone and not bool(torch.isfinite(self._norm))
@@ -260,17 +258,13 @@ class ZeroEngine:
         """Of all gradients of the step, before clipping."""
         return float(self._engine.optimizer._global_grad_norm if self._norm is None else self._norm)
 
-    def _plain_grad_norm(self) -> torch.Tensor:
+    def _reduced_norm(self) -> torch.Tensor:
         """Of ZeRO-0, whose optimizers do not know it (fp32) or know it before unscaling (fp16); summed in fp32.
 
-        Of the mean over the replicas, which the recipe may have made in a way of its own.
+        Its gradients are reduced here, where the recipe has a way of its own for that (never in fp16).
         """
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        if self._between is not None:
-            self._between.average(gradients)
-        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms)) / self._loss_scale()
-        return norm if self._between is None else self._between.common(norm)
+        return norm_of(gradients) / self._loss_scale() if self._between is None else self._between.reduce(gradients)
 
     def _leave_step_out(self) -> None:
         """What `step` does besides the update: the gradients go, the next micro-batch is counted."""

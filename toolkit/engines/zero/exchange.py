@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
+from toolkit.engines.ds.sums import norm_of
 from toolkit.specs.communication import CommunicationConfig
 
 _BUCKET_NUMBERS = 64 * 1024**2
@@ -100,17 +101,14 @@ class Exchange:
         self._topk = TopK(self._config.ratio)
 
     @torch.no_grad()
-    def average(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Of the same tensors in the same order on every rank."""
+    def reduce(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """To their mean over the replicas."""
         self.sent_bytes = 0.0
         for bucket, members in _buckets(gradients):
             mean = self._averaged(bucket)
             for gradient, part in zip(members, torch.split(mean, [one.numel() for one in members]), strict=True):
                 gradient.copy_(part.view(gradient.shape))
-
-    def common(self, norm: torch.Tensor) -> torch.Tensor:
-        """All ranks have the same gradients."""
-        return norm
+        return norm_of(gradients)
 
     def after_step(self) -> None:
         """All ranks have made the same update."""

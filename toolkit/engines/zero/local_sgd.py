@@ -8,6 +8,7 @@ import torch.distributed as dist
 from toolkit.engines.base import States
 from toolkit.engines.ds.moments import Moments
 from toolkit.engines.ds.parts import Keeper, Part
+from toolkit.engines.ds.sums import norm_of
 from toolkit.specs.communication import CommunicationConfig
 
 _MOMENTUM = "outer_momentum"
@@ -27,7 +28,6 @@ class Rounds:
 
     def __init__(self, config: CommunicationConfig, keeper: Keeper, moments: Moments, *, max_norm: float) -> None:
         self._config, self._keeper, self._moments, self._max_norm = config, keeper, moments, max_norm
-        self._own_norm = torch.zeros(())
         self._since = 0
         self.alone = True
         """As `Between`."""
@@ -45,18 +45,17 @@ class Rounds:
         self.sent_bytes = 0.0
         """As `Between`."""
 
-    def average(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Each rank keeps its own, clipped by its own norm; DeepSpeed would clip by the mean of the ranks' norms."""
-        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-        self._own_norm = torch.linalg.vector_norm(torch.stack(norms))
+    def reduce(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Each rank keeps its own, clipped by its own norm; DeepSpeed would clip by the mean of the ranks' norms.
+
+        The norm is the root of the replicas' mean square before clipping: no number on any of them is no number on all.
+        """
+        own_norm = norm_of(gradients)
         if self._max_norm:
-            factor = (self._max_norm / (self._own_norm + 1e-6)).clamp(max=1.0)
+            factor = (self._max_norm / (own_norm + 1e-6)).clamp(max=1.0)
             for gradient in gradients:
                 gradient.mul_(factor)
-
-    def common(self, norm: torch.Tensor) -> torch.Tensor:
-        """Root of the replicas' mean square before clipping: no number on any of them is no number on all."""
-        square = self._own_norm.double().square()
+        square = own_norm.double().square()
         dist.all_reduce(square)
         return (square / dist.get_world_size()).sqrt()
 
