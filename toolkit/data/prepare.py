@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from toolkit.data.cache import cached_rows
 from toolkit.data.encode import SampleEncoder
 from toolkit.data.mixing import Opened, mixture, rows_of, spread
+from toolkit.data.overlap import refuse_overlap, shared_rows
 from toolkit.data.packing import Packs, pack
 from toolkit.data.statistics import Statistics, lengths_of, notes_of, packing_notes, statistics_of
 from toolkit.data.template import choose_template
@@ -25,7 +26,7 @@ from toolkit.specs.data import DataConfig, DataSource, TemplateName
 @dataclass(frozen=True)
 class PreparedData:
     """Rows ready for batches: columns input_ids, labels (int32 lists), prompt_length, answer, cut, num_supervised,
-    digest."""
+    piece, digest."""
 
     train: Dataset
     """Training rows of an epoch, memory-mapped; a row may stand here more than once."""
@@ -76,6 +77,7 @@ def prepare(
     def opened(source: DataSource) -> Opened:
         return Opened(source, *cached_rows(source, encoder=encoder_of(source.template), seq_len=seq_len, cache=cache))
 
+    refuse_overlap(config)
     encoder = encoder_of(config.template)
     sources = [opened(source) for source in config.sources]
     evaluated = None if config.held_out_source is None else opened(config.held_out_source)
@@ -83,11 +85,14 @@ def prepare(
     lengths = [lengths_of(each) for each in sources]
     epoch, kept = [each.epoch for each in chosen], [each.held_out for each in chosen]
     held_out = held_out_statistics = None
+    shared = 0
     if evaluated is not None:
-        held_out = evaluated.rows
-        held_out_statistics = statistics_of([evaluated], [lengths_of(evaluated)], [np.arange(len(held_out))])
+        held_out, every = evaluated.rows, np.arange(len(evaluated.rows))
+        held_out_statistics = statistics_of([evaluated], [lengths_of(evaluated)], [every])
+        shared = shared_rows(sources, epoch, [(evaluated, every)])
     elif any(map(len, kept)):
         held_out, held_out_statistics = spread(sources, kept), statistics_of(sources, lengths, kept)
+        shared = shared_rows(sources, epoch, list(zip(sources, kept, strict=True)))
     statistics = statistics_of(sources, lengths, epoch, chosen=chosen)
     tokens = np.concatenate([own.tokens[rows] for own, rows in zip(lengths, epoch, strict=True)])
     packs = pack(tokens, capacity=seq_len) if config.packing else None
@@ -102,9 +107,19 @@ def prepare(
             *([encoder.template.note] if encoder.template.note else []),
             *_other_templates(encoder, sources),
             *notes_of(statistics, sources, seq_len=seq_len),
+            *_shared(shared, held_out),
             *packing_notes(statistics, packs, seq_len=seq_len),
         ),
     )
+
+
+def _shared(count: int, held_out: Dataset | None) -> list[str]:
+    if held_out is None or not count:
+        return []
+    return [
+        f"{count} of {len(held_out)} held-out rows have the tokens and labels of a training row, so their loss says "
+        "little; `deduplicate: true` does not train on them"
+    ]
 
 
 def _other_templates(encoder: SampleEncoder, sources: Sequence[Opened]) -> list[str]:
