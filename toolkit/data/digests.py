@@ -54,12 +54,9 @@ def fingerprint(rows: Dataset, *further: np.ndarray, count: int | None = None) -
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    parts = [
-        np.frombuffer(chunk.buffers()[1], np.uint64, count=2 * len(chunk), offset=chunk.offset * DIGEST_BYTES)
-        for chunk in column.chunks
-        if len(chunk)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+    # Of rows that were selected every one is a chunk: put together by Arrow they take a third of the time.
+    whole = column.combine_chunks()
+    return np.frombuffer(whole.buffers()[1], np.uint64, count=2 * len(whole), offset=whole.offset * DIGEST_BYTES)
 
 
 def _batches(rows: Dataset, columns: list[str]) -> Iterator[pa.Table]:
