@@ -41,23 +41,30 @@ def refuse_overlap(config: DataConfig) -> None:
             )
 
 
-def shared_rows(
+def overlap_notes(
     sources: Sequence[Opened], trained: Sequence[np.ndarray], measured: Sequence[tuple[Opened, np.ndarray]]
-) -> int:
-    """How many held-out rows have the tokens and labels of a training row.
+) -> list[str]:
+    """How many held-out rows have the tokens and labels of a training row; nothing if none has.
 
     Args:
         sources: of `train`.
         trained: numbers of the rows of each that are trained on.
         measured: sources with the numbers of their held-out rows.
     """
+    if not measured:
+        return []
     kept = pa.chunked_array([_digests(opened, rows) for opened, rows in measured])
     found = []
     for opened, rows in zip(sources, trained, strict=True):
         # Of the training rows only those that are alike are taken out of the file.
         alike = compute.is_in(opened.rows.data.column("digest"), value_set=kept).to_numpy()
         found.append(_digests(opened, rows[alike[rows]]))
-    return int(compute.sum(compute.is_in(kept, value_set=pa.chunked_array(found))).as_py() or 0)
+    shared = compute.sum(compute.is_in(kept, value_set=pa.chunked_array(found))).as_py()
+    told = (
+        f"{shared} of {len(kept)} held-out rows have the tokens and labels of a training row, so their loss says "
+        "little; `deduplicate: true` does not train on them"
+    )
+    return [told] if shared else []
 
 
 def _digests(opened: Opened, rows: np.ndarray) -> pa.Array:
