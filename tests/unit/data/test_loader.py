@@ -159,7 +159,10 @@ def test_each_row_counts_for_the_fingerprint() -> None:
 
 def test_the_fingerprint_of_prepared_rows(small: Any, write_rows: Any, tmp_path: Any) -> None:
     rows = [{"prompt": f"q{number}", "completion": "a"} for number in range(1100)]
-    files = [write_rows(rows, "a.jsonl"), write_rows([rows[0], {**rows[1], "completion": "b"}, *rows[2:]], "b.jsonl")]
+    files = [
+        write_rows(rows, "a.jsonl"),
+        write_rows([*rows[:10], {**rows[10], "completion": "b"}, *rows[11:]], "b.jsonl"),
+    ]
     for config in ({}, {"packing": True}, {"held_out_fraction": 0.01}):
         found = []
         for file in (*files, files[0]):
