@@ -14,9 +14,10 @@ import torch
 
 from toolkit.checkpoints.export import Targets, export
 from toolkit.checkpoints.identity import identity_of
+from toolkit.data.digests import fingerprint
 from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batches
 from toolkit.data.prepare import PreparedData, prepare
-from toolkit.data.prompts import fingerprint_of, with_prompts
+from toolkit.data.prompts import with_prompts
 from toolkit.engines import engine_for
 from toolkit.engines.base import Engine
 from toolkit.errors import Preempted, ToolkitError
@@ -157,7 +158,7 @@ def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut |
         graded=asked.exact_match_samples,
         shown=asked.generate_samples,
         prompts=None if data.prompts is None else questions(data.prompts),
-        fingerprint="" if rows is None else fingerprint_of(rows, asked.loss_samples),
+        fingerprint="" if rows is None else fingerprint(rows, count=asked.loss_samples),
     )
 
 

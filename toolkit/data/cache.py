@@ -9,8 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -18,20 +17,24 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from filelock import FileLock
 
+from toolkit.data.digests import DIGEST_BYTES, row_digests
 from toolkit.data.encode import EncodedRow, SampleEncoder
-from toolkit.data.formats import Conversation, PlainText, reader_for
+from toolkit.data.formats import RowReader, reader_for
+from toolkit.data.running_text import OpenText, stretches
+from toolkit.data.samples import Conversation, PlainText
 from toolkit.data.source import Source, open_source
 from toolkit.data.template import ChatTemplate
 from toolkit.errors import DataError
 from toolkit.specs.data import DataSource
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Part of the cache key; raise it when the same input gives other rows."""
 BATCH_ROWS = 1000
 BATCH_CHARS = 4_000_000
 """Characters after which a batch is closed early, so that long documents do not add up in memory."""
 
-_DIGEST_BYTES = 16
+_MAX_UNREAD = 40
+"""Names of unread columns that are kept; where names are data there are as many as rows."""
 _SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
@@ -40,7 +43,8 @@ _SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("cut", pa.bool_()),
         ("num_supervised", pa.int32()),
-        ("digest", pa.binary(_DIGEST_BYTES)),
+        ("piece", pa.int32()),
+        ("digest", pa.binary(DIGEST_BYTES)),
     ]
 )
 _log = logging.getLogger(__name__)
@@ -51,7 +55,9 @@ class Tally:
     """What the rows that are not written were; kept beside the Arrow file."""
 
     read: int = 0
-    """Rows of the source."""
+    """Rows of the source; a text file is one."""
+    pieces: int = 0
+    """Further rows of texts that are longer than seq_len."""
     without_answer: int = 0
     """Rows in which nobody answers."""
     prompt_too_long: int = 0
@@ -60,6 +66,12 @@ class Tally:
     """Tokens of the longest of these prompts."""
     blank: int = 0
     """Rows that are kept although their answer, or text, is empty."""
+    leading: int = 0
+    """Rows whose answers before the first question were left out."""
+    ended: int = 0
+    """Rows behind whose last answer eos was put, as the template ends it with no token."""
+    unread: list[str] = field(default_factory=list)
+    """Columns, and keys of turns, of which nothing is made; at most 40."""
     arrow_bytes: int = 0
     """Size of the finished Arrow file."""
 
@@ -131,15 +143,15 @@ def _write_rows(arrow: Path, source: Source, *, config: DataSource, encoder: Sam
     _log.info("tokenizing %s", source.name)
     tally = Tally()
     kept = 0
+    begun = OpenText()
     # disable=None: no bar where nobody looks, as in a log file. stdout: `toolkit launch` reads stderr line by line.
     with (
         pa.OSFile(str(arrow), "wb") as sink,
         pa.ipc.new_stream(sink, _SCHEMA) as writer,
         tqdm(desc=f"tokenizing {Path(source.name).name}", unit=" rows", file=sys.stdout, disable=None) as progress,
     ):
-        for samples in _batches(source, config, template=encoder.template):
-            encoded = encoder.encode(samples, seq_len=seq_len)
-            rows = [row for row, sample in zip(encoded, samples, strict=True) if _keep(row, sample, tally)]
+        for samples in _batches(source, config, template=encoder.template, tally=tally):
+            rows = [row for row in encoder.encode(samples, seq_len=seq_len, begun=begun) if _keep(row, tally)]
             writer.write_batch(_record_batch(rows))
             kept += len(rows)
             progress.update(len(samples))
@@ -150,14 +162,12 @@ def _write_rows(arrow: Path, source: Source, *, config: DataSource, encoder: Sam
     return tally
 
 
-def _batches(source: Source, config: DataSource, *, template: ChatTemplate) -> Iterator[list[Conversation | PlainText]]:
-    rows = source.rows()
-    first = next(rows)
-    reader = reader_for(first, config, input_join=template.input_join)
-    batch = [reader.read(first)]
+def _batches(
+    source: Source, config: DataSource, *, template: ChatTemplate, tally: Tally
+) -> Iterator[list[Conversation | PlainText]]:
+    batch: list[Conversation | PlainText] = []
     chars = 0
-    for row in rows:
-        sample = reader.read(row)
+    for sample in _samples(source, config, template=template, tally=tally):
         batch.append(sample)
         chars += len(sample.text) if isinstance(sample, PlainText) else sum(len(turn.content) for turn in sample.turns)
         if len(batch) >= BATCH_ROWS or chars >= BATCH_CHARS:
@@ -167,31 +177,41 @@ def _batches(source: Source, config: DataSource, *, template: ChatTemplate) -> I
         yield batch
 
 
+def _samples(
+    source: Source, config: DataSource, *, template: ChatTemplate, tally: Tally
+) -> Iterator[Conversation | PlainText]:
+    """Of every row, long texts in parts; what is not read of the rows is noted."""
+    reader: RowReader | None = None
+    unread: set[str] = set()
+    for row in source.rows():
+        reader = reader or reader_for(row, config, input_join=template.input_join)
+        sample = reader.read(row)
+        if len(unread) < _MAX_UNREAD:
+            unread |= reader.unread(row)
+        if isinstance(sample, PlainText):
+            for part in stretches([sample.text]):
+                begins, ends = part.begins and sample.begins, part.ends and sample.ends
+                yield PlainText(part.text, sample.where, begins, ends)
+        else:
+            tally.leading += sample.leading > 0
+            yield sample
+    tally.unread = sorted(unread)[:_MAX_UNREAD]
+
+
 def _record_batch(rows: list[EncodedRow]) -> pa.RecordBatch:
     columns = zip(*rows, strict=True) if rows else [[] for _ in EncodedRow._fields]
     by_name = dict(zip(EncodedRow._fields, columns, strict=True))
     arrays = [pa.array(by_name[field.name], field.type) for field in _SCHEMA if field.name in by_name]
-    digests = pa.array(_digests(arrays[0], arrays[1]), pa.binary(_DIGEST_BYTES))
+    digests = pa.array(row_digests(arrays[0], arrays[1]), pa.binary(DIGEST_BYTES))
     return pa.record_batch([*arrays, digests], schema=_SCHEMA)
 
 
-def _digests(input_ids: pa.ListArray, labels: pa.ListArray) -> list[bytes]:
-    """Of each row's tokens and labels: rows with the same are the same to the model."""
-    ids, learnt = (array.values.to_numpy() for array in (input_ids, labels))
-    edges = pairwise(input_ids.offsets.to_pylist())
-    digests = []
-    for start, end in edges:
-        digest = hashlib.blake2b(ids[start:end], digest_size=_DIGEST_BYTES)
-        digest.update(learnt[start:end])
-        digests.append(digest.digest())
-    return digests
-
-
-def _keep(row: EncodedRow, sample: Conversation | PlainText, tally: Tally) -> bool:
-    tally.read += 1
+def _keep(row: EncodedRow, tally: Tally) -> bool:
+    tally.read += row.piece == 0
     if row.num_supervised:
-        said = sample.text if isinstance(sample, PlainText) else row.answer
-        tally.blank += not (said and not said.isspace())
+        tally.pieces += row.piece > 0
+        tally.blank += row.blank and row.piece == 0
+        tally.ended += row.ended
         return True
     if row.cut:
         tally.prompt_too_long += 1

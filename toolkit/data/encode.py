@@ -8,11 +8,13 @@ the start. Where no token crosses the edges, as with every built-in template but
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, final
 
-from toolkit.data.formats import Conversation, PlainText, Turn
+from toolkit.data.running_text import OpenText
+from toolkit.data.samples import Conversation, PlainText, Turn, learnt_answers
 from toolkit.data.template import ChatTemplate, Segment
+from toolkit.errors import DataError
 from toolkit.specs.data import TrainOn
 
 IGNORED = -100
@@ -20,7 +22,7 @@ IGNORED = -100
 
 
 class EncodedRow(NamedTuple):
-    """One sample as tokens."""
+    """One sample as tokens, or a part of a text that is longer than a row."""
 
     input_ids: list[int]
     """At most seq_len tokens."""
@@ -31,9 +33,15 @@ class EncodedRow(NamedTuple):
     answer: str | None
     """This answer as in the data; None for plain text or without an answer."""
     cut: bool
-    """True if the sample was longer than seq_len."""
+    """True if the sample was longer than seq_len and its end is lost."""
     num_supervised: int
     """Labels that count."""
+    piece: int
+    """Which row of its text it is, from 0; 0 for a conversation."""
+    blank: bool
+    """True if nothing is said in what is learnt."""
+    ended: bool
+    """True if eos was put behind the last answer, as the template ends it with no token of its own."""
 
 
 class _Piece(NamedTuple):
@@ -65,26 +73,42 @@ class SampleEncoder:
         self._special_ids = set(tokenizer.convert_tokens_to_ids(list(template.special_tokens)))
         self._blank_after_special = self._puts_blank_after_special()
 
-    def encode(self, samples: Sequence[Conversation | PlainText], *, seq_len: int) -> list[EncodedRow]:
-        """Token ids and labels of each sample, cut at `seq_len`; a conversation without an answer has no tokens.
+    def encode(
+        self, samples: Sequence[Conversation | PlainText], *, seq_len: int, begun: OpenText | None = None
+    ) -> list[EncodedRow]:
+        """Rows of at most `seq_len` tokens: one of each conversation, cut there, and as many as a text needs.
+
+        A conversation without an answer has no tokens.
+
+        Args:
+            samples: of which the parts of a text stand one after the other.
+            seq_len: tokens of a row.
+            begun: what is left of a text whose end is in a later call.
 
         Raises:
             DataError: the template refuses a conversation, with its file and line.
         """
+        begun = OpenText() if begun is None else begun
         last_only = self.train_on == "last_turn"
         opened = [
-            (self._bos, (Segment(sample.text, learnt=True, literal=True),))
+            (self._bos if sample.begins else [], (Segment(sample.text, learnt=True, literal=True),))
             if isinstance(sample, PlainText)
             else self._opened(self.template.segments(sample, last_only=last_only))
             for sample in samples
         ]
-        encoded = iter(self._encode([piece for _, segments in opened for piece in self._pieces(segments)]))
-        rows = []
+        inside = [isinstance(sample, PlainText) and not sample.begins for sample in samples]
+        pieces = [self._pieces(segments, inside=within) for (_, segments), within in zip(opened, inside, strict=True)]
+        encoded = iter(self._encode([piece for each in pieces for piece in each]))
+        rows: list[EncodedRow] = []
         for sample, (opening, segments) in zip(samples, opened, strict=True):
             parts = [(opening, False), *((next(encoded), segment.learnt) for segment in segments)]
             if isinstance(sample, PlainText):
-                parts.append((self._eos, True))
-            rows.append(_joined(parts, answer=_answer(sample, last=last_only), seq_len=seq_len))
+                tokens = [token for ids, _ in parts for token in ids] + (self._eos if sample.ends else [])
+                rows += _text_rows(begun.rows(tokens, ends=sample.ends, seq_len=seq_len), sample)
+                continue
+            ended = bool(segments) and not self._ends_turn(parts, sample)
+            parts += [(self._eos, True)] if ended else []
+            rows.append(_joined(parts, answer=_answer(sample, last=last_only), seq_len=seq_len, ended=ended))
         return rows
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
@@ -95,8 +119,21 @@ class SampleEncoder:
     def stop_token_ids(self) -> list[int]:
         """Tokens at which generation stops: the template's end of turn and eos."""
         sample = Conversation((Turn("user", "a"), Turn("assistant", "b")), "template")
-        last = self.encode([sample], seq_len=1 << 20)[0].input_ids[-1:]
+        _, segments = self._opened(self.template.segments(sample))
+        last = self._encode(self._pieces(segments))[-1][-1:]
         return sorted({*self._eos, *self._special_ids.intersection(last)})
+
+    def _ends_turn(self, parts: Sequence[tuple[list[int], bool]], sample: Conversation) -> bool:
+        """True if the last answer ends with a token at which generation stops."""
+        last = next((ids[-1] for ids, _ in reversed(parts) if ids), None)
+        if last in self._special_ids or last in self._eos:
+            return True
+        if not self._eos:
+            raise DataError(
+                f"{sample.where}: the chat template ({self.template.name}) ends an answer with no token of its own, "
+                "the tokenizer has no eos: the model would never stop; set its eos_token or name a built-in `template`"
+            )
+        return False
 
     def _marked(self, added: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Added tokens, those of the template marked as special: only such are left alone in text that stays text."""
@@ -114,9 +151,8 @@ class SampleEncoder:
             return [], segments
         return self._bos, (segments[0]._replace(text=segments[0].text.removeprefix(bos)), *segments[1:])
 
-    def _pieces(self, segments: Sequence[Segment]) -> list[_Piece]:
+    def _pieces(self, segments: Sequence[Segment], *, inside: bool = False) -> list[_Piece]:
         pieces = []
-        inside = False
         for segment in segments:
             pieces.append(_Piece(segment.text, inside, segment.literal))
             if not segment.text:
@@ -150,15 +186,31 @@ class SampleEncoder:
         return start != inside and after[1:] == start
 
 
-def _answer(sample: Conversation | PlainText, *, last: bool) -> str | None:
-    """What is learnt first; None for plain text or without an answer."""
-    if isinstance(sample, PlainText):
-        return None
-    answers = [turn.content for turn in sample.turns if turn.role == "assistant"]
-    return answers[-1 if last else 0] if answers else None
+def _answer(sample: Conversation, *, last: bool) -> str | None:
+    """What is learnt first; None without an answer."""
+    answers = learnt_answers(sample)
+    return sample.turns[answers[-1 if last else 0]].content if answers else None
 
 
-def _joined(parts: list[tuple[list[int], bool]], *, answer: str | None, seq_len: int) -> EncodedRow:
+def _text_rows(pieces: Iterator[tuple[int, list[int]]], sample: PlainText) -> list[EncodedRow]:
+    blank = not sample.text or sample.text.isspace()
+    return [
+        EncodedRow(
+            input_ids=ids,
+            labels=[IGNORED, *ids[1:]][: len(ids)],
+            prompt_length=0,
+            answer=None,
+            cut=False,
+            num_supervised=max(len(ids) - 1, 0),
+            piece=piece,
+            blank=blank,
+            ended=False,
+        )
+        for piece, ids in pieces
+    ]
+
+
+def _joined(parts: list[tuple[list[int], bool]], *, answer: str | None, seq_len: int, ended: bool) -> EncodedRow:
     input_ids: list[int] = []
     labels: list[int] = []
     prompt_length = 0
@@ -169,10 +221,18 @@ def _joined(parts: list[tuple[list[int], bool]], *, answer: str | None, seq_len:
         input_ids += ids
         labels += ids if learnt else [IGNORED] * len(ids)
     labels[:1] = [IGNORED] * len(labels[:1])
-    cut = len(input_ids) > seq_len
-    labels = labels[:seq_len]
-    supervised = len(labels) - labels.count(IGNORED)
-    return EncodedRow(input_ids[:seq_len], labels, 0 if answer is None else prompt_length, answer, cut, supervised)
+    kept = labels[:seq_len]
+    return EncodedRow(
+        input_ids=input_ids[:seq_len],
+        labels=kept,
+        prompt_length=0 if answer is None else prompt_length,
+        answer=answer,
+        cut=len(input_ids) > seq_len,
+        num_supervised=len(kept) - kept.count(IGNORED),
+        piece=0,
+        blank=not answer or answer.isspace(),
+        ended=ended,
+    )
 
 
 def _built_like(tokenizer: Any, described: dict[str, Any]) -> Any:

@@ -1,27 +1,15 @@
 """What a row means: the five row formats, recognised from the first row's columns, as turns or plain text."""
 
 import difflib
-import re
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Any
 
+from toolkit.data.samples import Conversation, PlainText, Turn, holds, quoted, text_of
 from toolkit.data.source import Row
+from toolkit.data.turns import read_history, read_turns, unread_keys
 from toolkit.errors import DataError
 from toolkit.specs.data import DataFormat, DataSource
-
-Role = Literal["system", "user", "assistant"]
-
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-}
 
 # In this order: files with `messages` or `instruction` often carry a flat `prompt` or `text` beside them.
 COLUMNS: tuple[tuple[DataFormat, tuple[str, ...]], ...] = (
@@ -35,28 +23,13 @@ COLUMNS: tuple[tuple[DataFormat, tuple[str, ...]], ...] = (
     ("prompt_completion", ("instruction", "response")),
     ("text", ("text",)),
 )
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class Turn(NamedTuple):
-    """One message of a conversation."""
-
-    role: Role
-    content: str
-
-
-class Conversation(NamedTuple):
-    """A sample of turns; every assistant turn is learnt."""
-
-    turns: tuple[Turn, ...]
-    where: str
-
-
-class PlainText(NamedTuple):
-    """A sample of running text, learnt as a whole."""
-
-    text: str
-    where: str
+PASSAGES = ("input", "context")
+"""Columns of what a question is about; put behind it."""
+SYSTEMS = ("system", "system_prompt")
+"""Columns of a system text for the whole row."""
+TOOLS = ("tools", "functions")
+"""Columns of tools that the answers may call; no template here shows them to the model."""
+_CONVERSATIONS = ("messages", "sharegpt")
 
 
 @dataclass(frozen=True)
@@ -70,32 +43,80 @@ class RowReader:
     renames: dict[str, str]
     """`DataSource.columns`."""
     input_join: str = "\n\n"
-    """Put between alpaca's `instruction` and `input`."""
+    """Put between a question and its passage, as alpaca's `instruction` and `input`."""
 
     def read(self, row: Row) -> Conversation | PlainText:
-        """The row's sample; leading assistant turns are dropped, as nothing asked for them.
+        """The row's sample: a passage stands behind its question, a system text before all turns.
 
         Raises:
-            DataError: a column is missing or of the wrong type, with file and line.
+            DataError: a column is missing, of the wrong type, or says what no sample can; with file and line.
         """
         values = _renamed(row.values, self.renames)
         missing = [column for column in self.columns if column not in values]
         if missing:
             raise DataError(
-                f"{row.where}: no column {_quoted(missing)} ({self.format} row); found {_quoted(row.values)}; "
+                f"{row.where}: no column {quoted(missing)} ({self.format} row); found {quoted(row.values)}; "
                 "add it or remove the row; a file of another shape is a source of its own"
             )
+        if self.format == "text":
+            return PlainText(text_of(values, self.columns[0], where=row.where), row.where, row.begins, row.ends)
+        for column in TOOLS:
+            if holds(values.get(column)):
+                raise DataError(f"{row.where}: has `{column}`; calls of tools cannot be trained, remove the row")
+        if self.format in _CONVERSATIONS:
+            turns, leading = read_turns(values[self.columns[0]], self.columns[0], where=row.where)
+            return Conversation(self._with_system(values, turns, where=row.where), row.where, leading)
+        asked, answered = (text_of(values, column, where=row.where) for column in self.columns)
+        passage = self._one_of(PASSAGES, values, where=row.where)
+        # A column called prompt may hold the passage already.
+        if passage and not (self.columns[0] == "prompt" and passage in asked):
+            asked = f"{asked}{self.input_join}{passage}"
+        history = read_history(values["history"], where=row.where) if holds(values.get("history")) else []
+        turns = (*history, Turn("user", asked), Turn("assistant", answered))
+        return Conversation(self._with_system(values, turns, where=row.where), row.where)
+
+    def unread(self, row: Row) -> set[str]:
+        """Columns, and keys of turns, that hold something of which `read` makes nothing."""
+        values = _renamed(row.values, self.renames)
+        found = {name for name in values.keys() - self._read_columns if holds(values[name])}
+        if self.format in _CONVERSATIONS:
+            column = self.columns[0]
+            found |= {f"{column}[].{key}" for key in unread_keys(values.get(column))}
+        return found
+
+    @cached_property
+    def _read_columns(self) -> set[str]:
         match self.format:
             case "text":
-                return PlainText(_text(values, self.columns[0], where=row.where), row.where)
+                return set(self.columns)
             case "messages" | "sharegpt":
-                return Conversation(_turns(values[self.columns[0]], self.columns[0], where=row.where), row.where)
+                return {*self.columns, *SYSTEMS}
             case "alpaca" | "prompt_completion":
-                asked, answered = (_text(values, column, where=row.where) for column in self.columns)
-                # An export by pandas has null or nothing where a row has no input.
-                if self.format == "alpaca" and values.get("input") not in (None, ""):
-                    asked = f"{asked}{self.input_join}{_text(values, 'input', where=row.where)}"
-                return Conversation((Turn("user", asked), Turn("assistant", answered)), row.where)
+                return {*self.columns, *self._synonyms(PASSAGES), *self._synonyms(SYSTEMS), "history"}
+
+    def _with_system(self, values: dict[str, Any], turns: tuple[Turn, ...], *, where: str) -> tuple[Turn, ...]:
+        system = self._one_of(SYSTEMS, values, where=where)
+        if not system:
+            return turns
+        own = turns[0] if turns and turns[0].role == "system" else None
+        if own and own.content != system:
+            raise DataError(f"{where}: has a system text of its own and one among its turns; keep one of them")
+        return turns if own else (Turn("system", system), *turns)
+
+    def _one_of(self, names: tuple[str, ...], values: dict[str, Any], *, where: str) -> str:
+        """The text under one of the names; a column that was renamed so leaves the others unread."""
+        # An export by pandas has null or nothing where a row has none.
+        found = [name for name in self._synonyms(names) if values.get(name) not in (None, "")]
+        texts = {name: text_of(values, name, where=where) for name in found}
+        if len(texts) > 1:
+            raise DataError(
+                f"{where}: has {quoted(texts)}, needs one of them; remove the other, or name the column in `columns`, "
+                f"as in {{{names[0]}: {names[1]}}}"
+            )
+        return next(iter(texts.values()), "")
+
+    def _synonyms(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self.renames) or names
 
 
 def reader_for(first: Row, source: DataSource, *, input_join: str) -> RowReader:
@@ -113,13 +134,13 @@ def reader_for(first: Row, source: DataSource, *, input_join: str) -> RowReader:
     known = [f"{name} ({', '.join(columns)})" for name, columns in COLUMNS if source.format in (None, name)]
     wanted = f"format {source.format} needs" if source.format else "no known format; known are"
     raise DataError(
-        f"{first.where}: found columns {_quoted(first.values)}; {wanted} {' or '.join(known)}; "
+        f"{first.where}: found columns {quoted(first.values)}; {wanted} {' or '.join(known)}; "
         "rename with `columns`, as in {prompt: question, completion: answer}"
     )
 
 
 def _check_renames(first: Row, renames: dict[str, str]) -> None:
-    ours = {column for _, columns in COLUMNS for column in columns} | {"input"}
+    ours = {column for _, columns in COLUMNS for column in columns} | {*PASSAGES, *SYSTEMS, "history"}
     faults = []
     for mine, theirs in renames.items():
         if mine not in ours:
@@ -132,7 +153,7 @@ def _check_renames(first: Row, renames: dict[str, str]) -> None:
 
 def _nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean `{close[0]}`? All: {_quoted(known)}" if close else f"; give one of {_quoted(known)}"
+    return f"; did you mean `{close[0]}`? All: {quoted(known)}" if close else f"; give one of {quoted(known)}"
 
 
 def _renamed(values: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
@@ -141,43 +162,3 @@ def _renamed(values: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
     moved = set(renames.values())
     kept = {name: value for name, value in values.items() if name not in moved}
     return kept | {mine: values[theirs] for mine, theirs in renames.items() if theirs in values}
-
-
-def _text(values: dict[str, Any], column: str, *, where: str) -> str:
-    value = values.get(column)
-    if not isinstance(value, str):
-        given = "null" if value is None else f"{type(value).__name__} ({str(value)[:40]})"
-        raise DataError(f"{where}: `{column}` is {given}, needs text; mend or remove the row")
-    if bad := _SURROGATE.search(value):
-        raise DataError(f"{where}: `{column}` holds half a character (\\u{ord(bad[0]):x}); mend the escape in the row")
-    return value
-
-
-def _turns(value: object, column: str, *, where: str) -> tuple[Turn, ...]:
-    if not isinstance(value, list):
-        raise DataError(f"{where}: `{column}` is {type(value).__name__}, needs a list of turns; mend or remove the row")
-    turns = [_turn(turn, f"{column}[{index}]", where=where) for index, turn in enumerate(value)]
-    start = 0
-    while start < len(turns) and turns[start].role == "system":
-        start += 1
-    first_user = start
-    while first_user < len(turns) and turns[first_user].role != "user":
-        first_user += 1
-    return tuple(turns[:start] + turns[first_user:])
-
-
-def _turn(value: object, name: str, *, where: str) -> Turn:
-    # In Parquet a column has all keys, those of other rows null.
-    sharegpt = isinstance(value, dict) and value.get("from") is not None
-    keys = ("from", "value") if sharegpt else ("role", "content")
-    if not isinstance(value, dict) or any(key not in value for key in keys):
-        given = _quoted(value) if isinstance(value, dict) else type(value).__name__
-        raise DataError(f"{where}: `{name}` is {given}, needs role and content (or from and value); mend the row")
-    role = ROLES.get(value[keys[0]].lower()) if isinstance(value[keys[0]], str) else None
-    if role is None:
-        raise DataError(f"{where}: `{name}` has role {value[keys[0]]!r}; known roles: {', '.join(ROLES)}")
-    return Turn(role, _text({name: value[keys[1]]}, name, where=where))
-
-
-def _quoted(names: Any) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "none"

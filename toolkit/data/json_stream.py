@@ -49,14 +49,12 @@ def line_values(path: Path) -> Iterator[tuple[int, Any]]:
     Raises:
         DataError: `file:line` of the first line that is not JSON or not UTF-8, or a truncated gzip stream.
     """
-    started = False
+    if _is_array_of_rows(path):  # under a .jsonl name
+        yield from json_values(path)
+        return
     for number, line in _lines(path):
         if not line or line.isspace():
             continue
-        if not started and line.strip() == "[":  # an array under a .jsonl name
-            yield from json_values(path)
-            return
-        started = True
         try:
             value = _DECODER.decode(line)
         except json.JSONDecodeError as error:
@@ -64,6 +62,19 @@ def line_values(path: Path) -> Iterator[tuple[int, Any]]:
         except (ValueError, RecursionError) as error:
             _refuse(path, number, f"not usable JSON ({error}); mend or remove the line")
         yield number, value
+
+
+def _is_array_of_rows(path: Path) -> bool:
+    """True for a file that is one array; lines may be arrays, too, each of the turns of a conversation."""
+    window = _Window(path)
+    if window.peek() != "[":
+        return False
+    window.expect("[", "`[`")
+    opened, following = window.line, window.peek()
+    if following != "{":
+        return following == "["
+    line, first = window.value()
+    return line > opened or not {"role", "from"} & first.keys()
 
 
 def json_values(path: Path) -> Iterator[tuple[int, Any]]:
@@ -91,7 +102,7 @@ class _Window:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.line = 1
-        self._chunks = _text_chunks(path)
+        self._chunks = text_chunks(path)
         self._text = ""
         self._at = 0
 
@@ -219,7 +230,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     # str.splitlines would also split at U+2028 and U+0085, which are ordinary characters inside a JSON string.
     pending: list[str] = []
     number, length = 1, 0
-    for chunk in _text_chunks(path):
+    for chunk in text_chunks(path):
         first, *others = chunk.split("\n")
         pending.append(first)
         length += len(first)
@@ -232,7 +243,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     yield number, "".join(pending)
 
 
-def _text_chunks(path: Path) -> Iterator[str]:
+def text_chunks(path: Path) -> Iterator[str]:
+    """The file's text, unpacked, in parts of about a megabyte, without a byte order mark.
+
+    Raises:
+        DataError: `file:line` of what is not UTF-8, or a truncated gzip stream.
+    """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     line = 1
     for chunk in _byte_chunks(path):

@@ -7,7 +7,6 @@ which of these is a matter of their lengths (balance.py). Any step can be asked 
 """
 
 import copy
-import hashlib
 import itertools
 import math
 import statistics
@@ -21,10 +20,10 @@ from datasets import Dataset
 
 from toolkit.data.balance import divided, imbalance
 from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of
+from toolkit.data.digests import fingerprint
 from toolkit.data.encode import SampleEncoder
 from toolkit.data.packing import Packs, token_counts
 
-_SAMPLE_ROWS = 1000
 _BATCHES_SORTED = 50
 
 
@@ -79,7 +78,7 @@ class GlobalBatches:
         packs: Packs | None = None,
         grouped: bool = False,
     ) -> None:
-        self._rows, self._packs = _tokens_of(rows), packs
+        self._given, self._rows, self._packs = rows, _tokens_of(rows), packs
         self._lengths = token_counts(rows) if packs is None else packs.tokens
         self._share, self._seed, self._pad, self._grouped = share, seed, pad_token_id, grouped
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
@@ -97,12 +96,9 @@ class GlobalBatches:
         return math.ceil(len(self._lengths) / self._share.global_batch)
 
     def fingerprint(self) -> str:
-        """Tells these rows from others, or in another order, by their number and a sample of them."""
-        count = len(self._lengths)
-        sample = sorted({place * count // _SAMPLE_ROWS for place in range(_SAMPLE_ROWS)})
-        rows = samples_of(self._rows, sample) if self._packs is None else self._packed_samples(self._packs, sample)
-        grouped = " grouped" if self._grouped else ""
-        return hashlib.sha256(f"{count} {rows}{grouped}".encode()).hexdigest()[:16]
+        """Tells these rows from any others, from the same in another order, and from other packs of them."""
+        packs = () if self._packs is None else (self._packs.rows, self._packs.starts)
+        return fingerprint(self._given, *packs) + (" grouped" if self._grouped else "")
 
     def step(self, index: int) -> list[Batch]:
         """grad_accum micro-batches of step `index` (from 0, over all epochs), each as wide as its longest row needs.

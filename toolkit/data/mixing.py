@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from toolkit.data.cache import Tally
+from toolkit.data.digests import stored_digests
 from toolkit.errors import DataError
 from toolkit.specs.data import DataConfig, DataSource
 
@@ -62,7 +63,7 @@ def mixture(sources: Sequence[Opened], config: DataConfig, *, held_out: Opened |
         largest = sizes.index(max(sizes))
         counts[largest] = max(counts[largest], 1)
     return [
-        _chosen(kept, opened.source, held_out=count, seeds=(_seed(seed, index), _seed(~seed, index)))
+        _chosen(kept, opened, held_out=count, seeds=(_seed(seed, index), _seed(~seed, index)))
         for index, (kept, opened, count) in enumerate(zip(chosen, sources, counts, strict=True))
     ]
 
@@ -73,9 +74,9 @@ class _Kept(NamedTuple):
     copies: int
 
 
-def _chosen(kept: _Kept, source: DataSource, *, held_out: int, seeds: tuple[int, int]) -> Chosen:
+def _chosen(kept: _Kept, opened: Opened, *, held_out: int, seeds: tuple[int, int]) -> Chosen:
     """One source's rows, divided by the first seed; of what is less than a pass the second chooses."""
-    size = len(kept.rows)
+    source, size = opened.source, len(kept.rows)
     if held_out >= size:
         raise DataError(
             f"{source.label}: held_out_fraction takes {held_out} of {size} rows, none is left to train on; lower it "
@@ -84,7 +85,7 @@ def _chosen(kept: _Kept, source: DataSource, *, held_out: int, seeds: tuple[int,
             else f"{source.label}: all its rows are in another source or held out; leave it out of `train`, or set "
             "`deduplicate: false`"
         )
-    order = _permutation(size, seeds[0]) if held_out else np.arange(size)
+    order = _order(kept.rows, opened, held_out=held_out, seed=seeds[0]) if held_out else np.arange(size)
     samples = np.sort(kept.rows[order[held_out:]])
     passes, rest = divmod(max(round(len(samples) * source.weight), 1), len(samples))
     further = samples[_permutation(len(samples), seeds[1])[:rest]] if rest else samples[:0]
@@ -92,11 +93,32 @@ def _chosen(kept: _Kept, source: DataSource, *, held_out: int, seeds: tuple[int,
     return Chosen(samples, epoch, np.sort(kept.rows[order[:held_out]]), kept.duplicates, kept.copies)
 
 
+def _order(rows: np.ndarray, opened: Opened, *, held_out: int, seed: int) -> np.ndarray:
+    """Places of the rows, those to be held out first: whole texts as far as they fit, and of one more its end.
+
+    So rows of at most one text are on both sides, and there the trained ones come first.
+    """
+    if not opened.tally.pieces:
+        return _permutation(len(rows), seed)
+    text_of_row = np.cumsum(column(opened.rows, "piece") == 0)[rows]
+    sizes = np.bincount(text_of_row)
+    texts = np.flatnonzero(sizes)
+    texts = texts[_permutation(len(texts), seed)]
+    rank = np.empty_like(sizes)
+    rank[texts] = np.arange(len(texts))
+    order = np.argsort(rank[text_of_row], kind="stable")
+    ends = np.cumsum(sizes[texts])
+    divided = int(np.searchsorted(ends, held_out, side="right"))  # the text that does not fit as a whole
+    start, end = ends[divided] - sizes[texts[divided]], ends[divided]
+    order[start:end] = np.roll(order[start:end], held_out - start)
+    return order
+
+
 def _distinct(sources: Sequence[Opened], held_out: Opened | None) -> list[_Kept]:
     """The first of rows that have the same tokens and labels, over all sources, unless a held-out row has them too."""
     before = [] if held_out is None else [held_out.rows]
     rows = [*before, *(each.rows for each in sources)]
-    first = _first_alike(np.concatenate([_digests(each) for each in rows]))
+    first = _first_alike(np.concatenate([stored_digests(each) for each in rows]))
     ends = np.cumsum([len(each) for each in rows])[:-1]
     held = 0 if held_out is None else len(held_out.rows)
     chosen = []
@@ -131,15 +153,6 @@ def column(rows: Dataset, name: str) -> np.ndarray:
         batch[name].to_numpy() for batch in rows.select_columns(name).with_format("arrow").iter(batch_size=_BATCH_ROWS)
     ]
     return np.concatenate(parts)
-
-
-def _digests(rows: Dataset) -> np.ndarray:
-    """Of each row 16 bytes, as two numbers: uint64 [rows, 2]."""
-    parts = [
-        np.frombuffer(b"".join(batch["digest"].to_pylist()), np.uint64)
-        for batch in rows.select_columns("digest").with_format("arrow").iter(batch_size=_BATCH_ROWS)
-    ]
-    return np.concatenate(parts).reshape(-1, 2)
 
 
 def _first_alike(digests: np.ndarray) -> np.ndarray:

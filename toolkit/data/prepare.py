@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from toolkit.data.cache import cached_rows
 from toolkit.data.encode import SampleEncoder
 from toolkit.data.mixing import Opened, mixture, rows_of, spread
+from toolkit.data.overlap import overlap_notes, refuse_overlap
 from toolkit.data.packing import Packs, pack
 from toolkit.data.statistics import Statistics, lengths_of, notes_of, packing_notes, statistics_of
 from toolkit.data.template import choose_template
@@ -25,7 +26,7 @@ from toolkit.specs.data import DataConfig, DataSource, TemplateName
 @dataclass(frozen=True)
 class PreparedData:
     """Rows ready for batches: columns input_ids, labels (int32 lists), prompt_length, answer, cut, num_supervised,
-    digest."""
+    piece, digest."""
 
     train: Dataset
     """Training rows of an epoch, memory-mapped; a row may stand here more than once."""
@@ -76,6 +77,7 @@ def prepare(
     def opened(source: DataSource) -> Opened:
         return Opened(source, *cached_rows(source, encoder=encoder_of(source.template), seq_len=seq_len, cache=cache))
 
+    refuse_overlap(config)
     encoder = encoder_of(config.template)
     sources = [opened(source) for source in config.sources]
     evaluated = None if config.held_out_source is None else opened(config.held_out_source)
@@ -83,28 +85,25 @@ def prepare(
     lengths = [lengths_of(each) for each in sources]
     epoch, kept = [each.epoch for each in chosen], [each.held_out for each in chosen]
     held_out = held_out_statistics = None
+    measured: list[tuple[Opened, np.ndarray]] = []
     if evaluated is not None:
-        held_out = evaluated.rows
-        held_out_statistics = statistics_of([evaluated], [lengths_of(evaluated)], [np.arange(len(held_out))])
+        held_out, measured = evaluated.rows, [(evaluated, np.arange(len(evaluated.rows)))]
+        held_out_statistics = statistics_of([evaluated], [lengths_of(evaluated)], [measured[0][1]])
     elif any(map(len, kept)):
-        held_out, held_out_statistics = spread(sources, kept), statistics_of(sources, lengths, kept)
+        held_out, measured = spread(sources, kept), list(zip(sources, kept, strict=True))
+        held_out_statistics = statistics_of(sources, lengths, kept)
     statistics = statistics_of(sources, lengths, epoch, chosen=chosen)
     tokens = np.concatenate([own.tokens[rows] for own, rows in zip(lengths, epoch, strict=True)])
     packs = pack(tokens, capacity=seq_len) if config.packing else None
-    return PreparedData(
-        train=rows_of(sources, epoch),
-        held_out=held_out,
-        statistics=statistics,
-        held_out_statistics=held_out_statistics,
-        packs=packs,
-        encoder=encoder,
-        notes=(
-            *([encoder.template.note] if encoder.template.note else []),
-            *_other_templates(encoder, sources),
-            *notes_of(statistics, sources, seq_len=seq_len),
-            *packing_notes(statistics, packs, seq_len=seq_len),
-        ),
+    notes = (
+        *([encoder.template.note] if encoder.template.note else []),
+        *_other_templates(encoder, sources),
+        *notes_of(statistics, sources, seq_len=seq_len),
+        *overlap_notes(sources, epoch, measured),
+        *packing_notes(statistics, packs, seq_len=seq_len),
     )
+    train = rows_of(sources, epoch)
+    return PreparedData(train, held_out, statistics, held_out_statistics, packs, encoder, notes)
 
 
 def _other_templates(encoder: SampleEncoder, sources: Sequence[Opened]) -> list[str]:

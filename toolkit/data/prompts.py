@@ -1,19 +1,14 @@
-"""Prompts that a recipe wants answered, beside its held-out samples; and what tells one set of samples from another."""
+"""Prompts that a recipe wants answered, beside its held-out samples."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from datasets import Dataset
 from datasets import config as datasets_config
 
-from toolkit.data.batches import samples_of
 from toolkit.data.cache import cached_rows
 from toolkit.data.prepare import PreparedData
 from toolkit.errors import DataError
 from toolkit.specs.data import DataConfig, DataSource
-
-_SAMPLE_ROWS = 64
 
 
 def with_prompts(
@@ -45,10 +40,3 @@ def with_prompts(
     if any(answer is None for answer in rows["answer"]):
         raise DataError(f"evaluation.prompts: {source}: plain text has no prompts; give rows of prompt and completion")
     return replace(data, prompts=rows)
-
-
-def fingerprint_of(rows: Dataset, limit: int) -> str:
-    """Tells the first `limit` rows from others by their number and a sample of them."""
-    count = min(limit, len(rows))
-    sample = sorted({place * count // _SAMPLE_ROWS for place in range(_SAMPLE_ROWS)}) if count else []
-    return hashlib.sha256(f"{count} {samples_of(rows, sample)}".encode()).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,20 +13,28 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from datasets import Dataset, load_dataset
 
-from toolkit.data.json_stream import json_values, line_values
+from toolkit.data.json_stream import json_values, line_values, text_chunks
+from toolkit.data.running_text import stretches
 from toolkit.errors import DataError
 
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+ROW_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+TEXT_SUFFIXES = (".txt", ".txt.gz")
+"""A file is one text."""
+SUFFIXES = ROW_SUFFIXES + TEXT_SUFFIXES
 _PARQUET_ROWS = 200
 """Rows in memory at a time; of long documents a thousand would be too many."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class Row(NamedTuple):
-    """One raw row and where it stands, as in `train.jsonl:17`."""
+    """One raw row and where it stands, as in `train.jsonl:17`; of a text file, a part of it."""
 
     values: dict[str, Any]
     where: str
+    begins: bool = True
+    """False for a part of a text file after its first."""
+    ends: bool = True
+    """False for a part of a text file before its last."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +86,7 @@ def open_source(source: str, hub_split: str) -> Source:
         return Source(source, _folder_files(path))
     if path.exists():
         if not path.name.endswith(SUFFIXES):
-            raise DataError(
-                f"{source}: unknown kind of file; give one of {', '.join(SUFFIXES)} or a folder of them; running text "
-                'goes into rows of {"text": ...}'
-            )
+            raise DataError(f"{source}: unknown kind of file; give one of {', '.join(SUFFIXES)} or a folder of them")
         return Source(source, (path,))
     if path.name.endswith(SUFFIXES) or not _HUB_ID.fullmatch(source) or source.startswith("."):
         raise DataError(f"{source}: no such file or folder{_nearest(path)}")
@@ -88,9 +94,10 @@ def open_source(source: str, hub_split: str) -> Source:
 
 
 def _folder_files(folder: Path) -> tuple[Path, ...]:
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and path.is_file())
-    if files:
-        return tuple(files)
+    # A text beside rows is their README or licence.
+    for endings in (ROW_SUFFIXES, TEXT_SUFFIXES):
+        if files := sorted(path for path in folder.iterdir() if path.name.endswith(endings) and path.is_file()):
+            return tuple(files)
     inner = sorted({path.parent for path in folder.glob("*/*") if path.name.endswith(SUFFIXES)})
     advice = f"did you mean {inner[0]}?" if inner else "give a folder that has some, or a file"
     raise DataError(f"{folder}: no data file here ({', '.join(SUFFIXES)}); {advice}")
@@ -132,6 +139,9 @@ def _file_rows(path: Path) -> Iterator[Row]:
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
         return
+    if path.name.endswith(TEXT_SUFFIXES):
+        yield from _text_rows(path)
+        return
     lines = path.name.removesuffix(".gz").endswith(".jsonl")
     for line, value in line_values(path) if lines else json_values(path):
         where = f"{path}:{line}"
@@ -141,6 +151,20 @@ def _file_rows(path: Path) -> Iterator[Row]:
         if not isinstance(value, dict):
             raise DataError(f"{where}: the row is {_kind(value)}, needs an object such as {{'prompt': ..., ...}}")
         yield Row(value, where)
+
+
+def _text_rows(path: Path) -> Iterator[Row]:
+    """Parts of the one text."""
+    for part in stretches(_unix_lines(path)):
+        if part.text:
+            yield Row({"text": part.text}, f"{path}:1", part.begins, part.ends)
+
+
+def _unix_lines(path: Path) -> Iterator[str]:
+    decoder = io.IncrementalNewlineDecoder(None, translate=True)
+    for chunk in text_chunks(path):
+        yield decoder.decode(chunk)
+    yield decoder.decode("", final=True)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

@@ -7,16 +7,21 @@ import numpy as np
 
 from toolkit.data.mixing import Chosen, Opened, column
 from toolkit.data.packing import Packs, token_counts
+from toolkit.data.samples import quoted
+
+_NAMED_COLUMNS = 12
 
 
 @dataclass(frozen=True)
 class SourceStatistics:
-    """What becomes of the rows of one source; every row read is in one of the counts up to `samples`."""
+    """What becomes of the rows of one source; `read` and `pieces` are the sum of the other counts up to `samples`."""
 
     name: str
     """As the recipe calls it."""
     read: int
-    """Rows of the source."""
+    """Rows of the source; a text file is one."""
+    pieces: int
+    """Further rows, of texts longer than seq_len."""
     without_answer: int
     """Left out: nothing in them is learnt."""
     prompt_too_long: int
@@ -108,6 +113,7 @@ def statistics_of(
             SourceStatistics(
                 name=opened.source.label,
                 read=opened.tally.read,
+                pieces=opened.tally.pieces,
                 without_answer=opened.tally.without_answer,
                 prompt_too_long=opened.tally.prompt_too_long,
                 duplicates=each.duplicates,
@@ -146,9 +152,27 @@ def notes_of(statistics: Statistics, sources: Sequence[Opened], *, seq_len: int)
         notes.append(f"{copied} of {read} rows were left out: a held-out row has the same tokens and labels")
     if repeated := statistics.duplicate_rows - copied:
         notes.append(f"{repeated} of {read} rows were left out: an earlier row has the same tokens and labels")
+    if leading := sum(tally.leading for tally in tallies):
+        notes.append(
+            f"{leading} of {read} rows begin with an answer: what stands before the first question is left out"
+        )
+    if pieces := sum(tally.pieces for tally in tallies):
+        notes.append(f"texts longer than seq_len {seq_len} go on in {pieces:,} further rows")
+    if ended := sum(tally.ended for tally in tallies):
+        notes.append(
+            f"the chat template ends answers with no token of its own: eos was put behind the last answer of {ended} "
+            "rows, so that the model learns to stop"
+        )
+    notes += [_unread(each) for each in sources if each.tally.unread]
     if blank := sum(tally.blank for tally in tallies):
         notes.append(f"{blank} of {read} rows have an empty answer or text: they teach to say nothing")
     return notes
+
+
+def _unread(opened: Opened) -> str:
+    names = opened.tally.unread
+    listed = quoted(names[:_NAMED_COLUMNS]) + (" and others" if len(names) > _NAMED_COLUMNS else "")
+    return f"{opened.source.label}: nothing is read of {listed}"
 
 
 def packing_notes(statistics: Statistics, packs: Packs | None, *, seq_len: int) -> list[str]:

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from toolkit.data import sandbox
-from toolkit.data.formats import Conversation, Turn
+from toolkit.data.samples import Conversation, Turn, learnt_answers
 from toolkit.errors import DataError
 from toolkit.specs.data import TemplateName
 
@@ -76,23 +76,23 @@ class ChatTemplate:
         return "\n\n### Input:\n" if self.name == "alpaca" else "\n\n"
 
     def segments(self, sample: Conversation, *, last_only: bool = False) -> tuple[Segment, ...]:
-        """The text up to the end of the last answer, cut at the edges of the answers; empty without an answer.
+        """The text up to the end of the last learnt answer, cut at the edges of those; empty without one.
 
-        Each learnt segment ends with the template's end of turn (eos or its own token).
+        Each learnt segment ends with the template's end of turn (eos or its own token), if it writes one.
 
         Args:
             sample: the turns.
-            last_only: of the answers only the last is learnt; what a template makes of those before is its own affair.
+            last_only: of these only the last is learnt; what a template makes of those before is its own affair.
 
         Raises:
             DataError: the template refuses the turns, leaves one out, or renders earlier turns differently later on.
         """
-        answers = [index for index, turn in enumerate(sample.turns) if turn.role == "assistant"]
+        answers = learnt_answers(sample)
         if not answers:
             return ()
         messages, escaped = self._messages(sample.turns[: answers[-1] + 1], sample.where)
         full = self._render(messages, sample.where)
-        self._refuse_lost_system(messages, sample.where)
+        self._refuse_lost_system(messages, full, sample.where)
         segments = []
         at = 0
         for index in answers[-1:] if last_only else answers:
@@ -128,8 +128,8 @@ class ChatTemplate:
             messages = apart
         return messages, any(_OPEN in message["content"] for message in messages)
 
-    def _refuse_lost_system(self, messages: list[dict[str, str]], where: str) -> None:
-        """Llama-2's form has a system text only as part of the question after it; any other it would leave out."""
+    def _refuse_lost_system(self, messages: list[dict[str, str]], full: str, where: str) -> None:
+        """Llama-2's form has a system text only as part of the question after it; others may have none at all."""
         roles = [message["role"] for message in messages]
         if self.name == "llama2" and any(
             (role, following) in (("system", "system"), ("system", "assistant")) for role, following in pairwise(roles)
@@ -137,6 +137,11 @@ class ChatTemplate:
             raise DataError(
                 f"{where}: the chat template (llama2) has a system text only before a user's; the turns are "
                 f"{', '.join(roles)}; mend the row or name another `template`"
+            )
+        if any(message["role"] == "system" and message["content"].strip() not in full for message in messages):
+            raise DataError(
+                f"{where}: the chat template ({self.name}) leaves the system text out; mend the row or name another "
+                "`template`"
             )
 
     def _apart(self, content: str) -> str:

@@ -1,5 +1,6 @@
 """Where the samples come from and how they become tokens, as the recipe has it."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ class DataSource(Spec):
     """One of several sources of training samples, and how often they occur."""
 
     source: str
-    """A file (.json, .jsonl, .jsonl.gz, .parquet), a folder of such files, or a Hugging Face hub id."""
+    """A file (.json, .jsonl, .parquet, .txt, also .gz), a folder of such files, or a Hugging Face hub id."""
     weight: float = Field(default=1.0, gt=0, le=100)
     """Passes over this source in an epoch: 2 has every sample twice, 0.5 half of them, the same in all epochs."""
     name: str | None = Field(default=None, min_length=1)
@@ -50,7 +51,7 @@ class DataConfig(Spec):
     """Where the samples come from and how they become tokens."""
 
     train: tuple[DataSource, ...]
-    """A file (.json, .jsonl, .jsonl.gz, .parquet), a folder of such files, a Hugging Face hub id, or a list of these.
+    """A file (.json, .jsonl, .parquet, .txt, also .gz), a folder of such files, a hub id, or a list of these.
     A source of a list may have settings of its own: `[a.jsonl, {source: b.jsonl, weight: 2.0}]`."""
     held_out: str | None = None
     """A second source for evaluation; without it `held_out_fraction` is taken from `train`."""
@@ -100,8 +101,15 @@ class DataConfig(Spec):
     @model_validator(mode="after")
     def _told_apart(self) -> Self:
         contents, labels = [], []
+        held_out = self.held_out_source
         for each in self.sources:
-            content = each.model_copy(update={"weight": 1.0, "name": None})
+            content = each.model_copy(update={"weight": 1.0, "name": None, "source": os.path.normpath(each.source)})
+            if held_out and content == held_out.model_copy(
+                update={"source": os.path.normpath(held_out.source), "template": each.template}
+            ):
+                raise ValueError(
+                    f"held_out names {each.source}, which is trained on; give another, or `held_out_fraction` instead"
+                )
             if content in contents:
                 # Held-out rows of one would be training rows of the other.
                 raise ValueError(f"train names {each.source} twice; name it once, with a `weight`")

@@ -39,7 +39,7 @@ class Workload(Spec):
     """Sequence length, global batch and method; a plan made for another workload is refused at start."""
 
     seq_len: int = Field(gt=0)
-    """Longest sequence in tokens; longer samples are cut."""
+    """Longest sequence in tokens; longer samples are cut, longer running texts go on in the next row."""
     global_batch: int = Field(gt=0)
     """Samples per optimizer step over all ranks and accumulation steps."""
     method: Literal["full", "lora", "qlora"] = "full"

@@ -50,6 +50,9 @@ TRAINS: dict[str, tuple[str, str | bytes, int]] = {
         lines(*({"instruction": "i", "output": "o", **x} for x in ({}, {"input": "x"}))),
         2,
     ),
+    "an array in one line": ("a.jsonl", json.dumps([ROW, ROW]), 2),
+    "an array in one line behind a blank one": ("a.jsonl", f"\n {json.dumps([{'messages': TURNS}])}", 1),
+    "an array of bare lists in one line": ("a.jsonl", json.dumps([TURNS, TURNS]), 2),
     "bare lists of turns": ("a.jsonl", lines(TURNS, TURNS), 2),
     "a bare list in an array": ("a.json", json.dumps([TURNS]), 1),
     "roles in capitals": ("a.jsonl", lines(talk(("User", "q"), ("Assistant", "a"))), 1),
@@ -128,7 +131,6 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
         "a.jsonl:1: `messages[1]` has role 'tool'",
     ),
     "no answer at all": ("a.jsonl", lines(talk(("system", "s"), ("assistant", "a"))), "a.jsonl: none of its 1 rows"),
-    "samples in one line": ("a.jsonl", json.dumps([ROW, ROW]), "a.jsonl:1: `messages[0]` is `prompt`, `completion`"),
     "a truncated gzip": (
         "a.jsonl.gz",
         gzip.compress(lines(*({"prompt": str(i), "completion": str(i * i)} for i in range(5000))).encode())[:-30],

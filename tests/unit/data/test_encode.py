@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from toolkit.data.encode import IGNORED, EncodedRow, SampleEncoder
-from toolkit.data.formats import Conversation, PlainText, Turn, reader_for
+from toolkit.data.formats import reader_for
+from toolkit.data.samples import Conversation, PlainText, Turn
 from toolkit.data.source import open_source
 from toolkit.data.template import choose_template
+from toolkit.errors import DataError
 from toolkit.specs.data import DataConfig
 
 FILES = [
@@ -191,3 +193,66 @@ def test_the_last_turn_alone_has_the_tokens_of_all_turns(llama2: Any, name: Any)
     if name != "plain":  # which has no marks: there a token may reach over the edge of two turns
         assert last.input_ids == every.input_ids
     assert encoder.encode([talk], seq_len=last.prompt_length)[0].num_supervised == 0
+
+
+@pytest.mark.parametrize("train_on", ["all_turns", "last_turn"])
+@pytest.mark.parametrize("name", ["alpaca", "llama2"])
+def test_an_answer_with_weight_0_is_only_read(llama2: Any, name: Any, train_on: Any) -> None:
+    first, second = Turn("assistant", "Wrong."), Turn("assistant", "It is 4.")
+    turns = (Turn("user", "2+2?"), first, Turn("user", "No."), second, Turn("user", "And?"), first)
+    flagged = tuple(turn._replace(learnt=False) if turn is first else turn for turn in turns)
+    encoder = SampleEncoder(choose_template(name, llama2), train_on=train_on)
+    (row,) = encoder.encode([Conversation(flagged, "f:1")], seq_len=200)
+    assert learnt(row, llama2) == [ENDS[name].format("It is 4.")]
+    assert row.answer == "It is 4."
+    assert row.input_ids[: row.prompt_length] == encoder.prompt_ids(turns[:3])
+    (none,) = encoder.encode([Conversation(flagged[:2], "f:1")], seq_len=200)
+    assert (none.num_supervised, none.answer) == (0, None)
+
+
+UNENDED = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture
+def unended(shared_data: Path) -> Any:
+    """A tokenizer whose template ends a turn with a line end alone."""
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "models" / "stories260K-hf-fp32")
+    tokenizer.chat_template = UNENDED
+    return tokenizer
+
+
+def test_eos_follows_where_the_template_ends_no_answer(unended: Any) -> None:
+    encoder = SampleEncoder(choose_template(None, unended))
+    turns = (Turn("user", "q"), Turn("assistant", "a"), Turn("user", "r"), Turn("assistant", "b"))
+    (row,) = encoder.encode([Conversation(turns, "f:1")], seq_len=200)
+    eos = unended.eos_token_id
+    assert row.ended
+    assert (row.input_ids.count(eos), row.labels[-1], row.input_ids[-1]) == (1, eos, eos)
+    # What the model is asked later on is still what it was trained on.
+    assert encoder.prompt_ids(turns[:1]) == row.input_ids[: row.prompt_length]
+    last = SampleEncoder(choose_template(None, unended), train_on="last_turn")
+    (row,) = last.encode([Conversation(turns, "f:1")], seq_len=200)
+    assert last.prompt_ids(turns[:3]) == row.input_ids[: row.prompt_length]
+    (none,) = encoder.encode([Conversation(turns[:1], "f:1")], seq_len=200)
+    assert (none.input_ids, none.ended) == ([], False)
+    assert encoder.stop_token_ids() == [eos]
+
+
+def test_without_any_token_to_end_with(unended: Any) -> None:
+    unended.eos_token = None
+    encoder = SampleEncoder(choose_template(None, unended))
+    asked = Conversation((Turn("user", "q"), Turn("assistant", "a")), "f:1")
+    with pytest.raises(DataError, match=r"f:1: .*\(tokenizer\) ends an answer with no token of its own, .*set its eos"):
+        encoder.encode([asked], seq_len=200)
+    assert encoder.encode([PlainText("once", "f:1")], seq_len=200)[0].num_supervised
+
+
+@pytest.mark.parametrize("name", ["alpaca", "llama2", "plain"])
+def test_no_second_eos_where_there_is_one(llama2: Any, name: Any) -> None:
+    encoder = SampleEncoder(choose_template(name, llama2))
+    (row,) = encoder.encode([Conversation((Turn("user", "q"), Turn("assistant", "a")), "f:1")], seq_len=200)
+    assert not row.ended
+    assert row.input_ids.count(llama2.eos_token_id) == 1

@@ -80,6 +80,11 @@ def write_parquet(path: Path, rows: list[dict[str, str]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=len(rows))
 
 
+def write_text(path: Path, rows: list[dict[str, str]]) -> None:
+    """One text of all of them."""
+    path.write_text("\n".join(value for row in rows for value in row.values()))
+
+
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, str]]:
     """Some 1,700 characters each, that no file format makes small, in some 130 tokens."""
@@ -101,6 +106,7 @@ def rows() -> list[dict[str, str]]:
         ("jsonl", write_lines),
         # 1.4 MiB alone, 16 beside other work: what Arrow's threads hold at a moment depends on the machine.
         pytest.param("parquet", write_parquet, marks=pytest.mark.soak),
+        pytest.param("txt", write_text, marks=pytest.mark.soak),
         pytest.param("json", write_json, marks=pytest.mark.soak),
         pytest.param("jsonl.gz", write_packed_lines, marks=pytest.mark.soak),
     ],

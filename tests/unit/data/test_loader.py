@@ -136,3 +136,38 @@ def test_plain_text_has_no_prompts(small: Any, write_rows: Any, tmp_path: Any) -
     config = DataConfig(train=str(write_rows([{"text": "Once upon a time"}])))
     data = prepare(config, small, seq_len=64, seed=0, cache_dir=tmp_path / "c")
     assert prompt_batches(data.train, Share(1, 0, 2), encoder=data.encoder, pad_token_id=2) is None
+
+
+def test_each_row_counts_for_the_fingerprint() -> None:
+    """Of many rows, too: a resume must not go on with others."""
+
+    def fingerprint(ids: list[list[int]], labels: list[list[int]]) -> str:
+        rows = Dataset.from_dict({"input_ids": ids, "labels": labels})
+        return GlobalBatches(rows, Share(1, 0, 8), seed=1, pad_token_id=PAD).fingerprint()
+
+    ids = [[1, 2, number % 90] for number in range(12_000)]
+    labels = [[IGNORED, *row[1:]] for row in ids]
+    found = {fingerprint(ids, labels), fingerprint(ids[::-1], labels[::-1]), fingerprint(ids[:-1], labels[:-1])}
+    for place in (1, 5_000, 11_999):
+        other = [*ids[:place], [1, 2, 91], *ids[place + 1 :]]
+        found |= {fingerprint(other, labels)}
+        unlearnt = [*labels[:place], [IGNORED] * 3, *labels[place + 1 :]]
+        found |= {fingerprint(ids, unlearnt)}
+    assert len(found) == 3 + 6
+    assert fingerprint(ids, labels).startswith("12000 rows ")
+
+
+def test_the_fingerprint_of_prepared_rows(small: Any, write_rows: Any, tmp_path: Any) -> None:
+    rows = [{"prompt": f"q{number}", "completion": "a"} for number in range(1100)]
+    files = [
+        write_rows(rows, "a.jsonl"),
+        write_rows([*rows[:10], {**rows[10], "completion": "b"}, *rows[11:]], "b.jsonl"),
+    ]
+    for config in ({}, {"packing": True}, {"held_out_fraction": 0.01}):
+        found = []
+        for file in (*files, files[0]):
+            given = DataConfig(train=str(file), template="plain", **config)
+            data = prepare(given, small, seq_len=64, seed=0, cache_dir=tmp_path / "c")
+            batches = GlobalBatches(data.train, Share(1, 0, 8), seed=1, pad_token_id=PAD, packs=data.packs)
+            found.append(batches.fingerprint())
+        assert found[0] == found[2] != found[1]

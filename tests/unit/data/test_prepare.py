@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from toolkit.data.cache import cached_rows
 from toolkit.data.prepare import prepare
@@ -205,3 +206,42 @@ def test_the_arrow_file_is_mapped_and_the_same_for_each_caller(small: Any, write
     assert (tally.read, tally.dropped) == (2500, 0)
     assert answers(rows) == [row["answer"] for row in qa(2500)]
     assert np.array_equal(rows.with_format("numpy")[7]["input_ids"], rows[7]["input_ids"])
+
+
+def test_what_is_not_read_is_told_once(small: Any, write_rows: Any, tmp_path: Path) -> None:
+    def notes(rows: list[Any]) -> tuple[str, ...]:
+        given = DataConfig(train={"source": str(write_rows(rows)), "name": "rows"}, template="plain")
+        return [prepare(given, small, seq_len=60, seed=0, cache_dir=tmp_path / "c").notes for _ in range(2)][
+            1
+        ]  # from the cache, too
+
+    rows = [{"prompt": "q", "completion": "a", "id": 1}, {"prompt": "q", "completion": "a", "topic": "t", "id": None}]
+    assert notes(rows) == ("rows: nothing is read of `id`, `topic`",)
+    turns = [{"role": "user", "content": "q", "name": "Ada"}, {"role": "assistant", "content": "a", "name": None}]
+    told = ("rows: nothing is read of `messages[].name`, `score`",)
+    assert notes([{"messages": turns, "score": 1, "tools": [], "note": ""}]) == told
+    assert notes([{"prompt": "q", "completion": "a", f"key{number}": 1} for number in range(99)])[0].endswith(
+        "and others"
+    )
+    assert notes([{"instruction": "q", "input": "p", "output": "a", "system": "s", "history": [["q", "a"]]}]) == ()
+
+
+def test_answers_before_the_first_question_are_counted(small: Any, write_rows: Any, tmp_path: Path) -> None:
+    greeting = [("assistant", "hi"), ("system", "s"), ("user", "q"), ("assistant", "a")]
+    rows = [
+        {"messages": [{"role": role, "content": text} for role, text in spoken]}
+        for spoken in (greeting, greeting[1:], greeting)
+    ]
+    data = prepare(
+        DataConfig(train=str(write_rows(rows)), template="plain"), small, seq_len=60, seed=0, cache_dir=tmp_path / "c"
+    )
+    assert data.notes == ("2 of 3 rows begin with an answer: what stands before the first question is left out",)
+    assert [small.decode(ids) for ids in data.train["input_ids"]] == ["<s> sqa</s>"] * 3
+
+
+def test_eos_behind_answers_is_told(shared_data: Path, write_rows: Any, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "models" / "stories260K-hf-fp32")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    data = prepare(DataConfig(train=str(write_rows(qa(3)))), tokenizer, seq_len=99, seed=0, cache_dir=tmp_path / "c")
+    assert [row[-1] for row in data.train["labels"]] == [tokenizer.eos_token_id] * 3
+    assert any("eos was put behind the last answer of 3 rows" in note for note in data.notes)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from toolkit.data.encode import SampleEncoder
-from toolkit.data.formats import Conversation, Turn
 from toolkit.data.preview import decoded_example
+from toolkit.data.samples import Conversation, Turn
 from toolkit.data.template import choose_template
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from toolkit.data.digests import fingerprint
 from toolkit.data.loader import Share, prompt_batches
 from toolkit.data.prepare import PreparedData, prepare
-from toolkit.data.prompts import fingerprint_of, with_prompts
+from toolkit.data.prompts import with_prompts
 from toolkit.errors import DataError
 from toolkit.specs.data import DataConfig
 
@@ -77,6 +78,6 @@ def test_prompts_are_numbered_over_all_ranks(data: PreparedData) -> None:
 
 def test_a_fingerprint_tells_samples_apart(data: PreparedData) -> None:
     rows = data.train
-    told = {fingerprint_of(rows, 5), fingerprint_of(rows, 4), fingerprint_of(rows.select([1, 0, 2, 3, 4]), 5)}
+    told = {fingerprint(rows, count=5), fingerprint(rows, count=4), fingerprint(rows.select([1, 0, 2, 3, 4]), count=5)}
     assert len(told) == 3
-    assert fingerprint_of(rows, 9) == fingerprint_of(rows, 5)
+    assert fingerprint(rows, count=9) == fingerprint(rows, count=5)

@@ -53,7 +53,9 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    assert "no data file here (.json, .jsonl, .json.gz, .jsonl.gz, .parquet); give a folder" in fault(tmp_path)
+    assert "no data file here (.json, .jsonl, .json.gz, .jsonl.gz, .parquet, .txt, .txt.gz); give a folder" in fault(
+        tmp_path
+    )
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "empty.jsonl").write_text(" \n\n")
     assert fault(tmp_path).endswith(f"did you mean {tmp_path}/inner?")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.data.formats import Conversation, Turn
+from toolkit.data.samples import Conversation, Turn
 from toolkit.data.template import ChatTemplate, choose_template
 from toolkit.errors import DataError
 
@@ -173,3 +173,17 @@ def test_a_template_may_change_earlier_answers_that_are_not_learnt(
         template.segments(thinking)
     before, answer = template.segments(thinking, last_only=True)
     assert (before.text, answer.text) == ("<|begin_of_text|>q|(1)|r|", "b|")
+
+
+def test_a_template_without_a_system_role_does_not_lose_one(small: Any) -> None:
+    text = (
+        "{% for m in messages if m['role'] != 'system' %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+    )
+    template = ChatTemplate("tokenizer", text, small)
+    told = Conversation((Turn("system", "Be brief."), *QUESTION.turns), "f:1")
+    with pytest.raises(
+        DataError, match=r"f:1: the chat template \(tokenizer\) leaves the system text out; mend the row"
+    ):
+        template.segments(told)
+    spoken = ChatTemplate("tokenizer", text.replace(" if m['role'] != 'system'", ""), small)
+    assert "system: Be brief.</s>" in shown(spoken, told)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from toolkit.data import sandbox
 from toolkit.data.encode import SampleEncoder
-from toolkit.data.formats import Conversation, Turn
+from toolkit.data.samples import Conversation, Turn
 from toolkit.data.template import ChatTemplate, choose_template
 from toolkit.errors import DataError
 

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from toolkit.data.encode import IGNORED, EncodedRow, SampleEncoder
-from toolkit.data.formats import Conversation, PlainText, Turn
+from toolkit.data.samples import Conversation, PlainText, Turn
 from toolkit.data.template import choose_template
 
 MARKS = ["<s>", "</s>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
