@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import SpecError
+from toolkit.specs.optimizer import OPTIMIZER_NAMES, without_advice
 from toolkit.specs.reading import parse_yaml, read_mapping
 
 # What is given on the command line replaces its counterpart in the recipe, too.
@@ -26,9 +27,21 @@ def recipe_values(recipe: Path | None, *, options: dict[str, Any], assignments: 
     Raises:
         SpecError: a value of the wrong kind, or no model, sequence length or batch.
     """
-    wanted = _merged(read_mapping(recipe) if recipe else {}, {**options, **_assignments(assignments)})
+    given = {**options, **_assignments(assignments)}
+    base = read_mapping(recipe) if recipe else {}
+    _change_optimizer(base, given.get("workload.optimizer"))
+    wanted = _merged(base, given)
     _require(wanted)
     return wanted
+
+
+def _change_optimizer(base: dict[str, Any], name: Any) -> None:
+    """Leave what the recipe's optimizer begins with to another one that is given instead."""
+    work, numbers = base.get("workload"), base.get("optimizer")
+    before = work.get("optimizer", "adamw") if isinstance(work, dict) else None
+    if name in (None, before) or before not in OPTIMIZER_NAMES or not isinstance(numbers, dict):
+        return  # nothing changes, or the recipe itself will be refused
+    base["optimizer"] = without_advice(numbers, of=before)
 
 
 def _assignments(texts: list[str]) -> dict[str, Any]:
