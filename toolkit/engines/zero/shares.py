@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from toolkit.engines.base import Batch
 from toolkit.engines.ds.loss import IGNORED, next_tokens, num_supervised
-from toolkit.engines.ds.rows import noise_of, padded_on_the_left, positions_of
+from toolkit.engines.ds.rows import flash_bounds, noise_of, padded_on_the_left, positions_of
 from toolkit.errors import EngineError
 from toolkit.models.neftune import Noise
 
@@ -17,8 +17,8 @@ from toolkit.models.neftune import Noise
 class Share:
     """This rank's part of a micro-batch."""
 
-    inputs: Mapping[str, torch.Tensor]
-    """Of the model's forward pass, each int64 [micro_batch, tokens]."""
+    inputs: Mapping[str, torch.Tensor | int]
+    """Of the model's forward pass: int64 [micro_batch, tokens] each, and what FlashAttention is told of documents."""
     wanted: torch.Tensor
     """The next token of each position, or -100: int64 [micro_batch, tokens]."""
     num_tokens: int
@@ -44,6 +44,8 @@ class Shares:
     """Ranks that share a sequence."""
     rank: int
     """Which part is this rank's, 0 .. sp - 1."""
+    flash: bool = False
+    """Attention is FlashAttention, which has to be told where the documents of packed rows begin; not with sp."""
 
     def of(self, batch: Batch) -> Share:
         """This rank's part of a micro-batch; all of it where nothing is shared.
@@ -53,9 +55,10 @@ class Shares:
         """
         ids, mask, wanted = batch["input_ids"], batch["attention_mask"], next_tokens(batch["labels"])
         if self.sp == 1:
-            kept = {"attention_mask": mask} if padded_on_the_left(mask) else {}
+            kept: dict[str, torch.Tensor | int] = {"attention_mask": mask} if padded_on_the_left(mask) else {}
             if "position_ids" in batch:
                 kept["position_ids"] = batch["position_ids"]
+                kept |= flash_bounds(batch["position_ids"]) if self.flash else {}
             return Share({"input_ids": ids, **kept}, wanted, int(mask.sum()), noise=noise_of(batch))
         if padded_on_the_left(mask):
             raise EngineError(f"sp={self.sp}: a row is padded on the left; pad rows on the right, or use sp=1")
