@@ -36,7 +36,7 @@ def model() -> Any:
 
 def gradients_and_loss(model: Any, share: Share) -> tuple[torch.Tensor, float]:
     model.zero_grad()
-    logits = model(**share.inputs, use_cache=False).logits
+    logits = model(**share.inputs, **share.bounds, use_cache=False).logits
     loss = cross_entropy(logits.flatten(0, 1), share.wanted.flatten(), ignore_index=-100)
     loss.backward()
     return torch.cat([weight.grad.flatten() for weight in model.parameters()]), loss.item()
@@ -57,17 +57,15 @@ def test_tokens_and_labels_stay_as_they_are() -> None:
     assert told.inputs["input_ids"] is plain.inputs["input_ids"] is made["input_ids"]
     assert told.inputs["position_ids"] is plain.inputs["position_ids"] is made["position_ids"]
     assert torch.equal(told.wanted, plain.wanted)
-    assert told.inputs.keys() - plain.inputs.keys() == {
-        "cu_seq_lens_q",
-        "cu_seq_lens_k",
-        "max_length_q",
-        "max_length_k",
-    }
+    assert told.bounds.keys() == {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+    assert not plain.bounds
 
 
 def test_rows_of_one_document_need_no_bounds() -> None:
     made = {name: tensor for name, tensor in batch(2).items() if name != "position_ids"}
-    assert Shares(1, 0, flash=True).of(made).inputs.keys() == {"input_ids"}
+    share = Shares(1, 0, flash=True).of(made)
+    assert share.inputs.keys() == {"input_ids"}
+    assert not share.bounds
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

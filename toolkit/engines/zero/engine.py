@@ -231,7 +231,7 @@ class ZeroEngine:
         """Cross-entropy summed over the supervised tokens of this rank's share of a micro-batch, in fp32."""
         inputs = {
             name: self._to_device(value) if isinstance(value, torch.Tensor) else value
-            for name, value in share.inputs.items()
+            for name, value in {**share.inputs, **share.bounds}.items()
         }
         if self._shares.sp > 1:
             documents = None if share.documents is None else self._to_device(share.documents)
