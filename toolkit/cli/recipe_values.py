@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import SpecError
+from toolkit.specs.model import LINEAR_LAYERS
 from toolkit.specs.optimizer import OPTIMIZER_NAMES, without_advice
 from toolkit.specs.reading import parse_yaml, read_mapping
 
@@ -32,7 +33,20 @@ def recipe_values(recipe: Path | None, *, options: dict[str, Any], assignments: 
     _change_optimizer(base, given.get("workload.optimizer"))
     wanted = _merged(base, given)
     _require(wanted)
+    _count_adapters(wanted)
     return wanted
+
+
+def _count_adapters(wanted: dict[str, Any]) -> None:
+    """Tell the plan which layers the recipe adapts, where they are not those that it counts by itself."""
+    work, lora = wanted["workload"], wanted.get("lora")
+    targets = lora.get("targets") if isinstance(lora, dict) else None
+    if targets is None:
+        return
+    work.pop("lora_targets", None)  # what an earlier plan has counted
+    adapts = work.get("method", "full") != "full"
+    if adapts and isinstance(targets, list) and targets and set(map(str, targets)) != set(LINEAR_LAYERS):
+        work["lora_targets"] = targets
 
 
 def _change_optimizer(base: dict[str, Any], name: Any) -> None:
