@@ -74,9 +74,16 @@ def choices(context: typer.Context) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def names(listed: str | None) -> list[str] | None:
-    """Names with commas between, as a list; None where the option was not given."""
-    return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+def lora_targets(listed: str | None) -> list[str] | None:
+    """The names of `--lora-targets`; None where it was not given.
+
+    Raises:
+        SpecError: there are none.
+    """
+    found = None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+    if found == []:
+        raise SpecError(f"--lora-targets is {listed!r}, needs names with commas between, as q_proj,v_proj")
+    return found
 
 
 @contextlib.contextmanager

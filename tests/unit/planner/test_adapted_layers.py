@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import toolkit
+from toolkit.cli import options
 from toolkit.cli.planning import app
 from toolkit.cli.recipe_values import recipe_values
 from toolkit.errors import SpecError
@@ -114,6 +115,11 @@ def test_the_line_tells_the_plan(tmp_path: Path) -> None:
     assert again["workload"]["lora_targets"] == ["v_proj", "k_proj"]
     assert Recipe.parse(again, source="test").lora.targets == ("v_proj", "k_proj")
     assert "lora_targets" not in values(tmp_path / "recipe.yaml", **{"workload.method": "full"})["workload"]
+
+
+def test_no_layer_at_all_is_refused() -> None:
+    with pytest.raises(SpecError, match="--lora-targets is ' ,', needs names"):
+        options.lora_targets(" ,")
 
 
 def test_a_run_folder_from_the_command_line(tmp_path: Path) -> None:
