@@ -1,6 +1,6 @@
 """What an optimizer was given and what it made of it, put together from the parts that the ranks hold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ import torch
 
 from procs import run_ranks
 from ranks.runs import batches_of, open_engine
-from ranks.settings import LEARNING_RATES
+from ranks.settings import LEARNING_RATES, WEIGHT_DECAY
+from toolkit.engines.base import StepResult
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 
@@ -58,6 +59,33 @@ def _record(folder: Path) -> list[_Pieces]:
     found.append(_weights(engine))
     engine.close()
     return found
+
+
+def beside_the_library(folder: Path, make: Callable[..., torch.optim.Optimizer]) -> tuple[float, list[StepResult]]:
+    """Train on this rank with the library's own optimizer beside it, on copies of the buffers that DeepSpeed made.
+
+    Returns:
+        How far the furthest number is from its copy's in the end, and the steps.
+    """
+    engine: Any = open_engine(folder)
+    keeper = engine._updates.keeper
+    copies = {holder.flat: torch.nn.Parameter(holder.flat.detach().clone()) for holder in keeper.holders}
+    theirs = {flat: make([copy], weight_decay=WEIGHT_DECAY) for flat, copy in copies.items()}
+
+    def follow(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for flat in group["params"]:
+                if flat in copies:
+                    copies[flat].grad = flat.grad.clone()
+                    theirs[flat].param_groups[0]["lr"] = group["lr"]
+                    theirs[flat].step()
+
+    keeper.base.register_step_pre_hook(follow)
+    batches = batches_of(folder, engine)
+    steps = [engine.train_step(batches.step(index), learning_rate=rate) for index, rate in enumerate(LEARNING_RATES)]
+    furthest = max(float((flat.detach() - copy.detach()).abs().max()) for flat, copy in copies.items())
+    engine.close()
+    return furthest, steps
 
 
 def _weights(engine: Any) -> _Pieces:

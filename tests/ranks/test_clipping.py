@@ -9,6 +9,7 @@ from ranks.equality import assert_equal, assert_same_weights, trained
 from ranks.reference import reference_run
 from ranks.resuming import first_half, second_half
 from ranks.runs import write_run
+from ranks.settings import LEARNING_RATES
 from ranks.test_resume import STOP, assert_bit_equal, run
 from toolkit.specs.clipping import ClippingConfig
 
@@ -66,3 +67,17 @@ def test_a_threshold_goes_on_bit_for_bit(tmp_path: Path, deep: Path, kind: str, 
     folder = write_run(tmp_path / "run", deep, clipping=KINDS[kind], **LAYOUTS[layout])
     whole = run(first_half, folder, tmp_path / "store", STOP, True)
     assert_bit_equal(run(second_half, folder, tmp_path / "store"), whole)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("before", "after"), [("zclip", "percentile"), ("percentile", "zclip"), ("zclip", "agc")])
+def test_another_kind_begins_anew(tmp_path: Path, deep: Path, before: str, after: str) -> None:
+    """Weights and moments go on beside it."""
+    one = write_run(tmp_path / "one", deep, clipping=KINDS[before], zero_stage=2)
+    run(first_half, one, tmp_path / "store", STOP, False)
+    other = write_run(tmp_path / "two", deep, clipping=KINDS[after], zero_stage=2)
+    steps = run(second_half, other, tmp_path / "store").steps
+    assert len(steps) == len(LEARNING_RATES) - STOP
+    assert all(0 < step.clipped_norm <= step.grad_norm for step in steps)
+    # The first norms are not clipped: there is nothing to compare with.
+    assert after == "agc" or steps[0].clipped_norm == steps[0].grad_norm

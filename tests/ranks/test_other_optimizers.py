@@ -7,12 +7,14 @@ already one process departs from itself when its rows come in other micro-batche
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 
+from procs import run_ranks
 from ranks.by_hand import optimizers_by_hand
 from ranks.equality import assert_equal, assert_same_weights, trained
-from ranks.recorded import recorded
+from ranks.recorded import beside_the_library, recorded
 from ranks.reference import Reference, reference_run
 from ranks.resuming import first_half, second_half
 from ranks.runs import ALL_DECAY, write_run
@@ -41,6 +43,15 @@ CASES = [
             ("muon", {"zero_stage": 2, "cluster": "4xcpu", "micro_batch": 1}),
             ("soap", {"zero_stage": 0, "precision": "bf16"}),
             ("sgd", {"pp": 2}),
+            ("lion", {"zero_stage": 0}),
+            ("lion", {"pp": 2}),
+            ("sgd", {"zero_stage": 0}),
+            ("sgd", {"zero_stage": 2, "offload": "optimizer"}),
+            ("adafactor", {"zero_stage": 0}),
+            ("adafactor", {"pp": 2}),
+            ("soap", {"pp": 2}),
+            ("adamw_8bit", ZERO_1),
+            ("adamw_8bit", ZERO_2),
         )
     ),
 ]
@@ -107,6 +118,31 @@ def test_departs_no_further_than_one_process_does(
     alone = max(_furthest(reference_run(deep, optimizer=name, in_parts=parts), one) for parts in (2, 4, 8))
     departed = max(abs(ours.loss - theirs.loss) for ours, theirs in zip(here.steps, one.steps, strict=True))
     assert departed <= 3 * alone, (departed, alone)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"zero_stage": 0},
+        ZERO_1,
+        ZERO_2,
+        {"zero_stage": 3},
+        {"zero_stage": 2, "tp": 2},
+        {"zero_stage": 3, "tp": 2},
+        {"zero_stage": 2, "sp": 2},
+        {"pp": 2},
+    ],
+    ids=str,
+)
+def test_8_bit_states_in_every_layout(tmp_path: Path, deep: Path, choices: dict[str, Any]) -> None:
+    """A layout decides which numbers share a scale: its buffers are as the library updates them, the loss is close."""
+    folder = write(tmp_path / "run", deep, "adamw_8bit", **choices)
+    ranks = run_ranks(beside_the_library, 2, folder, bitsandbytes.optim.AdamW8bit, timeout_s=120)
+    assert max(furthest for furthest, _ in ranks) <= 1e-6
+    one = reference_run(deep, optimizer="adamw_8bit")
+    departed = max(abs(ours.loss - theirs.loss) for ours, theirs in zip(ranks[0][1], one.steps, strict=True))
+    assert departed <= 1e-3
 
 
 def _furthest(other: Reference, one: Reference) -> float:

@@ -9,7 +9,7 @@ from toolkit.checkpoints.identity import check_identity
 from toolkit.checkpoints.manifest import Manifest, Progress, UnknownFormat
 from toolkit.checkpoints.shard import Shards
 from toolkit.checkpoints.store import Store, altered_file, read_manifest
-from toolkit.engines.base import Engine
+from toolkit.engines.base import CLIPPING, Engine
 from toolkit.errors import CheckpointError
 from toolkit.planner.plan import Plan
 
@@ -85,6 +85,9 @@ def _load(engine: Engine, folder: Path, manifest: Manifest, *, plan: Plan, say: 
             f"saved by {manifest.num_ranks} ranks ({manifest.strategy}), goes on with {engine.world_size} "
             f"({plan.strategy.words}): optimizer states divided anew"
         )
+    learned = {name for name in manifest.counters if name.startswith(CLIPPING)}
+    if learned and learned.isdisjoint(engine.counters()):
+        say("clipping is of another kind than before: what its threshold had learned is left, and it begins anew")
     if manifest.precision != (now := plan.workload.precision_words):
         say(f"trained in {manifest.precision} so far, now in {now}")
 

@@ -32,6 +32,9 @@ SeqLen = Annotated[int | None, typer.Option(help="Longest sequence in tokens.")]
 GlobalBatch = Annotated[int | None, typer.Option(help="Samples per optimizer step over all ranks.")]
 Method = Annotated[str | None, typer.Option(help="full, lora or qlora.")]
 LoraRank = Annotated[int | None, typer.Option(help="Rank of the adapters.")]
+LoraTargets = Annotated[
+    str | None, typer.Option(help="Linear layers with adapters, as q_proj,v_proj; default: all of a decoder layer.")
+]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; default: what suits the device.")]
 Mixed = Annotated[str | None, typer.Option(help="What is fp32 beside bf16: master (default), autocast or none.")]
 Optimizer = Annotated[str | None, typer.Option(help=f"{', '.join(OPTIMIZER_NAMES)}; default: adamw.")]
@@ -69,6 +72,18 @@ def choices(context: typer.Context) -> dict[str, Any]:
     """The decisions that a command's options fix, by the planner's names."""
     options = {name: context.params[OPTION_NAMES.get(name, name)] for name in Fixed.model_fields}
     return {name: value for name, value in options.items() if value is not None}
+
+
+def lora_targets(listed: str | None) -> list[str] | None:
+    """The names of `--lora-targets`; None where it was not given.
+
+    Raises:
+        SpecError: there are none.
+    """
+    found = None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+    if found == []:
+        raise SpecError(f"--lora-targets is {listed!r}, needs names with commas between, as q_proj,v_proj")
+    return found
 
 
 @contextlib.contextmanager

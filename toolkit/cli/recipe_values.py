@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import SpecError
+from toolkit.specs.model import LINEAR_LAYERS
+from toolkit.specs.optimizer import OPTIMIZER_NAMES, without_advice
 from toolkit.specs.reading import parse_yaml, read_mapping
 
 # What is given on the command line replaces its counterpart in the recipe, too.
@@ -26,9 +28,34 @@ def recipe_values(recipe: Path | None, *, options: dict[str, Any], assignments: 
     Raises:
         SpecError: a value of the wrong kind, or no model, sequence length or batch.
     """
-    wanted = _merged(read_mapping(recipe) if recipe else {}, {**options, **_assignments(assignments)})
+    given = {**options, **_assignments(assignments)}
+    base = read_mapping(recipe) if recipe else {}
+    _change_optimizer(base, given.get("workload.optimizer"))
+    wanted = _merged(base, given)
     _require(wanted)
+    _count_adapters(wanted)
     return wanted
+
+
+def _count_adapters(wanted: dict[str, Any]) -> None:
+    """Tell the plan which layers the recipe adapts, where they are not those that it counts by itself."""
+    work, lora = wanted["workload"], wanted.get("lora")
+    targets = lora.get("targets") if isinstance(lora, dict) else None
+    if targets is None:
+        return
+    work.pop("lora_targets", None)  # what an earlier plan has counted
+    adapts = work.get("method", "full") != "full"
+    if adapts and isinstance(targets, list) and targets and set(map(str, targets)) != set(LINEAR_LAYERS):
+        work["lora_targets"] = targets
+
+
+def _change_optimizer(base: dict[str, Any], name: Any) -> None:
+    """Leave what the recipe's optimizer begins with to another one that is given instead."""
+    work, numbers = base.get("workload"), base.get("optimizer")
+    before = work.get("optimizer", "adamw") if isinstance(work, dict) else None
+    if name in (None, before) or before not in OPTIMIZER_NAMES or not isinstance(numbers, dict):
+        return  # nothing changes, or the recipe itself will be refused
+    base["optimizer"] = without_advice(numbers, of=before)
 
 
 def _assignments(texts: list[str]) -> dict[str, Any]:

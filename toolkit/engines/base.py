@@ -43,6 +43,9 @@ WEIGHT = "weight"
 WHOLE = "whole/"
 """How the names of states begin that belong to a tensor, not to each of its numbers: factors, preconditioners."""
 
+CLIPPING = "clipping/"
+"""How the names of counters begin that a threshold of clipping has learned."""
+
 
 @dataclass(frozen=True)
 class Piece:

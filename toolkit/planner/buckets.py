@@ -38,7 +38,10 @@ DEEPSPEED_DEFAULTS = Buckets(
 def trainable_params(model: ModelSpec, workload: Workload) -> int:
     """Number of weights that get a gradient."""
     trained = Trained.of(model, workload)
-    adapters = 0 if workload.method == "full" else model.num_trainable_params("lora", workload.lora_rank)
+    rank, targets = workload.lora_rank, workload.adapted
+    adapters = 0 if workload.method == "full" else model.num_trainable_params("lora", rank, targets=targets)
+    if workload.method != "full" and "lm_head" in targets:
+        adapters += rank * (model.hidden_size + model.vocab_size)
     return adapters + (trained.total if trained else model.num_params if workload.method == "full" else 0)
 
 

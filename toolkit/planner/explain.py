@@ -71,6 +71,12 @@ def step_words(setup: Setup) -> list[str]:
         told.append("offload_activations=cpu changes nothing here: a CPU's activations are in host memory anyway.")
     if setup.compiled:
         told.append("The estimates are of layers that are not compiled: compile=true takes less time and memory.")
+    if setup.optimizer == "adafactor" and setup.method != "full":
+        told.append(
+            "adafactor moves a tensor by learning_rate x its size, at least 1e-3: an adapter's B begins at 0 and moves "
+            "by a thousandth of the rate, where adamw moves it by the rate; adapters have little state to save, so use "
+            "optimizer=adamw, or give a rate that is far higher."
+        )
     return told
 
 

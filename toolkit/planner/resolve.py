@@ -8,7 +8,7 @@ from toolkit.planner.shape import Shape
 from toolkit.planner.strategy import EngineName, Recompute, Strategy
 from toolkit.planner.trained import Trained
 from toolkit.specs.cluster import ClusterSpec
-from toolkit.specs.model import ModelSpec
+from toolkit.specs.model import LINEAR_LAYERS, ModelSpec
 from toolkit.specs.optimizer import OPTIMIZERS
 from toolkit.specs.workload import PRECISION_BYTES, Workload
 
@@ -26,6 +26,8 @@ def base_setup(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, en
         micro_batch=1,
         method=workload.method,
         lora_rank=workload.lora_rank,
+        lora_targets=tuple(name for name in LINEAR_LAYERS if name in workload.adapted),
+        lora_head="lm_head" in workload.adapted,
         trained=Trained.of(model, workload),
         precision=workload.precision,
         mixed=workload.mixed,

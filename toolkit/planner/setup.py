@@ -11,6 +11,7 @@ from toolkit.planner.profile import Profile
 from toolkit.planner.shape import Shape
 from toolkit.planner.trained import Trained
 from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.model import LINEAR_LAYERS
 from toolkit.specs.optimizer import OptimizerName
 from toolkit.specs.workload import AttentionKind, Mixed
 
@@ -81,8 +82,10 @@ class Setup(NamedTuple):
     """Where the inputs of checkpointed layers wait for the backward pass: on the device, or in host memory."""
     method: Method = "full"
     lora_rank: int = 16
-    lora_targets: int = 7
-    """How many of the linear layers of a decoder layer have adapters (Shape.adapter_params)."""
+    lora_targets: tuple[str, ...] = LINEAR_LAYERS
+    """Which linear layers of a decoder layer have adapters."""
+    lora_head: bool = False
+    """The head has one too."""
     trained_ends: bool = False
     """Embedding and head are trained beside the adapters (peft's modules_to_save, which copies them)."""
     trained: Trained | None = None
@@ -157,9 +160,15 @@ class Setup(NamedTuple):
         return 0 if self.method == "full" else self.shape.adapter_params(self.lora_rank, self.lora_targets)
 
     @property
+    def head_adapter_params(self) -> int:
+        """Parameters of the head's adapter, where there is one."""
+        adapted = self.lora_head and self.method != "full"
+        return self.lora_rank * (self.shape.hidden + self.shape.vocab) if adapted else 0
+
+    @property
     def num_trained(self) -> int:
         """Parameters of the whole run that get a gradient, copies of embedding and head aside."""
-        adapters = self.shape.num_layers * self.adapter_params
+        adapters = self.shape.num_layers * self.adapter_params + self.head_adapter_params
         if self.trained is not None:
             return adapters + self.trained.total
         return self.shape.num_params if self.method == "full" else adapters

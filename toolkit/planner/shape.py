@@ -1,10 +1,14 @@
 """The sizes that bytes and seconds follow from, as plain numbers: of a ModelSpec, or of a row of published runs."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from typing_extensions import Self
 
 from toolkit.specs.model import LINEAR_LAYERS, ModelSpec
+
+_SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+"""Linear layers by what they read: the residual stream, attention's output, the residual stream, the MLP's inside."""
 
 
 class Shape(NamedTuple):
@@ -71,14 +75,28 @@ class Shape(NamedTuple):
         """Parameters of the largest linear layer inside a decoder layer."""
         return self.hidden * max(self.ffn, self.query)
 
-    def adapter_params(self, rank: int, num_targets: int = len(LINEAR_LAYERS)) -> int:
+    def adapter_params(self, rank: int, targets: Collection[str] = LINEAR_LAYERS) -> int:
         """Parameters of LoRA adapters of one decoder layer: rank x (inputs + outputs) of each adapted linear layer.
 
         Args:
             rank: rank of the adapters.
-            num_targets: how many of q, v, k, o, gate, up, down are adapted, in this order (q and v are peft's default).
+            targets: which linear layers are adapted.
         """
-        hidden, ffn = self.hidden, self.ffn
-        widths = [hidden + self.query, hidden + self.key_value, hidden + self.key_value, self.query + hidden]
-        widths += [hidden + ffn] * (3 if self.gated else 2)
-        return rank * sum(widths[:num_targets])
+        hidden = self.hidden
+        outputs = {"q_proj": self.query, "k_proj": self.key_value, "v_proj": self.key_value, "o_proj": self.query}
+        outputs |= {"up_proj": self.ffn, "down_proj": self.ffn} | ({"gate_proj": self.ffn} if self.gated else {})
+        # Of o_proj and down_proj the hidden width is the output.
+        return rank * sum(hidden + width for name, width in outputs.items() if name in targets)
+
+    def adapter_inputs(self, targets: Collection[str] = LINEAR_LAYERS, *, shared: bool) -> int:
+        """Input elements per token of the adapted linear layers of one decoder layer.
+
+        Args:
+            targets: which they are.
+            shared: layers with the same input keep it once.
+        """
+        total = 0
+        for names, width in zip(_SAME_INPUT, (self.hidden, self.query, self.hidden, self.ffn), strict=True):
+            adapted = sum(name in targets for name in names)
+            total += width * (min(adapted, 1) if shared else adapted)
+        return total

@@ -72,6 +72,9 @@ def _parameters(setup: Setup, stage: int) -> Iterator[Line]:
     if setup.method != "full":
         how = f"rank {setup.lora_rank}, {count} layers x {setup.adapter_params:,}{over(tp, 'tp')}"
         yield Line("adapters", count * setup.adapter_params / tp, "count", how, "LoRA: arXiv 2106.09685")
+    if setup.head_adapter_params and stage == setup.pp - 1:
+        how = f"rank {setup.lora_rank} x ({shape.hidden:,} + {shape.vocab:,})"
+        yield Line("adapter of the head", setup.head_adapter_params, "count", how)
     if setup.trained is not None:
         own = sum(stage_trained(setup, stage))
         yield Line("trained of the model's own", own, "count", "modules_to_save, or what freeze and train_only leave")
@@ -120,9 +123,7 @@ def _layer(setup: Setup) -> Iterator[Line]:
             how = f"{factor * per_element:.3g} B x {width:,}{over(ranks, 'tp')}, per token"
             yield Line(name, size, "bytes", how, memory)
     if setup.method != "full":
-        repeated = 0 if law.adapter_inputs_shared else shape.hidden
-        widths = [shape.hidden, repeated, repeated, shape.query, shape.hidden, repeated, shape.ffn]
-        elements = sum(widths[: setup.lora_targets])
+        elements = shape.adapter_inputs(setup.lora_targets, shared=law.adapter_inputs_shared)
         size = factor * law.adapter_input * elements / tp
         total += size
         how = f"{factor * law.adapter_input:.3g} B x {elements:,}{over(tp, 'tp')}, per token"

@@ -2,9 +2,10 @@
 
 import math
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from toolkit.specs.base import Spec
+from toolkit.specs.model import LINEAR_LAYERS
 
 
 class LoraConfig(Spec):
@@ -20,8 +21,15 @@ class LoraConfig(Spec):
     """Of `workload.method: qlora`: quantise the scales of the 4-bit weights too."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapters."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = LINEAR_LAYERS
     """Names of the linear layers that get an adapter."""
+
+    @field_validator("targets")
+    @classmethod
+    def _adapts_something(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        if not targets:
+            raise ValueError(f"is empty, so that nothing would train; name one or more of {', '.join(LINEAR_LAYERS)}")
+        return targets
 
     def scale(self, rank: int) -> float:
         """What an adapter's output is multiplied by."""

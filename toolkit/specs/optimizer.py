@@ -1,6 +1,7 @@
 """The optimizers, what each keeps, and its numbers as the recipe has them."""
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import Field
 
@@ -49,12 +50,18 @@ OPTIMIZERS: dict[OptimizerName, OptimizerKind] = {
 }
 OPTIMIZER_NAMES: tuple[OptimizerName, ...] = get_args(OptimizerName)
 
-_DEFAULTS: dict[OptimizerName, dict[str, float]] = {
-    "lion": {"beta2": 0.99},
+ADVISED: dict[OptimizerName, dict[str, float]] = {
+    # A third to a tenth of AdamW's rate (2302.06675, section 5).
+    "lion": {"learning_rate": 5e-6, "beta2": 0.99},
+    # Its steps are as large as the gradients, whose numbers are small.
+    "sgd": {"learning_rate": 2e-3},
+    # A part of each tensor's own size, not of 1: T5 was fine-tuned at this one (Raffel et al. 2020, 1910.10683, section
+    # 3.1.2), which moves a weight of the usual 0.02 by AdamW's 2e-5. torch's own is 1e-2, of training from scratch.
+    "adafactor": {"learning_rate": 1e-3},
     "soap": {"beta1": 0.95, "beta2": 0.95},
     "muon": {"momentum": 0.95},
 }
-"""Where an optimizer's authors advise something else than the fields' own defaults."""
+"""Where an optimizer's authors advise something else than the fields' own defaults, which are AdamW's."""
 
 
 class ParameterGroup(Spec):
@@ -75,7 +82,7 @@ class OptimizerConfig(Spec):
     learning_rate: float = Field(default=2e-5, gt=0)
     """Peak learning rate, reached at the end of the warm-up.
 
-    Lion wants a third to a tenth of AdamW's, sgd a hundred times it."""
+    2e-5 where nothing is given, 5e-6 in lion, 2e-3 in sgd, 1e-3 in adafactor, where it is a part of a tensor's size."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the first moment; 0.95 in soap."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
@@ -85,7 +92,9 @@ class OptimizerConfig(Spec):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of sgd, and of muon: 0.95."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay; of matrices, not of norms, biases and embeddings."""
+    """Decoupled weight decay; of matrices, not of norms, biases and embeddings.
+
+    That of sgd is torch's: weight_decay x weight is added to the clipped gradient, and goes through the momentum."""
     decay_all: bool = False
     """Let norms, biases and embeddings decay too."""
     groups: tuple[ParameterGroup, ...] = ()
@@ -103,5 +112,26 @@ class OptimizerConfig(Spec):
         changed = {option for option in known if getattr(self, option) != fields[option].default}
         if unused := sorted(changed - set(looked_at)):
             raise ValueError(f"{', '.join(unused)} given, {name} looks at {', '.join(looked_at)} only; leave it out")
-        advised = {key: value for key, value in _DEFAULTS.get(name, {}).items() if key not in self.model_fields_set}
+        advised = {key: value for key, value in ADVISED.get(name, {}).items() if key not in self.model_fields_set}
         return self.model_copy(update=advised)
+
+
+def without_advice(numbers: Mapping[str, Any], *, of: OptimizerName) -> dict[str, Any]:
+    """The `optimizer` of a recipe that was written for one optimizer, as another one may take it over.
+
+    What is equal to the first one's own defaults was in all likelihood never given, so the other one's take its place.
+
+    Args:
+        numbers: as the file has them.
+        of: which optimizer they are of.
+    """
+    usual = OptimizerConfig().of(of)
+    return {name: value for name, value in numbers.items() if not _is(value, getattr(usual, name, None))}
+
+
+def _is(value: Any, number: Any) -> bool:
+    """Also where YAML has read 2e-5 as text."""
+    try:
+        return not isinstance(value, bool) and float(value) == number
+    except (TypeError, ValueError):
+        return False

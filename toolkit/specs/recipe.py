@@ -45,7 +45,7 @@ class Recipe(Spec):
     """What replicas send each other over slow links."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over steps."""
-    lora: LoraConfig = LoraConfig()
+    lora: LoraConfig = Field(default=LoraConfig(), validate_default=True)
     """Used with `workload.method: lora` and `qlora` only."""
     neftune_alpha: float | None = Field(default=None, gt=0)
     """Noise on the embeddings of training rows, of up to this / sqrt(tokens x hidden size) (2310.05914: 5 to 15)."""
@@ -82,6 +82,23 @@ class Recipe(Spec):
         """The file of a run shows the numbers that it trains with, whichever optimizer it is."""
         workload = others.data.get("workload")
         return config if workload is None else config.of(workload.optimizer)
+
+    @field_validator("lora")
+    @classmethod
+    def _targets_of_the_plan(cls, config: LoraConfig, others: ValidationInfo) -> LoraConfig:
+        """The plan has counted the adapters of some layers, and these are adapted."""
+        workload = others.data.get("workload")
+        planned = None if workload is None else workload.lora_targets
+        if planned is None:
+            return config
+        if "targets" not in config.model_fields_set:
+            return config.model_copy(update={"targets": planned})
+        if set(config.targets) != set(planned):
+            raise ValueError(
+                f"targets are {', '.join(config.targets)}, and workload.lora_targets, for which the run was planned, "
+                f"{', '.join(planned)}; plan again with this recipe, or take workload.lora_targets out"
+            )
+        return config
 
     @model_validator(mode="after")
     def _losses_to_watch(self) -> Self:

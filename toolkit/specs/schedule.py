@@ -146,7 +146,7 @@ def learning_rate(schedule: ScheduleConfig, step: int, *, num_steps: int, peak: 
     """
     warmup = num_warmup_steps(schedule, num_steps)
     if schedule.kind == "one_cycle":
-        return peak * _one_cycle(schedule, step, warmup=warmup, num_steps=num_steps)
+        return peak * _one_cycle(schedule, step, num_steps=num_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
     if schedule.kind in WATCHING:
@@ -183,10 +183,17 @@ def _inverse_sqrt(schedule: ScheduleConfig, since: int, warmup: int) -> float:
     return math.sqrt(timescale / (timescale + since))
 
 
-def _one_cycle(schedule: ScheduleConfig, step: int, *, warmup: int, num_steps: int) -> float:
-    """Rise and fall of half a cosine each, the last step at the end of the fall (Smith & Topin 2017, 1708.07120)."""
+def _one_cycle(schedule: ScheduleConfig, step: int, *, num_steps: int) -> float:
+    """Rise and fall of half a cosine each, the last step at the end of the fall (Smith & Topin 2017, 1708.07120).
+
+    As torch has it, the top may lie between two steps, or before the first.
+    """
+    if num_steps == 1:
+        return 1.0  # torch takes the only step at the end of the fall, where it moves nothing
     first = 1 / schedule.div_factor
-    top = warmup - 1
+    ratio = _WARMUP_RATIOS["one_cycle"] if schedule.warmup_ratio is None else schedule.warmup_ratio
+    rise = ratio * num_steps if schedule.warmup_steps is None else min(schedule.warmup_steps, num_steps)
+    top = rise - 1
     if step <= top:
         return 1 + (first - 1) * _cosine(step / top) if top else 1.0
     into = (step - top) / (num_steps - 1 - top)

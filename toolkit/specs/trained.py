@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from toolkit.specs.model import ModelSpec
+from toolkit.specs.model import LINEAR_LAYERS, ModelSpec
 from toolkit.specs.workload import End, Workload
 
 ENDS: dict[End, str] = {"embed_tokens": "model.embed_tokens.weight", "lm_head": "lm_head.weight"}
@@ -26,7 +26,7 @@ def trained_weights(model: ModelSpec, workload: Workload) -> frozenset[str]:
 
 
 def trained_faults(model: ModelSpec, workload: Workload) -> Iterator[str]:
-    """Patterns without a tensor, nothing left to train, new tokens that would stay as they begin."""
+    """Patterns and adapters without a tensor, nothing left to train, new tokens that would stay as they begin."""
     names = list(model.weight_shapes)
     for field in ("freeze", "train_only"):
         for pattern in getattr(workload, field):
@@ -36,6 +36,10 @@ def trained_faults(model: ModelSpec, workload: Workload) -> Iterator[str]:
                     f"{field}: `{pattern}` matches no tensor of {model.name}; there are {', '.join(names[:_TOLD])} "
                     f"and {len(names) - _TOLD} more{tied}"
                 )
+    if unknown := [name for name in workload.adapted if name not in (*LINEAR_LAYERS, "lm_head")]:
+        yield f"lora.targets: no layer named {', '.join(unknown)}; there are {', '.join(LINEAR_LAYERS)} and lm_head"
+    if "lm_head" in workload.adapted and model.tied_embeddings:
+        yield "lora.targets: lm_head is the embedding's own matrix in this model; leave it out"
     trained = trained_weights(model, workload)
     if workload.method == "full" and not trained:
         yield "freeze and train_only leave nothing to train; freeze less"

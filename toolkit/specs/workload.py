@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from toolkit.specs.base import Spec
+from toolkit.specs.model import LINEAR_LAYERS
 from toolkit.specs.optimizer import OptimizerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -46,6 +47,8 @@ class Workload(Spec):
     """`full` trains every weight, `lora` low-rank adapters on frozen weights, `qlora` the same on 4-bit weights."""
     lora_rank: int = Field(default=16, gt=0)
     """Rank of the LoRA adapters; counts with `lora` and `qlora` only."""
+    lora_targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Linear layers with adapters, as the recipe's `lora.targets` has them; all of a decoder layer if not given."""
     precision: Precision = "bf16"
     """fp32, bf16 or fp16, of matrix products and activations."""
     mixed: Mixed = "master"
@@ -82,6 +85,11 @@ class Workload(Spec):
         return tokens
 
     @property
+    def adapted(self) -> tuple[str, ...]:
+        """Names of the linear layers with adapters, where the method has any."""
+        return LINEAR_LAYERS if self.lora_targets is None else self.lora_targets
+
+    @property
     def weights(self) -> Precision:
         """Of the weights as the model holds them."""
         return "fp32" if self.mixed == "autocast" else self.precision
@@ -109,6 +117,8 @@ class Workload(Spec):
     @model_validator(mode="after")
     def _belongs_to_the_method(self) -> Self:
         full = self.method == "full"
+        if full and self.lora_targets is not None:
+            raise ValueError("lora_targets goes with adapters, method is full; use method=lora, or leave it out")
         if full and self.modules_to_save:
             raise ValueError("modules_to_save goes with adapters, method is full; use method=lora, or leave it out")
         if not full and (self.freeze or self.train_only):

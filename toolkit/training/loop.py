@@ -37,7 +37,8 @@ def num_steps(recipe: Recipe, batches: Steps) -> int:
     """Optimizer steps of the run."""
     if recipe.max_steps is not None:
         return recipe.max_steps
-    return max(math.ceil((recipe.epochs or 1.0) * batches.steps_per_epoch), 1)
+    # 1.1 x 100 is 110.00000000000001 in binary, and that is no reason for a step more.
+    return max(math.ceil(round((recipe.epochs or 1.0) * batches.steps_per_epoch, 9)), 1)
 
 
 @dataclass(frozen=True)

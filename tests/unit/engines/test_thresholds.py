@@ -37,20 +37,37 @@ def test_percentile_is_numpys() -> None:
         assert norm * threshold.factor(norm) == pytest.approx(min(norm, expected))
 
 
-@pytest.mark.parametrize(
-    "config",
-    [ClippingConfig(kind="zclip", warmup_steps=3), ClippingConfig(kind="percentile", window=12)],
-    ids=lambda config: config.kind,
-)
-def test_goes_on_where_another_stopped(config: ClippingConfig) -> None:
-    def made() -> Threshold:
-        threshold = threshold_of(config)
-        assert threshold is not None
-        return threshold
+ZCLIP, PERCENTILE = ClippingConfig(kind="zclip", warmup_steps=3), ClippingConfig(kind="percentile", window=12)
 
-    whole, first, second = made(), made(), made()
+
+def made(config: ClippingConfig) -> Threshold:
+    threshold = threshold_of(config)
+    assert threshold is not None
+    return threshold
+
+
+@pytest.mark.parametrize("config", [ZCLIP, PERCENTILE], ids=lambda config: config.kind)
+def test_goes_on_where_another_stopped(config: ClippingConfig) -> None:
+    whole, first, second = made(config), made(config), made(config)
     expected = [whole.factor(norm) for norm in NORMS]
     begun = [first.factor(norm) for norm in NORMS[:6]]
     second.set_counters(first.counters())
     assert begun + [second.factor(norm) for norm in NORMS[6:]] == expected
     assert all(math.isfinite(value) for value in second.counters().values())
+
+
+@pytest.mark.parametrize(("before", "after"), [(ZCLIP, PERCENTILE), (PERCENTILE, ZCLIP)], ids=["zclip", "percentile"])
+def test_begins_anew_after_another_kind(before: ClippingConfig, after: ClippingConfig) -> None:
+    first, second, fresh = made(before), made(after), made(after)
+    for norm in NORMS:
+        first.factor(norm)
+    second.set_counters(first.counters())
+    assert second.counters() == fresh.counters()
+    assert [second.factor(norm) for norm in NORMS] == [fresh.factor(norm) for norm in NORMS]
+
+
+def test_goes_on_from_the_names_that_checkpoints_have() -> None:
+    """More than ten norms, whose numbers are not in the order of letters."""
+    threshold = made(PERCENTILE)
+    threshold.set_counters({f"norm.{number}": float(number) for number in reversed(range(12))})
+    assert list(threshold.counters().values()) == [float(number) for number in range(12)]

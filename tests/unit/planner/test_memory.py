@@ -86,7 +86,7 @@ def test_measured_lora_run() -> None:
     # reserved; the batch of the peak is not padded.
     model, work = ModelSpec.resolve("llama-3.2-3b"), Workload(seq_len=768, global_batch=4, method="lora", lora_rank=32)
     run = setup(work, model, dp=1, zero_stage=1, micro_batch=4)
-    memory = estimate_memory(run._replace(lora_targets=2, pads=False))
+    memory = estimate_memory(run._replace(lora_targets=("q_proj", "v_proj"), pads=False))
     assert memory.reserved_bytes / GiB == pytest.approx(20.76, rel=0.10)
 
 

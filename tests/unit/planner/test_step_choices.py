@@ -133,6 +133,18 @@ def test_the_search_leaves_out_what_does_not_go_together() -> None:
     assert any("not compiled" in told for told in made.reasons)
 
 
+@pytest.mark.parametrize(
+    ("method", "optimizer", "warned"), [("lora", "adafactor", 1), ("full", "adafactor", 0), ("lora", "adamw", 0)]
+)
+def test_adapters_hardly_move_with_adafactor(method: str, optimizer: str, warned: int) -> None:
+    work = {"seq_len": 4096, "global_batch": 64, "method": method, "optimizer": optimizer}
+    found = [
+        toolkit.plan("llama-3.2-1b", "8xA100-80GB", **work).reasons,
+        estimate("llama-3.2-1b", "8xA100-80GB", work=work, strategy={"zero_stage": 2, "micro_batch": 1}).reasons,
+    ]
+    assert [sum("B begins at 0" in told for told in reasons) for reasons in found] == [warned] * 2
+
+
 def test_parts_of_checkpointing_mean_checkpointing() -> None:
     made = toolkit.plan("llama-3.1-8b", "8xA100-80GB", seq_len=4096, global_batch=64, checkpointing_every=4)
     assert made.strategy.activation_checkpointing == "full"

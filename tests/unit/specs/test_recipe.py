@@ -53,7 +53,11 @@ recipes = st.builds(
     optimizer=st.builds(OptimizerConfig, learning_rate=positive, beta2=parts, eps=positive, weight_decay=parts),
     schedule=st.builds(ScheduleConfig, warmup_ratio=st.none() | parts, min_ratio=parts),
     lora=st.builds(
-        LoraConfig, alpha=positive, dropout=parts, rslora=st.booleans(), targets=st.lists(names, max_size=3).map(tuple)
+        LoraConfig,
+        alpha=positive,
+        dropout=parts,
+        rslora=st.booleans(),
+        targets=st.lists(names, min_size=1, max_size=3).map(tuple),
     ),
     evaluation=st.builds(EvaluationConfig, exact_match_samples=st.integers(0, 1000)),
     trackers=st.sampled_from([(), ("tensorboard",), ("wandb", "mlflow")]),
@@ -122,6 +126,31 @@ def test_numbers_of_an_optimizer_are_resolved(
     assert (recipe.optimizer.beta1, recipe.optimizer.beta2, recipe.optimizer.momentum) == resolved
     recipe.save(tmp_path / "recipe.yaml")
     assert Recipe.load(tmp_path / "recipe.yaml") == recipe
+
+
+def test_adapters_on_nothing_are_refused() -> None:
+    assert refusal(lora={"targets": []}) == [
+        "recipe.yaml: `lora.targets`: is empty, so that nothing would train; name one or more of q_proj, k_proj, "
+        "v_proj, o_proj, gate_proj, up_proj, down_proj"
+    ]
+
+
+def test_the_planned_adapters_are_the_recipes() -> None:
+    work = {**SMALLEST["workload"], "method": "lora", "lora_targets": ["q_proj", "v_proj"]}
+    recipe = Recipe.parse({**SMALLEST, "workload": work}, source="recipe.yaml")
+    assert recipe.lora.targets == ("q_proj", "v_proj")
+    again = Recipe.parse(
+        {**SMALLEST, "workload": work, "lora": {"targets": ["v_proj", "q_proj"]}}, source="recipe.yaml"
+    )
+    assert again.lora.targets == ("v_proj", "q_proj")
+    assert refusal(workload=work, lora={"targets": ["q_proj"]}) == [
+        "recipe.yaml: `lora`: targets are q_proj, and workload.lora_targets, for which the run was planned, "
+        "q_proj, v_proj; plan again with this recipe, or take workload.lora_targets out"
+    ]
+    full = {**work, "method": "full"}
+    assert refusal(workload=full) == [
+        "recipe.yaml: `workload`: lora_targets goes with adapters, method is full; use method=lora, or leave it out"
+    ]
 
 
 def test_faults_of_all_parts_come_at_once() -> None:

@@ -63,15 +63,15 @@ def test_values(schedule: dict[str, object], expected: list[float]) -> None:
     assert rates(parsed, 8, peak=3e-4) == pytest.approx([3e-4 * value for value in expected])
 
 
-def stepped(make: Callable[[torch.optim.Optimizer], Any]) -> list[float]:
+def stepped(make: Callable[[torch.optim.Optimizer], Any], num_steps: int = STEPS) -> list[float]:
     """The rates of a scheduler of a library."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
     scheduler = make(optimizer)
-    found = []
-    for _ in range(STEPS):
-        found.append(optimizer.param_groups[0]["lr"])
+    found = [optimizer.param_groups[0]["lr"]]
+    for _ in range(num_steps - 1):
         optimizer.step()
         scheduler.step()
+        found.append(optimizer.param_groups[0]["lr"])
     return found
 
 
@@ -142,6 +142,22 @@ def test_as_transformers_has_it(options: dict[str, Any], make: Callable[[Any], A
 def test_as_torch_has_it(options: dict[str, Any], make: Callable[[Any], Any]) -> None:
     without = {} if options["kind"] in ("one_cycle", "triangular", "triangular2") else {"warmup_steps": 0}
     assert rates(ScheduleConfig(**without, **options), STEPS, peak=PEAK) == pytest.approx(stepped(make), rel=1e-9)
+
+
+@pytest.mark.parametrize("num_steps", [2, 3, 7, 25, 60, 101, 1000])
+@pytest.mark.parametrize("ratio", [None, 0.0, 0.25])
+def test_one_cycle_is_torchs_at_any_length(num_steps: int, ratio: float | None) -> None:
+    """Also where the top lies between two steps, or before the first."""
+    start = 0.3 if ratio is None else ratio
+    expected = stepped(
+        lambda o: theirs.OneCycleLR(o, PEAK, num_steps, pct_start=start, cycle_momentum=False), num_steps
+    )
+    ours = rates(ScheduleConfig(kind="one_cycle", warmup_ratio=ratio), num_steps, peak=PEAK)
+    assert ours == pytest.approx(expected, rel=1e-9, abs=1e-12 * PEAK)
+
+
+def test_the_only_step_of_a_cycle_counts() -> None:
+    assert rates(ScheduleConfig(kind="one_cycle"), 1) == [1.0]
 
 
 @pytest.mark.parametrize(("num_steps", "expected"), [(1, 1), (10, 1), (100, 3), (1000, 30)])

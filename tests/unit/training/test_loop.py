@@ -69,6 +69,15 @@ def test_length(length: dict[str, float], expected: int) -> None:
     assert num_steps(recipe(**length), Numbers()) == expected
 
 
+@pytest.mark.parametrize(
+    ("epochs", "per_epoch", "expected"), [(1.1, 100, 110), (2.2, 5, 11), (1.1, 10, 11), (1.101, 100, 111)]
+)
+def test_a_part_of_an_epoch_is_not_rounded_up_in_binary(epochs: float, per_epoch: int, expected: int) -> None:
+    numbers = Numbers()
+    numbers.steps_per_epoch = per_epoch
+    assert num_steps(recipe(epochs=epochs), numbers) == expected
+
+
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     return toolkit.plan("smollm-135m", "1xcpu", seq_len=8, global_batch=8)

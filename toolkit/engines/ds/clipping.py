@@ -10,13 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from toolkit.engines.base import CLIPPING
 from toolkit.engines.ds.parts import Keeper, Replicas
 from toolkit.engines.ds.thresholds import threshold_of
 from toolkit.engines.ds.unit_norms import UnitNorms
 from toolkit.specs.clipping import ClippingConfig
-
-_KEPT = "clipping/"
-"""How the counters of this begin in a checkpoint."""
 
 
 class Clipper:
@@ -53,12 +51,12 @@ class Clipper:
 
     def counters(self) -> dict[str, float]:
         """What the threshold has learned."""
-        return {} if self._threshold is None else {f"{_KEPT}{k}": v for k, v in self._threshold.counters().items()}
+        return {} if self._threshold is None else {f"{CLIPPING}{k}": v for k, v in self._threshold.counters().items()}
 
     def set_counters(self, counters: Mapping[str, float]) -> None:
         """Continue with another run's."""
         if self._threshold is not None:
-            kept = {name.removeprefix(_KEPT): value for name, value in counters.items() if name.startswith(_KEPT)}
+            kept = {name.removeprefix(CLIPPING): value for name, value in counters.items() if name.startswith(CLIPPING)}
             self._threshold.set_counters(kept)
 
     @torch.no_grad()

@@ -26,3 +26,18 @@ def noise_of(batch: Batch) -> Noise | None:
     if "noise_seeds" not in batch:
         return None
     return Noise(batch["noise_seeds"], document_lengths(positions_of(batch), batch["attention_mask"]))
+
+
+def flash_bounds(positions: torch.Tensor) -> dict[str, torch.Tensor | int]:
+    """Where documents begin, as `transformers` hands it to FlashAttention: all rows end to end, int32 [documents + 1].
+
+    Left to itself it reads the boundaries off the position ids of a micro-batch of one row only (5.23,
+    `_is_packed_sequence`), and copies them from the device in every layer; in larger ones documents see each other.
+
+    Args:
+        positions: position ids [micro_batch, seq] of packed rows, in host memory.
+    """
+    begins = (positions.flatten() == 0).nonzero().flatten()
+    bounds = torch.cat([begins, torch.tensor([positions.numel()])]).to(torch.int32)
+    longest = int(bounds.diff().max())
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}

@@ -7,6 +7,9 @@ from typing import Protocol
 
 from toolkit.specs.clipping import ClippingConfig
 
+_NORM = "norm."
+"""How the counters of `Percentile` begin, oldest norm first."""
+
 
 class Threshold(Protocol):
     """Says by what the gradients of a step are multiplied."""
@@ -18,7 +21,7 @@ class Threshold(Protocol):
         """What it has learned."""
 
     def set_counters(self, counters: Mapping[str, float]) -> None:
-        """Continue with it."""
+        """Continue with it; begin anew where a threshold of another kind has learned it."""
 
 
 def threshold_of(config: ClippingConfig) -> Threshold | None:
@@ -89,9 +92,10 @@ class Percentile:
 
     def counters(self) -> dict[str, float]:
         """As `Threshold`."""
-        return {f"norm.{number}": norm for number, norm in enumerate(self._norms)}
+        return {f"{_NORM}{number}": norm for number, norm in enumerate(self._norms)}
 
     def set_counters(self, counters: Mapping[str, float]) -> None:
         """As `Threshold`."""
+        own = [name for name in counters if name.startswith(_NORM)]
         self._norms.clear()
-        self._norms.extend(counters[name] for name in sorted(counters, key=lambda name: int(name.split(".")[1])))
+        self._norms.extend(counters[name] for name in sorted(own, key=lambda name: int(name.removeprefix(_NORM))))

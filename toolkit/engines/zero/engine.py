@@ -55,7 +55,8 @@ class ZeroEngine:
         self._tp = layout.tp
         # Tensor-parallel ranks are neighbours, then come those that share a sequence.
         self.data_rank = self.rank // (layout.tp * layout.sp)
-        self._shares = Shares(layout.sp, self.rank // self._tp % layout.sp)
+        flash = plan.workload.attention == "flash_attention_2"
+        self._shares = Shares(layout.sp, self.rank // self._tp % layout.sp, flash=flash)
         self.device: torch.device = accelerator.device
         self._stage = config.zero_stage
         self._chunked_loss = plan.workload.loss == "chunked"
@@ -228,7 +229,10 @@ class ZeroEngine:
 
     def _loss_sum(self, share: Share) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens of this rank's share of a micro-batch, in fp32."""
-        inputs = {name: self._to_device(tensor) for name, tensor in share.inputs.items()}
+        inputs = {
+            name: self._to_device(value) if isinstance(value, torch.Tensor) else value
+            for name, value in {**share.inputs, **share.bounds}.items()
+        }
         if self._shares.sp > 1:
             documents = None if share.documents is None else self._to_device(share.documents)
             keep_documents_apart(self._base, documents)

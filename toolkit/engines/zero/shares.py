@@ -1,14 +1,14 @@
 """What one rank of a replica computes on: whole micro-batches, or its part of every sequence (Ulysses)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn.functional import pad
 
 from toolkit.engines.base import Batch
 from toolkit.engines.ds.loss import IGNORED, next_tokens, num_supervised
-from toolkit.engines.ds.rows import noise_of, padded_on_the_left, positions_of
+from toolkit.engines.ds.rows import flash_bounds, noise_of, padded_on_the_left, positions_of
 from toolkit.errors import EngineError
 from toolkit.models.neftune import Noise
 
@@ -23,6 +23,8 @@ class Share:
     """The next token of each position, or -100: int64 [micro_batch, tokens]."""
     num_tokens: int
     """Tokens without padding."""
+    bounds: Mapping[str, torch.Tensor | int] = field(default_factory=dict)
+    """Further arguments of the forward pass: where the documents of packed rows begin, for FlashAttention."""
     documents: torch.Tensor | None = None
     """Position ids of the whole packed rows, of which `inputs` has this rank's part."""
     noise: Noise | None = None
@@ -44,6 +46,8 @@ class Shares:
     """Ranks that share a sequence."""
     rank: int
     """Which part is this rank's, 0 .. sp - 1."""
+    flash: bool = False
+    """Attention is FlashAttention, which has to be told where the documents of packed rows begin; not with sp."""
 
     def of(self, batch: Batch) -> Share:
         """This rank's part of a micro-batch; all of it where nothing is shared.
@@ -56,7 +60,8 @@ class Shares:
             kept = {"attention_mask": mask} if padded_on_the_left(mask) else {}
             if "position_ids" in batch:
                 kept["position_ids"] = batch["position_ids"]
-            return Share({"input_ids": ids, **kept}, wanted, int(mask.sum()), noise=noise_of(batch))
+            bounds = flash_bounds(batch["position_ids"]) if self.flash and "position_ids" in batch else {}
+            return Share({"input_ids": ids, **kept}, wanted, int(mask.sum()), bounds, noise=noise_of(batch))
         if padded_on_the_left(mask):
             raise EngineError(f"sp={self.sp}: a row is padded on the left; pad rows on the right, or use sp=1")
         whole = self._filled(positions_of(batch), 0)
@@ -67,7 +72,7 @@ class Shares:
         if noise is not None:
             noise = noise._replace(lengths=self._filled(noise.lengths, 0))
         part = (self.rank * width, (self.rank + 1) * width)
-        return Share(inputs, wanted, int(mask.sum()), documents, noise, part)
+        return Share(inputs, wanted, int(mask.sum()), documents=documents, noise=noise, part=part)
 
     def _filled(self, tensor: torch.Tensor, filler: int) -> torch.Tensor:
         """[micro_batch, seq] with so much on the right that every rank has as many tokens."""

@@ -22,7 +22,7 @@ class Slice(NamedTuple):
     precision: str
     method: str
     lora_rank: int
-    lora_targets: int
+    lora_targets: tuple[str, ...]
     flash: bool
     sequence: bool
     """Tensor-parallel ranks divide norms and residuals by tokens."""

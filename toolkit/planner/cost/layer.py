@@ -70,7 +70,7 @@ def _layer(rates: Rates, shape: Shape, part: Slice, around: Around) -> Layer:
     whole_again = around.recomputed if around.checkpointing == "full" else 0.0
     tp = _tensor_parallel(rates, shape, part, again=whole_again)
     cp = _exchange(rates, shape, part, sp=around.sp, cp=around.cp, attention=seconds.attention)
-    ops = law.layer_ops + (0.0 if part.method == "full" else constants.ADAPTER_OPS * part.lora_targets)
+    ops = law.layer_ops + (0.0 if part.method == "full" else constants.ADAPTER_OPS * len(part.lora_targets))
     ops *= 1 + whole_again * ((cpu_engine.CHECKPOINTED_OPS if rates.on_measured_cpu else 4 / 3) - 1)
     ops += around.engine_ops
     launches = ops * rates.op_seconds + (law.stage_tp_seconds * (part.tp - 1) if around.staged else 0.0)

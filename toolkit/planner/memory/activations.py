@@ -177,7 +177,5 @@ def layer_law(setup: Setup) -> LayerLaw:
 
 
 def _adapter_inputs(setup: Setup) -> int:
-    """Input elements of the adapted linear layers, in the order of Shape.adapter_params."""
-    shape, repeated = setup.shape, 0 if setup.profile.memory.adapter_inputs_shared else setup.shape.hidden
-    inputs = [shape.hidden, repeated, repeated, shape.query, shape.hidden, repeated, shape.ffn]
-    return sum(inputs[: setup.lora_targets])
+    """Input elements of the adapted linear layers of a decoder layer."""
+    return setup.shape.adapter_inputs(setup.lora_targets, shared=setup.profile.memory.adapter_inputs_shared)

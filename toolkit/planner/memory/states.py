@@ -39,6 +39,8 @@ def states_of(setup: Setup, stage: int) -> States:
         weights = sizes.weight * (layer_params + end_params)
     else:
         added = stage_layers(setup)[stage] * setup.adapter_params / setup.tp
+        if stage == setup.pp - 1:
+            added += setup.head_adapter_params
         if setup.trained_ends:
             # peft's modules_to_save trains copies and keeps the originals.
             added += end_params

@@ -10,6 +10,7 @@ from typing import Literal
 from toolkit.errors import SpecError
 from toolkit.planner.setup import Checkpointing, Method, Offload
 from toolkit.planner.validation.runs import MeasuredRun, shortened
+from toolkit.specs.model import LINEAR_LAYERS
 
 Reading = Literal["allocated", "reserved", "total"]
 
@@ -153,9 +154,9 @@ def lora_rank(run: MeasuredRun) -> int:
     return 64 if run.affirms("fsdp_qlora") else 8  # its train.py; peft's LoraConfig
 
 
-def lora_targets(run: MeasuredRun) -> int:
-    """How many linear layers of a decoder layer are adapted: all that the notes say, else peft's q and v."""
-    return 7 if run.affirms(r"all.?linear|unsloth|fsdp_qlora") else 2
+def lora_targets(run: MeasuredRun) -> tuple[str, ...]:
+    """Which linear layers of a decoder layer are adapted: all where the notes say so, else peft's q and v."""
+    return LINEAR_LAYERS if run.affirms(r"all.?linear|unsloth|fsdp_qlora") else ("q_proj", "v_proj")
 
 
 def trained_ends(run: MeasuredRun) -> bool:
