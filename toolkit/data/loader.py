@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 
 from toolkit.data.balance import divided, imbalance
-from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of
+from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of, spaced_rows
 from toolkit.data.encode import SampleEncoder
 from toolkit.data.packing import Packs, token_counts
 
@@ -208,13 +208,14 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def eval_batches(rows: Dataset, share: Share, *, pad_token_id: int, limit: int | None = None) -> list[Batch]:
-    """This rank's share of the first `limit` rows for their loss; as many batches of equal rows on every rank."""
-    tokens = _tokens_of(rows)
-    count = len(rows) if limit is None else min(limit, len(rows))
-    return [
-        right_padded(samples_of(tokens, list(share.rows(micro, count))), size=share.micro_batch, pad=pad_token_id)
-        for micro in range(math.ceil(count / (share.dp * share.micro_batch)))
-    ]
+    """This rank's share of at most `limit` rows, from everywhere among them, for their loss.
+
+    The same rows in every layout, in as many batches of equal size on every rank.
+    """
+    tokens, chosen, size = _tokens_of(rows), spaced_rows(len(rows), limit), share.micro_batch
+    shares = [share.rows(micro, len(chosen)) for micro in range(math.ceil(len(chosen) / (share.dp * size)))]
+    own = [samples_of(tokens, [chosen[place] for place in places]) for places in shares]
+    return [right_padded(samples, size=size, pad=pad_token_id) for samples in own]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 from datasets import config as datasets_config
 
-from toolkit.data.batches import samples_of
+from toolkit.data.batches import samples_of, spaced_rows
 from toolkit.data.cache import cached_rows
 from toolkit.data.prepare import PreparedData
 from toolkit.errors import DataError
@@ -48,7 +48,8 @@ def with_prompts(
 
 
 def fingerprint_of(rows: Dataset, limit: int) -> str:
-    """Tells the first `limit` rows from others by their number and a sample of them."""
-    count = min(limit, len(rows))
+    """Tells the rows whose loss is measured, at most `limit`, from others by their number and a sample of them."""
+    chosen = spaced_rows(len(rows), limit)
+    count = len(chosen)
     sample = sorted({place * count // _SAMPLE_ROWS for place in range(_SAMPLE_ROWS)}) if count else []
-    return hashlib.sha256(f"{count} {samples_of(rows, sample)}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{count} {samples_of(rows, [chosen[at] for at in sample])}".encode()).hexdigest()[:16]
