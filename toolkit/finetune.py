@@ -26,7 +26,8 @@ from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder, checkpoint_step
 from toolkit.specs.recipe import Recipe
-from toolkit.training.evaluation import HeldOut, check_measurable, evaluate, evaluate_before
+from toolkit.training.before import evaluate_before
+from toolkit.training.evaluation import HeldOut, check_measurable, evaluate
 from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.introduction import introduction
 from toolkit.training.isolation import check_isolation

@@ -79,8 +79,7 @@ class Session:
         )
         with Signals() as signals, telemetry:
             telemetry.say(introduction)
-            if recipe.evaluation.every_steps is not None and self.before and not self.folder.evaluations.exists():
-                telemetry.evaluated(0, self.before)
+            self._tell_before(telemetry)
             watch = Watch(engine, self.held_out, recipe, telemetry, heartbeat, steps)
             checkpointing = Checkpointing(
                 saver, engine, config=config, signals=signals, telemetry=telemetry, held_out=self.held_out
@@ -94,6 +93,16 @@ class Session:
             watch.at_end(progress)
             exported = _best_weights(progress, watch, telemetry=telemetry, go_back=go_back)
         return Trained(telemetry.records, stopped, exported, watch.at(progress.step) if exported is None else None)
+
+    def _tell_before(self, telemetry: Telemetry) -> None:
+        """The curve's beginning, where there is to be one, and what is left out of it."""
+        if self.before is None:
+            return
+        if self.before.note is not None:
+            telemetry.say(f"WARNING: {self.before.note}")
+        wanted = self.recipe.evaluation.every_steps is not None and self.before.numbers
+        if wanted and not self.folder.evaluations.exists():
+            telemetry.evaluated(0, self.before)
 
 
 def _best_weights(

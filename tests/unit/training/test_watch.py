@@ -43,7 +43,7 @@ def samples(fingerprint: str = "these", *, questions: Any = None, shown: int = 0
         questions=questions,
         decode=lambda tokens: f" {tokens[0]} ",
         max_new_tokens=4,
-        stop_token_ids=[2],
+        stop_token_ids=[9],
         shown=shown,
         prompts=questions,
         fingerprint=fingerprint,
