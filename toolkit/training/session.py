@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from toolkit.checkpoints.manifest import Progress
-from toolkit.checkpoints.resume import resume
+from toolkit.checkpoints.resume import resume, set_aside_later
 from toolkit.checkpoints.save import Saver
 from toolkit.engines.base import Engine
 from toolkit.errors import CheckpointError
@@ -64,7 +64,8 @@ class Session:
 
         Args:
             heartbeat: of this rank.
-            step: of the checkpoint; without it the newest intact one, or the beginning where there is none.
+            step: of the checkpoint, those after which are set aside; without it the newest intact one, or the beginning
+                where there is none.
             introduction: shown before the first step.
         """
         engine, recipe = self.engine, self.recipe
@@ -72,6 +73,7 @@ class Session:
         saver = Saver(self.folder, engine, plan=self.plan, identity=self.identity, config=config)
         go_back = partial(resume, engine, saver.store, plan=self.plan, identity=self.identity)
         progress = go_back(step=step)
+        aside = None if step is None else set_aside_later(engine, saver.store, step=step)
         trackers = open_trackers(recipe.trackers, self.folder) if engine.rank == 0 else ()
         steps, evaluated = num_steps(recipe, self.batches), progress.held_out.step
         telemetry = Telemetry(
@@ -79,6 +81,10 @@ class Session:
         )
         with Signals() as signals, telemetry:
             telemetry.say(introduction)
+            if aside is not None:
+                telemetry.event("checkpoints set aside", step=progress.step, folder=aside.name)
+                where = aside.relative_to(self.folder.path)
+                telemetry.say(f"checkpoints after step {progress.step} are of what was trained before; now in {where}")
             self._tell_before(telemetry)
             watch = Watch(engine, self.held_out, recipe, telemetry, heartbeat, steps)
             checkpointing = Checkpointing(
