@@ -14,6 +14,7 @@ import torch
 
 from toolkit.checkpoints.export import Targets, export
 from toolkit.checkpoints.identity import identity_of
+from toolkit.data.batches import spaced_rows
 from toolkit.data.digests import fingerprint
 from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batches
 from toolkit.data.prepare import PreparedData, prepare
@@ -27,7 +28,8 @@ from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import ERROR_MARK, RunFolder, checkpoint_step
 from toolkit.specs.recipe import Recipe
-from toolkit.training.evaluation import HeldOut, check_measurable, evaluate, evaluate_before
+from toolkit.training.before import evaluate_before
+from toolkit.training.evaluation import HeldOut, check_measurable, evaluate
 from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.introduction import introduction
 from toolkit.training.isolation import check_isolation
@@ -146,11 +148,12 @@ def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut |
     if data.held_out is None and data.prompts is None:
         return None
     asked, encoder, rows = recipe.evaluation, data.encoder, data.held_out
+    measured = None if rows is None else rows.select(spaced_rows(len(rows), asked.loss_samples))
     tokenizer = encoder.template.tokenizer
     pad, answered = tokenizer.pad_token_id, max(asked.exact_match_samples, asked.generate_samples)
     questions = partial(prompt_batches, share=share, encoder=encoder, pad_token_id=pad)
     return HeldOut(
-        loss_batches=[] if rows is None else eval_batches(rows, share, pad_token_id=pad, limit=asked.loss_samples),
+        loss_batches=[] if measured is None else eval_batches(measured, share, pad_token_id=pad),
         questions=None if rows is None else questions(rows, limit=answered),
         decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
         max_new_tokens=asked.max_new_tokens,
@@ -158,7 +161,7 @@ def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut |
         graded=asked.exact_match_samples,
         shown=asked.generate_samples,
         prompts=None if data.prompts is None else questions(data.prompts),
-        fingerprint="" if rows is None else fingerprint(rows, count=asked.loss_samples),
+        fingerprint="" if measured is None else fingerprint(measured),
     )
 
 

@@ -1,18 +1,39 @@
 """lm-evaluation-harness on an exported folder, with task files on this machine; its own numbers, handed through."""
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
+from datasets.exceptions import DatasetsError
+from jinja2 import TemplateError
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from safetensors import SafetensorError
 
-from toolkit.errors import CheckpointError, DataError, SpecError
+from toolkit.errors import CheckpointError, DataError, MachineError, SpecError, ToolkitError
 
-_NO_TASK = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, yaml.YAMLError)
+_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    SafetensorError,
+    TemplateError,
+    yaml.YAMLError,
+)
+"""What a task file, a template and functions of a task can end in."""
 
 
 class Score(NamedTuple):
@@ -38,9 +59,10 @@ def evaluate_export(
         chat: render the prompts with the tokenizer's chat template.
 
     Raises:
-        CheckpointError: no model in the folder.
-        SpecError: a task file is missing or wrong.
-        DataError: what a task reads is not on this machine.
+        CheckpointError: no model in the folder, or a damaged one.
+        SpecError: a task file is missing or wrong, or fails while it runs; or there is no chat template.
+        DataError: what a task reads is broken, or not on this machine.
+        MachineError: memory runs out.
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json; give an exported folder, as RUN/final")
@@ -51,19 +73,42 @@ def evaluate_export(
     manager = TaskManager(include_defaults=False)  # the built-in tasks are on the network
     loaded = []
     for path in tasks:
-        try:
+        with _faults(f"{path}: the harness cannot load it", SpecError, own={path.resolve().parent}):
             loaded += manager.load(str(path.resolve()))["tasks"].values()
-        except ConnectionError as error:
-            raise DataError(f"{path}: its data are not on this machine ({error}); nothing is downloaded") from None
-        except _NO_TASK as error:
-            told = " ".join(str(error).split())
-            raise SpecError(f"{path}: the harness cannot load it: {type(error).__name__}: {told}") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"  # the harness takes cuda, there or not
-    model = HFLM(pretrained=str(folder), device=device, batch_size=batch_size, trust_remote_code=False)
-    found: dict[str, Any] = simple_evaluate(
-        model, tasks=loaded, limit=limit, task_manager=manager, apply_chat_template=chat, log_samples=False
-    )
+    with _faults(f"{folder}: the model cannot be loaded", CheckpointError, own=set()):
+        model = HFLM(pretrained=str(folder), device=device, batch_size=batch_size, trust_remote_code=False)
+    if chat and not model.tokenizer.chat_template:
+        raise SpecError(f"--chat: {folder} has no chat template; leave --chat out, or evaluate a fine-tuned export")
+    own = {path.resolve().parent for path in tasks}
+    with _faults(f"{', '.join(map(str, tasks))}: the harness stopped", SpecError, own=own):
+        found: dict[str, Any] = simple_evaluate(
+            model, tasks=loaded, limit=limit, task_manager=manager, apply_chat_template=chat, log_samples=False
+        )
     return found
+
+
+@contextmanager
+def _faults(told: str, kind: type[ToolkitError], *, own: Collection[Path]) -> Iterator[None]:
+    """Make one message of what the harness, or a task's own code in these folders, ends with."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MachineError(f"{told}: {_words(error, own)}; lower --batch-size") from None
+    except ConnectionError as error:
+        raise DataError(f"{told}: not on this machine ({error}); nothing is downloaded") from None
+    except DatasetsError as error:
+        # What is wrong with the file is in the error that this one was made of.
+        raise DataError(f"{told}: its data cannot be read: {_words(error.__cause__ or error, own)}") from None
+    except _FAULTS as error:
+        raise kind(f"{told}: {_words(error, own)}") from None
+
+
+def _words(error: BaseException, own: Collection[Path]) -> str:
+    """The error in a line, with its place in the task's own code."""
+    places = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve().parent in own]
+    where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def scores(found: dict[str, Any]) -> list[Score]:

@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from toolkit.demo.model import write_demo_model
 from toolkit.demo.tasks import demo_rows
+from toolkit.errors import CheckpointError, SpecError, ToolkitError
 
 TASK = """
 task: next_word
@@ -87,19 +89,99 @@ def test_a_task_of_this_machine(tmp_path: Path, export: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["final", "--tasks", "missing.yaml"], "missing.yaml: no such file"),
-        (["rows", "--tasks", "task.yaml"], "rows: no config.json"),
-        (["final", "--tasks", "broken.yaml"], "broken.yaml: the harness cannot load it"),
         (["final", "--tasks", "elsewhere.yaml"], "elsewhere.yaml: "),
+        (["final", "--tasks", "cut.yaml"], "cut.yaml: the harness cannot load it: its data cannot be read: "),
     ],
 )
 def test_what_is_wrong_is_one_message(tmp_path: Path, export: Path, words: list[str], told: str) -> None:
-    (tmp_path / "broken.yaml").write_text("task: [")
     text = (tmp_path / "task.yaml").read_text().replace("dataset_path: json", "dataset_path: nobody/nothing")
     (tmp_path / "elsewhere.yaml").write_text(text)
+    (tmp_path / "cut.jsonl").write_text('{"question": "1", "answer": "2"}\n{"question": \n')
+    (tmp_path / "cut.yaml").write_text((tmp_path / "task.yaml").read_text().replace("rows.jsonl", "cut.jsonl"))
     done = run(*words, cwd=tmp_path)
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert told in last
     assert "Traceback" not in done.stderr
+
+
+OWN_CODE = """
+def asked(row):
+    return row["nothing"]
+
+def counted(row, results):
+    return {"acc": 1 / 0}
+"""
+
+
+@needs_harness
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"{{question}}"', '"{{question"', "cannot load it: TemplateSyntaxError: unexpected end of template"),
+        ('"{{question}}"', '"{{ nothing.of.it }}"', "cannot load it: UndefinedError: 'nothing' is undefined"),
+        ('"{{question}}"', "!function own.asked", r"cannot load it: KeyError: 'nothing' \(own.py:3\)"),
+        ("test_split", "process_results: !function own.counted\ntest_split", r"division by zero \(own.py:6\)"),
+        ("metric: acc", "metric: nonsense", "cannot load it: KeyError: "),
+    ],
+    ids=["jinja", "column", "function", "metric", "no metric"],
+)
+def test_what_fails_in_a_task_is_one_message(tmp_path: Path, export: Path, old: str, new: str, told: str) -> None:
+    from toolkit.harness import evaluate_export
+
+    (tmp_path / "own.py").write_text(OWN_CODE)
+    path = tmp_path / "wrong.yaml"
+    path.write_text((tmp_path / "task.yaml").read_text().replace(old, new))
+    with pytest.raises(SpecError, match=rf"wrong.yaml: the harness .*{told}"):
+        evaluate_export(export, [path], batch_size=2, limit=2, chat=False)
+
+
+@needs_harness
+@pytest.mark.parametrize(
+    ("folder", "task", "error", "told"),
+    [
+        ("final", "missing.yaml", SpecError, "missing.yaml: no such file"),
+        ("rows", "task.yaml", CheckpointError, "rows: no config.json"),
+        ("final", "broken.yaml", SpecError, "broken.yaml: the harness cannot load it: "),
+    ],
+)
+def test_what_is_not_there(
+    tmp_path: Path, export: Path, folder: str, task: str, error: type[ToolkitError], told: str
+) -> None:
+    from toolkit.harness import evaluate_export
+
+    (tmp_path / "broken.yaml").write_text("task: [")
+    with pytest.raises(error, match=told):
+        evaluate_export(export.with_name(folder), [tmp_path / task], batch_size=2, limit=2, chat=False)
+
+
+def cut_weights(export: Path) -> None:
+    os.truncate(export / "model.safetensors", (export / "model.safetensors").stat().st_size - 1000)
+
+
+def no_weights(export: Path) -> None:
+    (export / "model.safetensors").unlink()
+
+
+def no_template(export: Path) -> None:
+    (export / "chat_template.jinja").unlink()
+
+
+@needs_harness
+@pytest.mark.parametrize(
+    ("damage", "error", "told"),
+    [
+        (cut_weights, CheckpointError, "final: the model cannot be loaded: SafetensorError: "),
+        (no_weights, CheckpointError, "final: the model cannot be loaded: OSError: "),
+        (no_template, SpecError, "--chat: .+final has no chat template; leave --chat out"),
+    ],
+)
+def test_an_export_that_cannot_be_measured(
+    tmp_path: Path, export: Path, damage: Callable[[Path], None], error: type[ToolkitError], told: str
+) -> None:
+    from toolkit.harness import evaluate_export
+
+    damage(export)
+    with pytest.raises(error, match=told):
+        evaluate_export(export, [tmp_path / "task.yaml"], batch_size=2, limit=2, chat=True)

@@ -56,6 +56,31 @@ def resume(
     return Progress()
 
 
+def set_aside_later(engine: Engine, store: Store, *, step: int) -> Path | None:
+    """Move checkpoints after that step, to which the run has gone back, out of its way; all ranks call it.
+
+    They are not of what is trained now: the newest of them would be gone on from after the next fault, and those that
+    are saved now would count as older ones, and go.
+
+    Returns:
+        The folder that they are in now; None where there are none.
+
+    Raises:
+        CheckpointError: they cannot be moved.
+    """
+    aside: Path | None = None
+    fault: str | None = None
+    if engine.rank == 0:
+        try:
+            aside = store.set_aside(after=step)
+        except OSError as error:
+            fault = f"{store.path}: checkpoints after step {step} cannot be moved ({error.strerror}); make it writable"
+    found: tuple[Path | None, str | None] = engine.gather((aside, fault))[0]
+    if found[1] is not None:
+        raise CheckpointError(found[1])
+    return found[0]
+
+
 def _checked(engine: Engine, folder: Path) -> tuple[Manifest | None, str]:
     """The manifest, or why the checkpoint cannot be used; the same on all ranks, each of which reads some files."""
     manifest, fault = None, ""

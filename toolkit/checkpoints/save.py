@@ -144,8 +144,9 @@ class Saver:
         sync(partial / "manifest.json")
         if self._abandoned.is_set():
             raise CheckpointError("another rank could not write its part")
-        self.store.publish(partial, manifest.progress.step)
-        self.store.retain(kept_steps(self.store.manifests(), self._config))
+        published = manifest.progress.step
+        self.store.publish(partial, published)
+        self.store.retain(kept_steps(self.store.manifests(), self._config, published=published))
 
     def _entries(self, partial: Path, num_ranks: int) -> dict[str, FileEntry]:
         waiting = {shard_name(rank) for rank in range(num_ranks)}

@@ -13,6 +13,7 @@ from toolkit.errors import CheckpointError
 _NAME = re.compile(r"step-(\d{8,})")
 _LATEST = "latest"
 _REMOVED = ".removed"
+_ASIDE = "set-aside"
 
 
 class Store:
@@ -56,13 +57,25 @@ class Store:
             self._remove(target)
         partial.rename(target)
         sync(self.path)
-        draft = self.path / f".{_LATEST}.partial"
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(f"{target.name}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(self.path / _LATEST)
-        sync(self.path)
+        self._write_latest(target)
+
+    def set_aside(self, *, after: int) -> Path | None:
+        """Move the checkpoints after that step to a folder that nothing here looks into; None where there are none.
+
+        The newest first, and `latest` at the end: a kill in between leaves a store in which the same is to be done.
+        """
+        later = [step for step in self.steps() if step > after]
+        if not later:
+            return None
+        number = 1
+        while os.path.lexists(aside := self.path / f"{_ASIDE}-{number}"):
+            number += 1
+        aside.mkdir()
+        for step in later:
+            self.folder(step).rename(aside / self.folder(step).name)
+        sync(aside)
+        self._write_latest(self.folder(after))
+        return aside
 
     def retain(self, kept: Collection[int]) -> None:
         """Remove all other checkpoints, and what a killed run has left half made or half removed."""
@@ -78,6 +91,15 @@ class Store:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+
+    def _write_latest(self, folder: Path) -> None:
+        draft = self.path / f".{_LATEST}.partial"
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(f"{folder.name}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(self.path / _LATEST)
+        sync(self.path)
 
     def _remove(self, folder: Path) -> None:
         # Renamed first: removing takes time, and a kill in between must leave no half checkpoint under a good name.

@@ -14,6 +14,8 @@ Sample = tuple[list[int], list[int]]
 """Tokens and labels."""
 PAD_MULTIPLE = 8
 """Widths are multiples of this: tensor cores want them, and fewer distinct widths mean fewer kernel choices."""
+_GOLDEN = 2_654_435_769
+"""2^32 divided by the golden ratio: multiples of it, modulo 2^32, fill the range evenly in any number."""
 
 
 def samples_of(rows: Dataset, numbers: list[int]) -> list[Sample]:
@@ -22,6 +24,17 @@ def samples_of(rows: Dataset, numbers: list[int]) -> list[Sample]:
         return []
     chosen = rows[numbers]
     return list(zip(chosen["input_ids"], chosen["labels"], strict=True))
+
+
+def spaced_rows(size: int, limit: int | None) -> list[int]:
+    """Numbers of at most `limit` of `size` rows, ascending: one from each of as many equal stretches.
+
+    Not the same place of each: where sources take turns, every second row would be of one of them.
+    """
+    count = size if limit is None else min(limit, size)
+    edges = [place * size // max(count, 1) for place in range(count + 1)]
+    steps = (place * _GOLDEN % 2**32 for place in range(count))
+    return [low + (high - low) * step // 2**32 for low, high, step in zip(edges, edges[1:], steps, strict=False)]
 
 
 def right_padded(samples: list[Sample], *, size: int, pad: int) -> Batch:

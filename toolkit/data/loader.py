@@ -203,14 +203,11 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
-def eval_batches(rows: Dataset, share: Share, *, pad_token_id: int, limit: int | None = None) -> list[Batch]:
-    """This rank's share of the first `limit` rows for their loss; as many batches of equal rows on every rank."""
-    tokens = _tokens_of(rows)
-    count = len(rows) if limit is None else min(limit, len(rows))
-    return [
-        right_padded(samples_of(tokens, list(share.rows(micro, count))), size=share.micro_batch, pad=pad_token_id)
-        for micro in range(math.ceil(count / (share.dp * share.micro_batch)))
-    ]
+def eval_batches(rows: Dataset, share: Share, *, pad_token_id: int) -> list[Batch]:
+    """This rank's share of the rows for their loss; as many batches of equal size on every rank."""
+    tokens, size = _tokens_of(rows), share.micro_batch
+    shares = [share.rows(micro, len(rows)) for micro in range(math.ceil(len(rows) / (share.dp * size)))]
+    return [right_padded(samples_of(tokens, list(own)), size=size, pad=pad_token_id) for own in shares]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _train(
     run: RunFolder, plan: Plan, recipe: Recipe, options: list[str], *, max_restarts: int, grace_seconds: float
 ) -> None:
     """Start the ranks until they end well, or starting them does not help."""
-    without_progress, newest = 0, _newest_checkpoint(run)
+    without_progress, newest, began = 0, _newest_checkpoint(run), latest_written(run)
     environment = environment_for(plan.cluster.device.kind)
     while True:
         _set_aside(run)
@@ -92,7 +92,7 @@ def _train(
             emit(plan, run.path, recipe, overwrite=True)
         run.note("restarted", reason=reason)
         sys.stderr.write(f"{reason}; starting again from the last checkpoint\n")
-        options = ["--resume", "auto"]  # what is there now is this run's own
+        options = options_to_go_on(run, options, began=began)
 
 
 def _plan_for_less_memory(error: ToolkitError, plan: Plan, recipe: Recipe) -> Plan:
@@ -127,6 +127,26 @@ def _newest_checkpoint(run: RunFolder) -> str:
     """Name of the newest published checkpoint; empty without one."""
     latest = run.checkpoints / "latest"
     return latest.read_text(encoding="utf-8", errors="replace") if latest.is_file() else ""
+
+
+def options_to_go_on(run: RunFolder, options: list[str], *, began: tuple[int, int] | None) -> list[str]:
+    """What the ranks are started with again.
+
+    What is there now is this run's own, unless they ended before they went back to the step of `--resume`.
+
+    Args:
+        run: the run folder.
+        options: that they were started with.
+        began: `latest_written` when the run began.
+    """
+    gone_back = latest_written(run) != began
+    return options if options[:1] == ["--resume"] and not gone_back else ["--resume", "auto"]
+
+
+def latest_written(run: RunFolder) -> tuple[int, int] | None:
+    """Tells the file that names the newest checkpoint from one that was written later, even of the same step."""
+    latest = run.checkpoints / "latest"
+    return (latest.stat().st_ino, latest.stat().st_mtime_ns) if latest.is_file() else None
 
 
 def _set_aside(run: RunFolder) -> None:

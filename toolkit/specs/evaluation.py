@@ -17,7 +17,7 @@ class EvaluationConfig(Spec):
     max_new_tokens: int = Field(default=64, gt=0)
     """Longest generated answer in tokens."""
     loss_samples: int = Field(default=256, ge=0)
-    """Held-out samples whose loss is measured; 0 measures none."""
+    """Held-out samples whose loss is measured, evenly spaced among all of them; 0 measures none."""
     generate_samples: int = Field(default=0, ge=0)
     """Held-out samples whose greedy answers each evaluation prints, and adds to answers.jsonl."""
     prompts: str | None = None

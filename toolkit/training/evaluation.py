@@ -1,14 +1,12 @@
 """What the model knows: loss and exact match on samples that training never sees."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from toolkit.engines.base import Batch, Engine
 from toolkit.errors import SpecError
-from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
 
 _LARGEST_EXPONENT = 700.0
@@ -62,6 +60,8 @@ class Evaluation:
     """Part of the recipe's own prompts whose answer is right."""
     answers: tuple[Answer, ...] = ()
     """As many held-out prompts' answers as the recipe wants shown."""
+    note: str | None = None
+    """What is left out, and why."""
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -82,7 +82,7 @@ class HeldOut:
     questions: Questions | None
     """Held-out prompts to answer, or None to generate nothing."""
     decode: Callable[[list[int]], str]
-    """Token ids of an answer to text, special tokens left out."""
+    """Token ids of an answer, without the one that ended it, to text, special tokens left out."""
     max_new_tokens: int
     """Longest answer."""
     stop_token_ids: Sequence[int]
@@ -137,25 +137,6 @@ def evaluate(engine: Engine, held_out: HeldOut | None) -> Evaluation:
     )
 
 
-def evaluate_before(engine: Engine, held_out: HeldOut | None, folder: RunFolder) -> Evaluation:
-    """Measure a run's model before its first step, or read what was measured when the run began."""
-    kept: Any = engine.gather(folder.before.read_text(encoding="utf-8") if folder.before.exists() else None)[0]
-    if kept is not None:
-        content = json.loads(kept)
-        example, answers = content.pop("example"), content.pop("answers", ())
-        return Evaluation(
-            **content,
-            example=None if example is None else Answer(**example),
-            answers=tuple(Answer(**answer) for answer in answers),
-        )
-    before = evaluate(engine, held_out)
-    if engine.rank == 0:
-        partial = folder.before.with_suffix(".json.partial")
-        partial.write_text(json.dumps(asdict(before)), encoding="utf-8")
-        partial.replace(folder.before)
-    return before
-
-
 def _answers(engine: Engine, held_out: HeldOut, questions: Questions | None) -> list[Answer]:
     """Of all ranks, in the order of the prompts; ranks of one replica have the same."""
     if questions is None:
@@ -166,11 +147,17 @@ def _answers(engine: Engine, held_out: HeldOut, questions: Questions | None) -> 
     # The last batches are filled up with rows that nobody asked for.
     rows = zip(questions.numbers, questions.prompts, questions.answers, generated, strict=False)
     answers = {
-        number: Answer(prompt, expected.strip(), held_out.decode(tokens).strip())
+        number: Answer(prompt, expected.strip(), held_out.decode(_until(tokens, held_out.stop_token_ids)).strip())
         for number, prompt, expected, tokens in rows
     }
     of_all_ranks = {number: answer for share in engine.gather(answers) for number, answer in share.items()}
     return [of_all_ranks[number] for number in sorted(of_all_ranks)]
+
+
+def _until(tokens: list[int], stops: Sequence[int]) -> list[int]:
+    """What comes before the first token that ends an answer: a tokenizer need not flag it as special."""
+    ends = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
+    return tokens[:ends]
 
 
 def _part_right(answers: Sequence[Answer]) -> float | None:

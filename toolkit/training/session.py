@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from toolkit.checkpoints.manifest import Progress
-from toolkit.checkpoints.resume import resume
+from toolkit.checkpoints.resume import resume, set_aside_later
 from toolkit.checkpoints.save import Saver
 from toolkit.engines.base import Engine
 from toolkit.errors import CheckpointError
@@ -64,7 +64,8 @@ class Session:
 
         Args:
             heartbeat: of this rank.
-            step: of the checkpoint; without it the newest intact one, or the beginning where there is none.
+            step: of the checkpoint, those after which are set aside; without it the newest intact one, or the beginning
+                where there is none.
             introduction: shown before the first step.
         """
         engine, recipe = self.engine, self.recipe
@@ -72,6 +73,7 @@ class Session:
         saver = Saver(self.folder, engine, plan=self.plan, identity=self.identity, config=config)
         go_back = partial(resume, engine, saver.store, plan=self.plan, identity=self.identity)
         progress = go_back(step=step)
+        aside = None if step is None else set_aside_later(engine, saver.store, step=step)
         trackers = open_trackers(recipe.trackers, self.folder) if engine.rank == 0 else ()
         steps, evaluated = num_steps(recipe, self.batches), progress.held_out.step
         telemetry = Telemetry(
@@ -79,8 +81,11 @@ class Session:
         )
         with Signals() as signals, telemetry:
             telemetry.say(introduction)
-            if recipe.evaluation.every_steps is not None and self.before and not self.folder.evaluations.exists():
-                telemetry.evaluated(0, self.before)
+            if aside is not None:
+                telemetry.event("checkpoints set aside", step=progress.step, folder=aside.name)
+                where = aside.relative_to(self.folder.path)
+                telemetry.say(f"checkpoints after step {progress.step} are of what was trained before; now in {where}")
+            self._tell_before(telemetry)
             watch = Watch(engine, self.held_out, recipe, telemetry, heartbeat, steps)
             checkpointing = Checkpointing(
                 saver, engine, config=config, signals=signals, telemetry=telemetry, held_out=self.held_out
@@ -94,6 +99,16 @@ class Session:
             watch.at_end(progress)
             exported = _best_weights(progress, watch, telemetry=telemetry, go_back=go_back)
         return Trained(telemetry.records, stopped, exported, watch.at(progress.step) if exported is None else None)
+
+    def _tell_before(self, telemetry: Telemetry) -> None:
+        """The curve's beginning, where there is to be one, and what is left out of it."""
+        if self.before is None:
+            return
+        if self.before.note is not None:
+            telemetry.say(f"WARNING: {self.before.note}")
+        wanted = self.recipe.evaluation.every_steps is not None and self.before.numbers
+        if wanted and not self.folder.evaluations.exists():
+            telemetry.evaluated(0, self.before)
 
 
 def _best_weights(

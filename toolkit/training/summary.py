@@ -41,6 +41,7 @@ def write_summary(
         "exact_match_after": after.exact_match,
         "prompts_match_before": before.prompts_match,
         "prompts_match_after": after.prompts_match,
+        "before_note": before.note,
         "example": _example(before, after),
         "tokens_per_second": rate,
         "steps": len(records),

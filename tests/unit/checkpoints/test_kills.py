@@ -1,10 +1,11 @@
 """A kill at every call that makes, renames or removes a file while a checkpoint is saved: one is intact at any time."""
 
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +46,27 @@ class OneRank:
         return [value]
 
 
-def save(folder: Path, steps: list[int], kill_at: int | None) -> None:
-    """Save these steps one after the other; end this process at the given call."""
-    run = RunFolder(folder)
+def end_at(call: int | None, folder: Path) -> None:
+    """End this process at that call which makes, renames or removes something in the folder."""
     seen = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
-        if event not in EVENTS or str(run.checkpoints) not in str(arguments[0]):
+        if event not in EVENTS or str(folder) not in str(arguments[0]):
             return
         if event == "open" and not (isinstance(arguments[1], str) and arguments[1][:1] in "wax"):
             return
         seen += 1
-        if seen == kill_at:
+        if seen == call:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
+
+
+def save(folder: Path, steps: list[int], kill_at: int | None) -> None:
+    """Save these steps one after the other; end this process at the given call."""
+    run = RunFolder(folder)
+    end_at(kill_at, run.checkpoints)
     Store(run.checkpoints).clean()
     for step in steps:
         engine: Any = OneRank(step)
@@ -71,9 +77,17 @@ def save(folder: Path, steps: list[int], kill_at: int | None) -> None:
         assert saver.failure is None
 
 
-def in_a_process(folder: Path, steps: list[int], kill_at: int | None = None) -> int:
+def go_back(folder: Path, step: int, kill_at: int) -> None:
+    """Set aside what was saved after that step; end this process at the given call."""
+    store = Store(RunFolder(folder).checkpoints)
+    end_at(kill_at, store.path)
+    store.clean()
+    store.set_aside(after=step)
+
+
+def in_a_process(body: Callable[..., None], *args: object) -> int:
     """Exit code; negative where a signal ended it."""
-    process = warm_processes().Process(target=save, args=(folder, steps, kill_at))
+    process = warm_processes().Process(target=body, args=args)
     process.start()
     process.join(30)
     assert process.exitcode is not None, "it hangs"
@@ -87,10 +101,10 @@ def test_one_checkpoint_is_intact_whenever_it_ends(tmp_path: Path) -> None:
     plan.save(run.plan)
     Recipe(model="m", workload=plan.workload).save(run.recipe)
     store = Store(run.checkpoints)
-    assert in_a_process(tmp_path, [1, 2]) == 0
+    assert in_a_process(save, tmp_path, [1, 2], None) == 0
     step, kills = 2, 0
     for call in range(1, 1000):
-        ended = in_a_process(tmp_path, [step + 1, step + 2], call)
+        ended = in_a_process(save, tmp_path, [step + 1, step + 2], call)
         if ended == 0:
             break
         assert ended == -signal.SIGKILL
@@ -107,3 +121,26 @@ def test_one_checkpoint_is_intact_whenever_it_ends(tmp_path: Path) -> None:
     # Two saves make, rename and remove a dozen files each.
     assert kills > 20
     assert store.steps() == [step + 2, step + 1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+def test_nothing_is_lost_whenever_going_back_ends(tmp_path: Path) -> None:
+    store, kills = Store(RunFolder(tmp_path).checkpoints), 0
+    for call in range(1, 100):
+        shutil.rmtree(store.path, ignore_errors=True)
+        for step in (1, 2, 3):
+            store.partial(step, "test").mkdir(parents=True)
+            store.publish(store.partial(step, "test"), step)
+        ended = in_a_process(go_back, tmp_path, 1, call)
+        # Where it was not, `latest` still says so, and the same is done again.
+        assert store.steps() == [1] or (store.path / "latest").read_text() == "step-00000003\n"
+        store.clean()
+        store.set_aside(after=1)
+        assert store.steps() == [1]
+        assert sorted(path.name for path in store.path.glob("set-aside-*/*")) == ["step-00000002", "step-00000003"]
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL
+        kills += 1
+    # A folder, two renames, and `latest`.
+    assert kills >= 5

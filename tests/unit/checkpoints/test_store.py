@@ -226,14 +226,44 @@ def test_which_checkpoints_stay(store: Store) -> None:
         step: manifest.model_copy(update={"held_out_loss": {2: 0.5, 5: 0.7}.get(step)})
         for step, manifest in store.manifests().items()
     }
-    assert kept_steps(manifests, CheckpointConfig()) == {5, 6}
-    assert kept_steps(manifests, CheckpointConfig(keep_last=3, keep_every=3)) == {3, 4, 5, 6}
-    assert kept_steps(manifests, CheckpointConfig(keep_best=True)) == {2, 5, 6}
+    assert kept_steps(manifests, CheckpointConfig(), published=6) == {5, 6}
+    assert kept_steps(manifests, CheckpointConfig(keep_last=3, keep_every=3), published=6) == {3, 4, 5, 6}
+    assert kept_steps(manifests, CheckpointConfig(keep_best=True), published=6) == {2, 5, 6}
     exporting = HeldOutRecord(best=1.0, best_step=4)
     manifests[6] = manifests[6].model_copy(update={"progress": Progress(step=6, held_out=exporting)})
-    assert kept_steps(manifests, CheckpointConfig()) == {4, 5, 6}
+    assert kept_steps(manifests, CheckpointConfig(), published=6) == {4, 5, 6}
     store.retain({5, 6})
     assert store.steps() == [6, 5]
+
+
+def test_what_was_passed_over_takes_nobodys_place(store: Store) -> None:
+    """Checkpoints 20 and 30 look whole, and were found damaged when the run went on from 10."""
+    for step in (10, 12, 20, 30):
+        write(store, step, DIVISIONS["whole"])
+    better = HeldOutRecord(best=1.0, best_step=20)
+    manifests = store.manifests()
+    manifests[30] = manifests[30].model_copy(
+        update={"held_out_loss": 0.1, "progress": Progress(step=30, held_out=better)}
+    )
+    manifests[10] = manifests[10].model_copy(update={"held_out_loss": 0.5})
+    assert kept_steps(manifests, CheckpointConfig(keep_best=True), published=12) == {10, 12, 20, 30}
+    manifests[14] = manifests[12].model_copy(update={"progress": Progress(step=14)})
+    assert kept_steps(manifests, CheckpointConfig(keep_best=True), published=14) == {10, 12, 14, 20, 30}
+    assert kept_steps(manifests, CheckpointConfig(), published=14) == {12, 14, 20, 30}
+
+
+def test_later_checkpoints_are_set_aside_whole(store: Store) -> None:
+    for step in (10, 20, 30):
+        write(store, step, DIVISIONS["whole"])
+    aside = store.set_aside(after=10)
+    assert aside is not None
+    assert store.steps() == [10]
+    assert (store.path / "latest").read_text() == "step-00000010\n"
+    assert [fault_of(Store(aside).folder(step)) for step in (20, 30)] == ["", ""]
+    store.clean()
+    store.retain({10})
+    assert Store(aside).steps() == [30, 20]
+    assert store.set_aside(after=10) is None
 
 
 def test_another_run_is_told_by_what_differs() -> None:

@@ -8,7 +8,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.data.batches import Batch
+from toolkit.data.batches import Batch, spaced_rows
 from toolkit.data.encode import IGNORED
 from toolkit.data.loader import GlobalBatches, Share, epoch_order, eval_batches, prompt_batches
 from toolkit.data.prepare import prepare
@@ -102,12 +102,25 @@ def test_padding() -> None:
     assert (batch["labels"][2] == IGNORED).all()
 
 
-@pytest.mark.parametrize("limit", [None, 10, 1, 100])
-def test_evaluation_is_shared_in_equal_counts(limit: int | None) -> None:
+@pytest.mark.parametrize("count", [29, 10, 1])
+def test_evaluation_is_shared_in_equal_counts(count: int) -> None:
     shares = [Share(4, rank, 2) for rank in range(4)]
-    ranks = [eval_batches(ROWS[29], share, pad_token_id=PAD, limit=limit) for share in shares]
+    ranks = [eval_batches(ROWS[29].select(range(count)), share, pad_token_id=PAD) for share in shares]
     assert len({len(batches) for batches in ranks}) == 1
-    assert sorted(row for batches in ranks for row in held(batches)) == list(range(29))[:limit]
+    assert sorted(row for batches in ranks for row in held(batches)) == list(range(count))
+
+
+@given(size=st.integers(0, 3000), limit=st.one_of(st.none(), st.integers(0, 400)))
+def test_measured_rows_are_spaced_evenly(size: int, limit: int | None) -> None:
+    rows = spaced_rows(size, limit)
+    count = size if limit is None else min(size, limit)
+    # One of each stretch: no beginning of the rows has more than its part of those that are measured.
+    assert len(rows) == count
+    assert all(abs(place - row * count / size) <= 1 for place, row in enumerate(rows))
+
+
+def test_measured_rows_are_of_all_sources_that_take_turns() -> None:
+    assert [sum(row % 2 for row in spaced_rows(count, count // 2)) for count in (40, 400, 4000)] == [10, 100, 1000]
 
 
 def test_prompts_are_padded_left_and_shared(small: Any, write_rows: Any, tmp_path: Any) -> None:

@@ -78,6 +78,5 @@ def test_prompts_are_numbered_over_all_ranks(data: PreparedData) -> None:
 
 def test_a_fingerprint_tells_samples_apart(data: PreparedData) -> None:
     rows = data.train
-    told = {fingerprint(rows, count=5), fingerprint(rows, count=4), fingerprint(rows.select([1, 0, 2, 3, 4]), count=5)}
+    told = {fingerprint(rows.select(chosen)) for chosen in ([0, 1, 2, 3, 4], [0, 1, 2, 3], [1, 0, 2, 3, 4])}
     assert len(told) == 3
-    assert fingerprint(rows, count=9) == fingerprint(rows, count=5)

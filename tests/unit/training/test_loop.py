@@ -182,6 +182,43 @@ def test_going_back_leaves_the_bad_batch_out(
     assert (back["step"], back["left_out"]) == (2, [3])
 
 
+@pytest.mark.parametrize(("good", "saved"), [(1, 2), (3, 4)], ids=["before it saves", "after"])
+def test_a_run_that_is_sent_back_stays_on_its_new_way(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any], good: int, saved: int
+) -> None:
+    """What was trained before is neither gone on from nor counted, and not lost, whenever the run is interrupted."""
+    every_two = CheckpointConfig(every_steps=2, asynchronous=False)
+    wanted = recipe(max_steps=9, checkpoint=every_two, faults=FaultConfig(on_bad_step="stop"))
+    train(engine([step()] * 6), recipe(max_steps=6, checkpoint=CheckpointConfig(every_steps=2, keep_last=3)))
+    store = Store(folder.checkpoints)
+    assert store.steps() == [6, 4, 2]
+    with pytest.raises(NumericalFault):
+        train(engine([*[step()] * good, step(NAN, skipped=True)]), wanted, resume=2)
+    assert store.steps() == sorted({2, saved}, reverse=True)
+    assert (folder.checkpoints / "latest").read_text() == f"step-{saved:08d}\n"
+    aside = folder.checkpoints / "set-aside-1"
+    assert Store(aside).steps() == [6, 4]
+    told = [event for event in events(folder) if event["event"] == "checkpoints set aside"]
+    assert [(event["step"], event["folder"]) for event in told] == [(2, "set-aside-1")]
+
+    again = engine([step()] * 9)
+    train(again, wanted)
+    assert again.batches == list(range(saved, 9))
+    assert store.steps() == [9, 8]
+    assert Store(aside).steps() == [6, 4]
+
+
+def test_a_run_that_is_sent_back_twice_loses_nothing(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    wanted = recipe(max_steps=6, checkpoint=CheckpointConfig(every_steps=2, keep_last=3))
+    for resume in (None, 4, 2, 6):
+        train(engine([step()] * 6), wanted, resume=resume)
+    asides = {path.name: Store(path).steps() for path in folder.checkpoints.glob("set-aside-*")}
+    assert asides == {"set-aside-1": [6], "set-aside-2": [6, 4]}
+    assert Store(folder.checkpoints).steps() == [6, 4, 2]
+
+
 def test_nothing_to_go_back_to(engine: Callable[..., Any], train: Callable[..., Any]) -> None:
     scripted = engine([step(), step(NAN, skipped=True)])
     with pytest.raises(NumericalFault, match="no checkpoint to go back to"):

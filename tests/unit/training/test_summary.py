@@ -59,6 +59,7 @@ def test_the_run_in_one_object(folder: RunFolder, plan: Plan, telemetry: Telemet
         "exact_match_after": 0.5,
         "prompts_match_before": None,
         "prompts_match_after": None,
+        "before_note": None,
         "example": {"prompt": "1 + 1 =", "expected": "2", "before": "9", "after": "2"},
         "tokens_per_second": 500.0,
         "steps": 4,
@@ -102,7 +103,7 @@ def held_out(questions: Questions | None, num_batches: int = 1) -> HeldOut:
         questions=questions,
         decode=lambda tokens: f" {tokens[0]} ",
         max_new_tokens=4,
-        stop_token_ids=[2],
+        stop_token_ids=[9],
     )
 
 

@@ -43,7 +43,7 @@ def samples(fingerprint: str = "these", *, questions: Any = None, shown: int = 0
         questions=questions,
         decode=lambda tokens: f" {tokens[0]} ",
         max_new_tokens=4,
-        stop_token_ids=[2],
+        stop_token_ids=[9],
         shown=shown,
         prompts=questions,
         fingerprint=fingerprint,
@@ -55,11 +55,11 @@ def train(folder: RunFolder, plan: Plan) -> Callable[..., Trained]:
     """Train with a scripted engine, with real files around it."""
     plan.save(folder.plan)
 
-    def run(engine: Any, wanted: Recipe, held_out: HeldOut | None = None) -> Trained:
+    def run(engine: Any, wanted: Recipe, held_out: HeldOut | None = None, resume: int | None = None) -> Trained:
         wanted.save(folder.recipe)
         session = Session(folder, plan, wanted, engine, Numbers(), held_out or samples(), {"model": "s"}, BEFORE)
         with Heartbeat(folder, 0, hang_minutes=1.0) as heartbeat:
-            return session.train(heartbeat, step=None, introduction="")
+            return session.train(heartbeat, step=resume, introduction="")
 
     return run
 
@@ -205,6 +205,30 @@ def test_a_lost_best_checkpoint_leaves_the_last_weights(
     assert done.exported_step is None
     assert "best weights lost" in [event["event"] for event in events(folder)]
     assert "WARNING: the last weights are exported, not those of step 2" in capsys.readouterr().out
+
+
+def test_going_back_forgets_a_better_evaluation_after_that_step(
+    folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Trained]
+) -> None:
+    """Steps 4 and 6 were better than all that comes after going back to step 2; step 8 is the best of what counts."""
+    asked = EvaluationConfig(every_steps=2, export_best=True, patience=2)
+    kept = CheckpointConfig(every_steps=2, keep_best=True)
+    wanted = recipe(max_steps=8, evaluation=asked, checkpoint=kept)
+    train(engine([step()] * 8, losses=[3.0, 1.0, 0.5, 0.6]), wanted)
+    assert Store(folder.checkpoints).steps() == [8, 6]
+    shutil.rmtree(folder.checkpoints)
+
+    train(engine([step()] * 4, losses=[3.0, 1.0]), recipe(max_steps=4, evaluation=asked, checkpoint=kept))
+    longer = recipe(max_steps=20, evaluation=asked, checkpoint=kept)
+    scripted = engine([step()] * 20, losses=[2.9, 2.8, 2.7, 2.9, 2.8])
+    done = train(scripted, longer, resume=2)
+    assert curve(folder) == [(0, 3.0), (2, 3.0), (4, 2.9), (6, 2.8), (8, 2.7), (10, 2.9), (12, 2.8)]
+    assert done.stopped_early is not None
+    assert done.exported_step == 8
+    assert Store(folder.checkpoints).steps() == [12, 10, 8]
+    assert [path.name for path in (folder.checkpoints / "set-aside-1").iterdir()] == ["step-00000004"]
+    # Two steps lead to the checkpoint that it went back to, six to the best.
+    assert scripted.kept["weight"].tolist() == pytest.approx([1.5 + sum(scripted.learning_rates[:6])] * 4)
 
 
 def test_plateau_lowers_the_rate_after_the_warm_up(

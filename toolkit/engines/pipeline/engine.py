@@ -27,6 +27,7 @@ from toolkit.engines.pipeline.collect import stage_parameters, stage_tensors, we
 from toolkit.engines.pipeline.generate import StageGenerator
 from toolkit.engines.pipeline.module import pipeline_module, topology_of
 from toolkit.errors import EngineError
+from toolkit.models.compiled import uncompiled
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
@@ -148,7 +149,7 @@ class PipelineEngine:
         self._engine.eval()
         answers = []
         for batch in batches:
-            with self._numbers.autocast(self.device):
+            with self._numbers.autocast(self.device), uncompiled():
                 answers += self._generator.answer(batch, max_new_tokens=max_new_tokens, stops=stop_token_ids)
         return answers
 

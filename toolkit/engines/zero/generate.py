@@ -7,6 +7,7 @@ import torch
 
 from toolkit.engines.base import Batch
 from toolkit.engines.ds.tensor import whole_logits
+from toolkit.models.compiled import uncompiled
 from toolkit.models.ulysses import whole_sequences
 
 
@@ -26,7 +27,7 @@ def answers_of(
     answers: list[list[int]] = []
     for batch in batches:
         # Ranks of one replica answer the same prompts, each in full.
-        with whole_logits(base.lm_head), whole_sequences(base):
+        with whole_logits(base.lm_head), whole_sequences(base), uncompiled():
             output = engine.module.generate(
                 input_ids=batch["input_ids"].to(engine.device),
                 attention_mask=batch["attention_mask"].to(engine.device),
