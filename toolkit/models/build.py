@@ -8,6 +8,7 @@ from toolkit.errors import SpecError
 from toolkit.models.compiled import compile_layers
 from toolkit.models.lora import add_lora, set_magnitudes
 from toolkit.models.pretrained import checkpoint_activations, load_pretrained
+from toolkit.models.selective import Kept
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.specs.recipe import Recipe
@@ -45,6 +46,7 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
             every=plan.strategy.checkpointing_every,
             to_host=plan.strategy.offload_activations == "cpu",
             pinned=plan.cluster.device.kind != "cpu",
+            kept=_kept(plan) if plan.strategy.activation_checkpointing == "selective" else None,
         )
     if adapters:
         model.module = add_lora(
@@ -61,6 +63,13 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
             "lora.targets, or use loss=full"
         )
     return model
+
+
+def _kept(plan: Plan) -> Kept:
+    """What selective checkpointing keeps on one rank."""
+    tp, work = plan.strategy.layout.tp, plan.workload
+    thin = 0 if work.method == "full" else work.lora_rank
+    return Kept(hidden=plan.model.hidden_size, ffn=plan.model.intermediate_size // tp, tp=tp, thin=thin)
 
 
 def freeze_others(model: torch.nn.Module, trained: Collection[str]) -> None:

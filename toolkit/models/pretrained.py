@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from toolkit.errors import CheckpointError, MachineError
 from toolkit.models.config import load_config
+from toolkit.models.selective import Kept, selective
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.models.vocabulary import GrownFiles, add_tokens
 from toolkit.models.weights import WeightFiles, first_line
@@ -113,7 +114,13 @@ def load_pretrained(
 
 
 def checkpoint_activations(
-    model: PreTrainedModel, *, adapters: bool, every: int = 1, to_host: bool = False, pinned: bool = False
+    model: PreTrainedModel,
+    *,
+    adapters: bool,
+    every: int = 1,
+    to_host: bool = False,
+    pinned: bool = False,
+    kept: Kept | None = None,
 ) -> None:
     """Keep only each layer's input in the forward pass; the rest is computed again in the backward pass.
 
@@ -124,6 +131,7 @@ def checkpoint_activations(
         every: of so many layers the first one; the others keep what they compute.
         to_host: the inputs wait in host memory.
         pinned: that memory is pinned, for copies from a GPU.
+        kept: what is kept beside the inputs (selective checkpointing); None: nothing.
     """
     kind = {"use_reentrant": adapters}
     if hasattr(model, "activation_checkpointing_enable"):
@@ -134,6 +142,8 @@ def checkpoint_activations(
     run = functools.partial(checkpoint, use_reentrant=adapters)
     for number, layer in enumerate(model.model.layers):
         layer.gradient_checkpointing = number % every == 0
+        if kept is not None:
+            layer._gradient_checkpointing_func = selective(kept)
         if to_host:
             layer._gradient_checkpointing_func = functools.partial(_with_inputs_on_host, run, pinned)
 
