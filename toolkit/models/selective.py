@@ -1,7 +1,7 @@
 """Selective checkpointing: what matrix products and attention give is kept, the cheap rest is computed again.
 
-Which products: all whose computing again would cost as much per byte as a layer's own. A product of an inner size k takes
-k FLOPs for each byte that keeping its 16-bit output would take, norms, rotations, residuals and activations a handful.
+A product of inner size k takes k FLOPs for each byte that its output would take in 16 bits; norms, rotations, residuals
+and activations take a handful. So all products are kept but those that nothing needs or that have a small k.
 """
 
 import functools
@@ -39,8 +39,8 @@ class Kept:
     def product(self, inner: int, outputs: int) -> bool:
         """Whether to keep [tokens, inner] x [inner, outputs]."""
         if self.tp > 1 and outputs == self.hidden:
-            # Row-parallel: the ranks' parts are added up in the product's own memory (deepspeed/module_inject/layers.py,
-            # RowParallel), where keeping would find the sum and add it up again.
+            # Row-parallel: the ranks' parts are added up in the product's own memory (RowParallel in DeepSpeed's
+            # module_inject/layers.py). What was kept would be the sum, which would be added up again.
             return False
         # The last product: nothing in the layer's backward pass needs it, and recomputing stops before it.
         return inner > self.thin and (inner, outputs) != (self.ffn, self.hidden)
@@ -54,8 +54,5 @@ def selective(kept: Kept) -> Callable[..., Any]:
 
 def _policy(kept: Kept, context: SelectiveCheckpointContext, op: Any, *inputs: Any, **options: Any) -> CheckpointPolicy:
     """For one operation, as torch asks."""
-    if op in _PRODUCTS:
-        keeps = kept.product(*inputs[-1].shape)
-    else:
-        keeps = op.__name__.startswith(_ATTENTION)
+    keeps = kept.product(*inputs[-1].shape) if op in _PRODUCTS else op.__name__.startswith(_ATTENTION)
     return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE
