@@ -47,6 +47,7 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
             to_host=plan.strategy.offload_activations == "cpu",
             pinned=plan.cluster.device.kind != "cpu",
             kept=_kept(plan) if plan.strategy.activation_checkpointing == "selective" else None,
+            compiled=work.compile,
         )
     if adapters:
         model.module = add_lora(

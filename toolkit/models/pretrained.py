@@ -121,6 +121,7 @@ def checkpoint_activations(
     to_host: bool = False,
     pinned: bool = False,
     kept: Kept | None = None,
+    compiled: bool = False,
 ) -> None:
     """Keep only each layer's input in the forward pass; the rest is computed again in the backward pass.
 
@@ -132,6 +133,7 @@ def checkpoint_activations(
         to_host: the inputs wait in host memory.
         pinned: that memory is pinned, for copies from a GPU.
         kept: what is kept beside the inputs (selective checkpointing); None: nothing.
+        compiled: the layers will be, by torch.
     """
     kind = {"use_reentrant": adapters}
     if hasattr(model, "activation_checkpointing_enable"):
@@ -143,7 +145,7 @@ def checkpoint_activations(
     for number, layer in enumerate(model.model.layers):
         layer.gradient_checkpointing = number % every == 0
         if kept is not None:
-            layer._gradient_checkpointing_func = selective(kept)
+            layer._gradient_checkpointing_func = selective(kept, compiled=compiled)
         if to_host:
             layer._gradient_checkpointing_func = functools.partial(_with_inputs_on_host, run, pinned)
 

@@ -5,11 +5,14 @@ and activations take a handful. So all products are kept but those that nothing 
 """
 
 import functools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     SelectiveCheckpointContext,
@@ -45,14 +48,62 @@ class Kept:
         # The last product: nothing in the layer's backward pass needs it, and recomputing stops before it.
         return inner > self.thin and (inner, outputs) != (self.ffn, self.hidden)
 
+    def output(self, op: Any, inputs: tuple[Any, ...]) -> bool:
+        """Whether to keep what an operation of torch's dispatcher gives."""
+        if op in _PRODUCTS:
+            return self.product(*inputs[-1].shape)
+        name: str = op.__name__
+        return name.startswith(_ATTENTION)
 
-def selective(kept: Kept) -> Callable[..., Any]:
-    """A checkpoint function for the layers of `transformers` that keeps what is dear."""
-    contexts = functools.partial(create_selective_checkpoint_contexts, functools.partial(_policy, kept))
+
+def selective(kept: Kept, *, compiled: bool) -> Callable[..., Any]:
+    """A checkpoint function for the layers of `transformers` that keeps what is dear.
+
+    Args:
+        kept: what that is.
+        compiled: torch compiles the layers, and reads from contexts of its own what to keep. They want the same
+            operations in both passes, one by one. Elsewhere ours do without: inside of a layer ZeRO-3 gathers other
+            weights in the backward pass than in the forward pass, and torch's raise RuntimeError.
+    """
+    contexts: Callable[[], Any] = functools.partial(_contexts, kept)
+    if compiled:
+        contexts = functools.partial(create_selective_checkpoint_contexts, functools.partial(_policy, kept))
     return functools.partial(checkpoint, use_reentrant=False, context_fn=contexts)
 
 
 def _policy(kept: Kept, context: SelectiveCheckpointContext, op: Any, *inputs: Any, **options: Any) -> CheckpointPolicy:
-    """For one operation, as torch asks."""
-    keeps = kept.product(*inputs[-1].shape) if op in _PRODUCTS else op.__name__.startswith(_ATTENTION)
-    return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if kept.output(op, inputs) else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _contexts(kept: Kept) -> tuple["_Keeping", "_Giving"]:
+    """Of the forward pass of one layer, and of its repetition."""
+    outputs: deque[Any] = deque()
+    return _Keeping(kept, outputs), _Giving(kept, outputs)
+
+
+class _Keeping(TorchDispatchMode):
+    """Puts what operations give into a queue."""
+
+    def __init__(self, kept: Kept, outputs: deque[Any]) -> None:
+        super().__init__()
+        self._kept, self._outputs = kept, outputs
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if self._kept.output(func, args):
+            # Autograd marks what is returned: kept as it is, it would hold the graph that holds it.
+            self._outputs.append(tree_map_only(torch.Tensor, torch.Tensor.detach, output))
+        return output
+
+
+class _Giving(TorchDispatchMode):
+    """Takes them out again, in the same order, in the place of computing them."""
+
+    def __init__(self, kept: Kept, outputs: deque[Any]) -> None:
+        super().__init__()
+        self._kept, self._outputs = kept, outputs
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._kept.output(func, args):
+            return self._outputs.popleft()
+        return func(*args, **(kwargs or {}))

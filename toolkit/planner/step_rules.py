@@ -37,8 +37,8 @@ def _megatron_faults(setup: Setup) -> Iterator[Fault]:
 def _recompute_faults(setup: Setup) -> Iterator[Fault]:
     every, layers = setup.checkpointing_every, setup.shape.num_layers
     mode = f"activation_checkpointing={setup.checkpointing}"
-    if every > 1 and setup.checkpointing != "full":
-        yield rule(f"checkpointing_every={every} with {mode}: no layer is checkpointed; use full")
+    if every > 1 and setup.checkpointing == "none":
+        yield rule(f"checkpointing_every={every} with {mode}: no layer is checkpointed; use selective or full")
     if setup.offload_activations != "none" and setup.checkpointing != "full":
         yield rule(f"offload_activations=cpu with {mode}: what it moves are inputs of checkpointed layers; use full")
     if every > layers:
