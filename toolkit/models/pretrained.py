@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from toolkit.errors import CheckpointError, MachineError
 from toolkit.models.config import load_config
-from toolkit.models.selective import Kept, selective
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.models.vocabulary import GrownFiles, add_tokens
 from toolkit.models.weights import WeightFiles, first_line
@@ -120,8 +119,7 @@ def checkpoint_activations(
     every: int = 1,
     to_host: bool = False,
     pinned: bool = False,
-    kept: Kept | None = None,
-    compiled: bool = False,
+    instead: Callable[..., Any] | None = None,
 ) -> None:
     """Keep only each layer's input in the forward pass; the rest is computed again in the backward pass.
 
@@ -132,8 +130,7 @@ def checkpoint_activations(
         every: of so many layers the first one; the others keep what they compute.
         to_host: the inputs wait in host memory.
         pinned: that memory is pinned, for copies from a GPU.
-        kept: what is kept beside the inputs (selective checkpointing); None: nothing.
-        compiled: the layers will be, by torch.
+        instead: takes the place of torch's checkpoint function, and may keep more than inputs (`selective`).
     """
     kind = {"use_reentrant": adapters}
     if hasattr(model, "activation_checkpointing_enable"):
@@ -144,8 +141,8 @@ def checkpoint_activations(
     run = functools.partial(checkpoint, use_reentrant=adapters)
     for number, layer in enumerate(model.model.layers):
         layer.gradient_checkpointing = number % every == 0
-        if kept is not None:
-            layer._gradient_checkpointing_func = selective(kept, compiled=compiled)
+        if instead is not None:
+            layer._gradient_checkpointing_func = instead
         if to_host:
             layer._gradient_checkpointing_func = functools.partial(_with_inputs_on_host, run, pinned)
 

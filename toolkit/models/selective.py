@@ -85,7 +85,7 @@ class _Keeping(TorchDispatchMode):
     """Puts what operations give into a queue."""
 
     def __init__(self, kept: Kept, outputs: deque[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._kept, self._outputs = kept, outputs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,7 +100,7 @@ class _Giving(TorchDispatchMode):
     """Takes them out again, in the same order, in the place of computing them."""
 
     def __init__(self, kept: Kept, outputs: deque[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._kept, self._outputs = kept, outputs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -165,12 +165,10 @@ def _activations(setup: Setup, stage: int) -> Iterator[Line]:
         case "full":
             how = f"inputs only: {wide:g} B x {shape.hidden:,} x {setup.tokens:,}{over(tp, 'tp')} x {held:g}"
         case "selective" if law.products is not None:
-            again, each = (
-                num_checkpointed(*bounds(setup, stage), every=setup.checkpointing_every),
-                products_bytes(setup),
-            )
-            how = f"{again} layers keep {human_bytes(each)}" + (f", {count - again} {whole}" if again < count else "")
-            how += f", x {in_flight(setup, stage)} micro-batches: {_kept_products(setup)}"
+            inputs = num_checkpointed(*bounds(setup, stage), every=setup.checkpointing_every)
+            others = f", {count - inputs} {whole}" if inputs < count else ""
+            how = f"{inputs} layers keep {human_bytes(products_bytes(setup))}{others}, x {in_flight(setup, stage)} "
+            how += f"micro-batches: {_kept_products(setup)}"
             source = "counted: the outputs that toolkit/models/selective.py keeps of a LlamaDecoderLayer"
         case "selective":
             how = f"{held:g} x ({whole} - {human_bytes(recomputed_bytes(setup))} recomputed)"

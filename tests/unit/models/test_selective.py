@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from toolkit.models.pretrained import checkpoint_activations
-from toolkit.models.selective import Kept
+from toolkit.models.selective import Kept, selective
 from toolkit.planner.memory.activations import layer_bytes, micro_batch_bytes
 from toolkit.planner.resolve import setup_of
 from toolkit.planner.setup import Setup
@@ -39,9 +39,9 @@ def model_of(
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPE, num_hidden_layers=layers, attn_implementation=attention)
     model: Any = LlamaForCausalLM(config).to(DTYPES[precision]).train()
-    kept = Kept(hidden=256, ffn=704, thin=RANK if lora else 0) if mode == "selective" else None
+    kept = selective(Kept(hidden=256, ffn=704, thin=RANK if lora else 0), compiled=False)
     if mode != "none":
-        checkpoint_activations(model, adapters=lora, every=every, kept=kept)
+        checkpoint_activations(model, adapters=lora, every=every, instead=kept if mode == "selective" else None)
     if not lora:
         return model
     model.enable_input_require_grads()
