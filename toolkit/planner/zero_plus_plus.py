@@ -33,7 +33,7 @@ def zero_plus_plus_faults(
         yield f"{given}: DeepSpeed's kernels for it are CUDA's, there is {cluster.device.name}; leave it out"
     if strategy.layout.dp != world:
         # groups._create_zero_param_parallel_group and all_to_all_quant_reduce count all ranks as replicas.
-        yield f"{given}: is between all ranks as replicas, the plan has {strategy.words}; use tp=1 and sp=1"
+        yield f"{given} is between replicas of one rank, the plan has {strategy.words}; plan again with --tp 1 --sp 1"
     if strategy.offload == "all":
         yield f"{given}: weights in host memory are copied from there, not gathered; use offload=optimizer or none"
     if workload.method != "full":

@@ -19,15 +19,17 @@ from toolkit.specs.workload import Workload
 ALL = {"quantized_weights": True, "quantized_gradients": True, "hpz_partition_size": 8}
 
 
-def plan(cluster: str = "2x8xA100-80GB", work: dict[str, Any] | None = None, **fixed: Any) -> Plan:
+def plan(
+    cluster: str = "2x8xA100-80GB", model: str = "llama-3.2-1b", work: dict[str, Any] | None = None, **fixed: Any
+) -> Plan:
     workload = Workload.model_validate({"seq_len": 512, "global_batch": 32, "precision": "fp16", **(work or {})})
-    model, pins = ModelSpec.resolve("llama-3.2-1b"), Fixed.model_validate({"zero_stage": 3, **fixed})
-    return make_plan(model, ClusterSpec.resolve(cluster), workload, fixed=pins)
+    pins = Fixed.model_validate({"zero_stage": 3, "tp": 1, "sp": 1, "pp": 1, **fixed})
+    return make_plan(ModelSpec.resolve(model), ClusterSpec.resolve(cluster), workload, fixed=pins)
 
 
 def zero_of(folder: Path, made: Plan, **asked: Any) -> dict[str, Any]:
     """zero_optimization as written."""
-    recipe = Recipe(model="llama-3.2-1b", workload=made.workload, communication=CommunicationConfig(**asked))
+    recipe = Recipe(model=made.model.name, workload=made.workload, communication=CommunicationConfig(**asked))
     content = json.loads((emit(made, folder, recipe) / "ds_config.json").read_text())
     return dict(content["zero_optimization"])
 
@@ -46,8 +48,12 @@ WEIGHTS, GRADIENTS, TWICE = ({name: value} for name, value in ALL.items())
     ("made", "asked", "told"),
     [
         ({"zero_stage": 2}, WEIGHTS, "ZeRO-3 gathers weights, zero_stage=2 does not"),
-        ({"cluster": "8xcpu", "work": {"precision": "bf16"}}, WEIGHTS, "DeepSpeed's kernels for it are CUDA's"),
-        ({"tp": 2}, TWICE, "is between all ranks as replicas"),
+        (
+            {"cluster": "8xcpu", "model": "smollm-135m", "work": {"precision": "bf16"}},
+            WEIGHTS,
+            "DeepSpeed's kernels for it are CUDA's",
+        ),
+        ({"tp": 2}, TWICE, "is between replicas of one rank"),
         ({"offload": "all"}, TWICE, "weights in host memory are copied from there"),
         ({"work": {"method": "lora"}}, WEIGHTS, "a rank's share of an adapter is too small"),
         ({"cluster": "4xA100-80GB"}, TWICE, "zero_hpz_partition_size=8 does not divide 4 ranks"),
