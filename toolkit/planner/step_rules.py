@@ -66,3 +66,9 @@ def _compile_faults(setup: Setup) -> Iterator[Fault]:
             "compile=true with zero_stage=3: DeepSpeed's hooks break a layer into pieces that torch gives up on, and "
             "steps get slower; use zero_stage=2 or less, or compile=false"
         )
+    if setup.compiled and setup.checkpointing == "selective" and setup.tp * setup.sp > 1:
+        # torch's own warning; collectives write into tensors that are there.
+        yield rule(
+            f"compile=true with activation_checkpointing=selective and tp={setup.tp} x sp={setup.sp}: torch's compiler "
+            "takes no operation in place in such layers, exchanges between ranks are; use full, or compile=false"
+        )

@@ -142,6 +142,11 @@ def test_eager_attention_keeps_scores() -> None:
     ("cluster", "choices", "told"),
     [
         ("8xA100-80GB", {"checkpointing_every": 2, "activation_checkpointing": "none"}, "no layer is checkpointed"),
+        (
+            "8xA100-80GB",
+            {"tp": 2, "activation_checkpointing": "selective", "compile": True},
+            "takes no operation in place",
+        ),
         ("8xA100-80GB", {"checkpointing_every": 99}, "exceeds the model's 32 layers; use 1 to 32"),
         ("8xA100-80GB", {"offload_activations": "cpu", "activation_checkpointing": "none"}, "use full"),
         (
