@@ -16,9 +16,6 @@ from toolkit.specs.workload import Workload
 
 LORA_RANK = 16
 
-CHUNK_TOKENS = 1024
-"""Tokens whose logits exist at a time with `chunked_loss`."""
-
 TINY = ModelSpec(
     name="tiny-llama",
     model_type="llama",
@@ -48,7 +45,7 @@ class Case:
     checkpointing: bool = False
     offload: Literal["none", "optimizer", "all"] = "none"
     chunked_loss: bool = False
-    """The head and the loss run in chunks of tokens, so that the logits of all tokens never exist at once."""
+    """`loss: chunked`, so that the logits of all tokens never exist at once."""
     default_buckets: bool = False
     """DeepSpeed's own bucket sizes instead of those that the toolkit writes."""
 
@@ -75,7 +72,8 @@ class Case:
     def workload(self) -> Workload:
         """In bf16."""
         batch = self.micro_batch * self.grad_accum
-        return Workload(seq_len=self.seq_len, global_batch=batch, method=self.method, lora_rank=LORA_RANK)
+        loss: Literal["full", "chunked"] = "chunked" if self.chunked_loss else "full"
+        return Workload(seq_len=self.seq_len, global_batch=batch, method=self.method, lora_rank=LORA_RANK, loss=loss)
 
 
 class Planned(NamedTuple):
@@ -99,6 +97,7 @@ def planned(case: Case, cluster: ClusterSpec) -> Planned:
     if cluster.device.kind == "cpu":
         workload = workload.model_copy(update={"precision": "fp32"})
     setup = setup_of(case.spec, cluster, workload=workload, strategy=strategy)
+    # As a row of published runs is read, where nobody says by what a loss is chunked.
     setup = setup._replace(fused_loss=case.chunked_loss)
     if case.default_buckets:
         setup = setup._replace(buckets=DEEPSPEED_DEFAULTS)

@@ -128,12 +128,7 @@ def _engine(case: Case, plan: Plan) -> Any:
         folder = RunFolder(Path(name))
         folder.ds_config.write_text(json.dumps(_ds_config(case, plan)), encoding="utf-8")
         model = random_model(plan, recipe, folder.path)
-        if not case.chunked_loss:
-            return engine_for(plan, recipe, model=model, folder=folder)
-        from one_gpu.chunked import ChunkedLossEngine, ChunkedLossModel
-
-        model.module = ChunkedLossModel(model.module)
-        return ChunkedLossEngine(plan, recipe, model=model, folder=folder)
+        return engine_for(plan, recipe, model=model, folder=folder)
 
 
 def _ds_config(case: Case, plan: Plan) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from one_gpu.cases import CHUNK_TOKENS, LORA_RANK, Case
+from one_gpu.cases import LORA_RANK, Case
 from toolkit.planner.buckets import DEEPSPEED_DEFAULTS, zero_buckets
 from toolkit.planner.validation.runs import CORPUS
 from toolkit.specs.cluster import ClusterSpec
@@ -155,7 +155,7 @@ def _readings(found: Mapping[str, Any]) -> list[str]:
 def _layout_words(case: Case, cluster: ClusterSpec) -> list[str]:
     """What has no column, in the words that `toolkit validate` reads."""
     words = [f"LoRA rank={LORA_RANK} all linear"] if case.method == "lora" else []
-    words += [f"chunked loss ({CHUNK_TOKENS} tokens, head computed again)"] if case.chunked_loss else []
+    words += ["chunked loss (blocks of the vocabulary, head computed again)"] if case.chunked_loss else []
     if case.zero_stage:
         sizes = DEEPSPEED_DEFAULTS if case.default_buckets else zero_buckets(case.spec, case.workload)
         named = f"buckets={'default' if case.default_buckets else 'toolkit'} reduce_bucket={sizes.reduce}"

@@ -95,6 +95,19 @@ def test_what_a_divided_replica_needs_is_kept(
     assert told in line
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("zero_quantized_weights", True), ("zero_hpz_partition_size", 2), ("zero_quantized_nontrainable_weights", True)],
+)
+def test_zero_plus_plus_is_refused_on_a_cpu(tmp_path: Path, calm: Path, key: str, value: Any) -> None:
+    run = write_run(tmp_path / "run", calm, zero_stage=3, precision="bf16")
+    with edited_ds_config(run) as config:
+        config["zero_optimization"][key] = value
+    (line,) = refusal(run)
+    assert key in line
+    assert "zero_optimization" in line
+
+
 @pytest.mark.parametrize("choices", [TENSOR, {"sp": 2, "zero_stage": 1}], ids=str)
 def test_deepspeeds_own_batch_size_is_refused_where_ranks_share_a_replica(
     tmp_path: Path, calm: Path, choices: dict[str, Any]

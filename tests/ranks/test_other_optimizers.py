@@ -17,7 +17,7 @@ from ranks.equality import assert_equal, assert_same_weights, trained
 from ranks.recorded import beside_the_library, recorded
 from ranks.reference import Reference, reference_run
 from ranks.resuming import first_half, second_half
-from ranks.runs import ALL_DECAY, write_run
+from ranks.runs import ALL_DECAY, types_held, write_run
 from ranks.settings import LEARNING_RATES, WEIGHT_DECAY
 from ranks.test_resume import STOP, assert_bit_equal, run
 from toolkit.specs.optimizer import OptimizerName
@@ -186,3 +186,14 @@ def test_goes_on_with_another_layout(
     one = reference_run(deep, optimizer=name)
     assert_equal(half.steps, one.steps[STOP:], loss=3e-6, norm=1e-5)
     assert_same_weights(half.weights, one.model, within=1e-5)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("choices", [{"zero_stage": 0, "precision": "bf16"}, ZERO_2], ids=str)
+def test_states_are_of_the_type_that_is_told(
+    tmp_path: Path, deep: Path, name: OptimizerName, choices: dict[str, Any]
+) -> None:
+    held = run_ranks(types_held, 2, write(tmp_path / "run", deep, name, **choices))[0]
+    assert held.note.endswith("optimizer's weights fp32, states of whole tensors like them")
+    assert held.optimizer == {torch.float32}

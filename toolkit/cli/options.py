@@ -53,7 +53,7 @@ MicroBatch = Annotated[int | None, typer.Option(help="Fix the samples per replic
 Offload = Annotated[str | None, typer.Option(help="Fix what lives off the device: none, optimizer, all.")]
 OffloadTo = Annotated[str | None, typer.Option(help="Fix where offloaded states live: cpu or nvme.")]
 Checkpointing = Annotated[
-    str | None, typer.Option(help="Fix activation checkpointing: none, selective (attention only) or full.")
+    str | None, typer.Option(help="Fix activation checkpointing: none, selective (what is cheap) or full.")
 ]
 CheckpointingEvery = Annotated[
     int | None, typer.Option(help="Checkpoint the activations of the first layer and every so many after it, not all.")

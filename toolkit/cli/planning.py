@@ -138,7 +138,7 @@ def estimate(
     ] = None,
     offload_to: Annotated[str | None, typer.Option(help="Where offloaded states live: cpu (default) or nvme.")] = None,
     checkpointing: Annotated[
-        str | None, typer.Option(help="none (default), selective (attention only) or full.")
+        str | None, typer.Option(help="none (default), selective (what is cheap) or full.")
     ] = None,
     checkpointing_every: options.CheckpointingEvery = None,
     offload_activations: options.OffloadActivations = None,

@@ -12,6 +12,7 @@ from toolkit.planner.plan import Plan
 from toolkit.planner.release import degrees_beyond, runs_today
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
+from toolkit.specs.zero_plus_plus import ZeroPlusPlus
 
 __all__ = ["accelerate_yaml", "ds_config", "emit", "launch_command", "launch_script"]
 
@@ -32,6 +33,9 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
         needs = f"{asked} needs " if asked else ""
         raise ConfigError(f"{needs}{later}; such a plan is shown, not written")
     plan.check_workload(recipe.workload, folder)
+    sends = ZeroPlusPlus.of(recipe.communication)
+    if found := plan.sending_faults(sends, zero_stage=plan.strategy.zero_stage):
+        raise ConfigError("\n".join(f"communication: {fault}" for fault in found))
     run = RunFolder(folder)
     # A folder with one of these holds a run.
     found = [mark.name for mark in (run.plan, run.telemetry) if mark.exists()]
@@ -52,7 +56,8 @@ def _write(plan: Plan, folder: Path, recipe: Recipe) -> None:
         # A folder inside: mkdtemp's own is closed to others, this one gets what the umask gives any folder.
         draft = RunFolder(Path(scratch) / "run")
         draft.path.mkdir()
-        draft.ds_config.write_text(json.dumps(ds_config(plan), indent=2) + "\n", encoding="utf-8")
+        config = ds_config(plan, ZeroPlusPlus.of(recipe.communication))
+        draft.ds_config.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         text = accelerate_yaml(plan, ds_config_path=str(RunFolder(folder).ds_config))
         draft.accelerate.write_text(text, encoding="utf-8")
         draft.script.write_text(launch_script(plan), encoding="utf-8")

@@ -10,17 +10,23 @@ from typing import Any
 
 from toolkit.planner.buckets import zero_buckets
 from toolkit.planner.plan import Plan
+from toolkit.specs.zero_plus_plus import PLAIN, ZeroPlusPlus
 
 
-def ds_config(plan: Plan) -> dict[str, Any]:
-    """The configuration that DeepSpeed runs the plan with, ready for `json.dumps`."""
+def ds_config(plan: Plan, sends: ZeroPlusPlus = PLAIN) -> dict[str, Any]:
+    """The configuration that DeepSpeed runs the plan with, ready for `json.dumps`.
+
+    Args:
+        plan: what is to run.
+        sends: how ZeRO-3 is to send weights and gradients.
+    """
     strategy = plan.strategy
     return {
         "train_micro_batch_size_per_gpu": strategy.micro_batch,
         "gradient_accumulation_steps": strategy.grad_accum,
         # Always written: the default went from 0 (off) to 1.0 in DeepSpeed 0.19.3.
         "gradient_clipping": plan.gradient_clipping,
-        "zero_optimization": _zero(plan),
+        "zero_optimization": {**_zero(plan), **sends.keys},
         **_precision(plan),
         **_offloaded_optimizer(plan),
         **_tensor_parallel(plan),

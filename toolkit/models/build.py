@@ -1,6 +1,7 @@
 """The model of a run, as engines take it: checkpointed and adapted as plan and recipe say, weights still on disk."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 
@@ -8,6 +9,7 @@ from toolkit.errors import SpecError
 from toolkit.models.compiled import compile_layers
 from toolkit.models.lora import add_lora, set_magnitudes
 from toolkit.models.pretrained import checkpoint_activations, load_pretrained
+from toolkit.models.selective import Kept, selective
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.specs.recipe import Recipe
@@ -45,6 +47,7 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
             every=plan.strategy.checkpointing_every,
             to_host=plan.strategy.offload_activations == "cpu",
             pinned=plan.cluster.device.kind != "cpu",
+            instead=_selective(plan) if plan.strategy.activation_checkpointing == "selective" else None,
         )
     if adapters:
         model.module = add_lora(
@@ -61,6 +64,14 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
             "lora.targets, or use loss=full"
         )
     return model
+
+
+def _selective(plan: Plan) -> Callable[..., Any]:
+    """A checkpoint function that keeps the layers' products."""
+    tp, work = plan.strategy.layout.tp, plan.workload
+    thin = 0 if work.method == "full" else work.lora_rank
+    kept = Kept(hidden=plan.model.hidden_size, ffn=plan.model.intermediate_size // tp, tp=tp, thin=thin)
+    return selective(kept, compiled=work.compile)
 
 
 def freeze_others(model: torch.nn.Module, trained: Collection[str]) -> None:

@@ -113,7 +113,13 @@ def load_pretrained(
 
 
 def checkpoint_activations(
-    model: PreTrainedModel, *, adapters: bool, every: int = 1, to_host: bool = False, pinned: bool = False
+    model: PreTrainedModel,
+    *,
+    adapters: bool,
+    every: int = 1,
+    to_host: bool = False,
+    pinned: bool = False,
+    instead: Callable[..., Any] | None = None,
 ) -> None:
     """Keep only each layer's input in the forward pass; the rest is computed again in the backward pass.
 
@@ -124,6 +130,7 @@ def checkpoint_activations(
         every: of so many layers the first one; the others keep what they compute.
         to_host: the inputs wait in host memory.
         pinned: that memory is pinned, for copies from a GPU.
+        instead: takes the place of torch's checkpoint function, and may keep more than inputs (`selective`).
     """
     kind = {"use_reentrant": adapters}
     if hasattr(model, "activation_checkpointing_enable"):
@@ -134,6 +141,8 @@ def checkpoint_activations(
     run = functools.partial(checkpoint, use_reentrant=adapters)
     for number, layer in enumerate(model.model.layers):
         layer.gradient_checkpointing = number % every == 0
+        if instead is not None:
+            layer._gradient_checkpointing_func = instead
         if to_host:
             layer._gradient_checkpointing_func = functools.partial(_with_inputs_on_host, run, pinned)
 

@@ -155,8 +155,10 @@ def _groups(request: Request, engine: EngineName, setup: Setup, tally: Tally) ->
     replica_batch = batch // setup.dp
     micros = [micro] if micro else divisors(replica_batch)
     pinned = fixed.activation_checkpointing
-    # Without scores in memory selective checkpointing keeps as much as none and computes more: only if asked for.
-    free = [mode for mode in rules.checkpointing if mode != "selective" or not setup.flash_attention]
+    # Selective checkpointing of scores that are not in memory keeps as much as none and computes more. That of products
+    # saves memory, but no published run has measured it with these engines: only if asked for.
+    worth = not setup.flash_attention and setup.profile.memory.products is None
+    free = [mode for mode in rules.checkpointing if mode != "selective" or worth]
     modes = free if pinned is None else [pinned]
     if pinned is None and setup.recomputes_in_part:
         modes = ["full"]

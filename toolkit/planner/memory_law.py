@@ -61,7 +61,9 @@ class MemoryLaw(Spec):
     working_ffn: float = Field(default=0.0, ge=0)
     """The same per element of intermediate_size."""
     selective: float = Field(default=1.0, gt=0, le=1)
-    """Part of a layer's activations that selective checkpointing keeps."""
+    """Part of a layer's activations that selective checkpointing keeps, where `products` does not say it."""
+    products: LayerLaw | None = None
+    """What selective checkpointing keeps beside a layer's input where it keeps what products and attention give."""
     scores: float = Field(default=5.0, ge=0)
     """Bytes per attention score without flash attention: softmax 2, dropout mask 1, dropout output 2 (2205.05198)."""
     outside_hidden: float = Field(default=2.0, ge=0)

@@ -11,10 +11,12 @@ from toolkit.errors import ConfigError, SpecError
 from toolkit.planner.estimates import MemoryEstimate, TimeEstimate
 from toolkit.planner.request import Fixed
 from toolkit.planner.strategy import Strategy
+from toolkit.planner.zero_plus_plus import zero_plus_plus_faults
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
+from toolkit.specs.zero_plus_plus import ZeroPlusPlus
 
 PLAN_VERSION: Literal[2] = 2
 
@@ -120,6 +122,19 @@ class Plan(Spec):
                 f"recipe.yaml is for another workload than plan.json: {'; '.join(differing)}; "
                 f"change it back or plan again: {self.replan_command(self.world_size, folder)}"
             )
+
+    def sending_faults(self, asked: ZeroPlusPlus, *, zero_stage: int) -> list[str]:
+        """What is against sending weights and gradients as asked, in a run at that stage."""
+        return list(
+            zero_plus_plus_faults(
+                asked,
+                self.model,
+                self.cluster,
+                workload=self.workload,
+                strategy=self.strategy,
+                zero_stage=zero_stage,
+            )
+        )
 
     def check_world_size(self, world_size: int, folder: Path) -> None:
         """Refuse another number of processes than planned.

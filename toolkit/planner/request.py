@@ -51,9 +51,9 @@ class Fixed(Spec):
     offload_to: Literal["cpu", "nvme"] | None = None
     """Where offloaded states live: host memory, or a local disk."""
     activation_checkpointing: Checkpointing | None = None
-    """What the backward pass recomputes: nothing, the attention core (selective), or each layer (full)."""
+    """What the backward pass recomputes: nothing, what is cheap (selective), or each layer (full)."""
     checkpointing_every: int | None = Field(default=None, gt=0)
-    """Recompute the first layer and every so many after it; above 1 it means activation_checkpointing=full."""
+    """Recompute the first layer and every so many after it; above 1 activation_checkpointing is full if not given."""
     offload_activations: OffloadActivations | None = None
     """Where the inputs of checkpointed layers wait: none is the device, cpu host memory, which means full, too."""
 

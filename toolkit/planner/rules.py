@@ -57,7 +57,7 @@ ENGINES: dict[EngineName, Rules] = {
         # offload_param is valid with stage 3 only (zero/config.py).
         zero={0: ("none",), 1: ("none", "optimizer"), 2: ("none", "optimizer"), 3: ("none", "optimizer", "all")},
         nvme=(3,),
-        checkpointing=("none", "full"),
+        checkpointing=("none", "selective", "full"),
         methods=("full", "lora", "qlora"),
         # Stage 0 clips and reports the norm of one rank's part.
         tp_zero=(1, 2, 3),
@@ -67,7 +67,7 @@ ENGINES: dict[EngineName, Rules] = {
         # Stage 0 clips each pipeline stage by its own norm; 2 and 3 are refused (runtime/pipe/engine.py).
         zero={1: ("none", "optimizer")},
         nvme=(),
-        checkpointing=("none", "full"),
+        checkpointing=("none", "selective", "full"),
         # Tensor parallelism cuts a stage's layers by hand (module_inject/layers.py), which no adapter has been put
         # through.
         methods=("full", "lora"),

@@ -77,7 +77,7 @@ class Setup(NamedTuple):
     offload_to: OffloadTo = "cpu"
     checkpointing: Checkpointing = "none"
     checkpointing_every: int = 1
-    """`full` checkpoints the first layer and every so many after it."""
+    """The first layer is checkpointed and every so many after it."""
     offload_activations: OffloadActivations = "none"
     """Where the inputs of checkpointed layers wait for the backward pass: on the device, or in host memory."""
     method: Method = "full"
@@ -143,7 +143,7 @@ class Setup(NamedTuple):
 
     @property
     def recomputes_in_part(self) -> bool:
-        """Something is asked for that only layers which are checkpointed whole can have."""
+        """Something is asked for that only checkpointed layers can have."""
         return self.checkpointing_every > 1 or self.offload_activations != "none"
 
     @property

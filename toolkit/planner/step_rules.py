@@ -37,8 +37,8 @@ def _megatron_faults(setup: Setup) -> Iterator[Fault]:
 def _recompute_faults(setup: Setup) -> Iterator[Fault]:
     every, layers = setup.checkpointing_every, setup.shape.num_layers
     mode = f"activation_checkpointing={setup.checkpointing}"
-    if every > 1 and setup.checkpointing != "full":
-        yield rule(f"checkpointing_every={every} with {mode}: no layer is checkpointed; use full")
+    if every > 1 and setup.checkpointing == "none":
+        yield rule(f"checkpointing_every={every} with {mode}: no layer is checkpointed; use selective or full")
     if setup.offload_activations != "none" and setup.checkpointing != "full":
         yield rule(f"offload_activations=cpu with {mode}: what it moves are inputs of checkpointed layers; use full")
     if every > layers:
@@ -65,4 +65,10 @@ def _compile_faults(setup: Setup) -> Iterator[Fault]:
         yield rule(
             "compile=true with zero_stage=3: DeepSpeed's hooks break a layer into pieces that torch gives up on, and "
             "steps get slower; use zero_stage=2 or less, or compile=false"
+        )
+    if setup.compiled and setup.checkpointing == "selective" and setup.tp * setup.sp > 1:
+        # torch's own warning; collectives write into tensors that are there.
+        yield rule(
+            f"compile=true with activation_checkpointing=selective and tp={setup.tp} x sp={setup.sp}: torch's compiler "
+            "takes no operation in place in such layers, exchanges between ranks are; use full, or compile=false"
         )

@@ -65,9 +65,10 @@ class Strategy(Spec):
     offload_to: Literal["cpu", "nvme"] = "cpu"
     """Where offloaded states live: host memory, or a local disk."""
     activation_checkpointing: Checkpointing = "none"
-    """`full` keeps only each layer's input and recomputes the rest, `selective` recomputes the attention core only."""
+    """`full` keeps only each layer's input and recomputes the rest. `selective` recomputes what is cheap: all but
+    matrix products and attention (engines zero and pipeline), or the attention core only (mcore)."""
     checkpointing_every: int = Field(default=1, gt=0)
-    """With `full`: the first layer is checkpointed and every so many after it; 1 checkpoints all."""
+    """The first layer is checkpointed and every so many after it; 1 checkpoints all."""
     offload_activations: OffloadActivations = "none"
     """With `full`: where the inputs of checkpointed layers wait, on the device or in host memory (`cpu`)."""
     vpp: int = Field(default=1, gt=0)
@@ -97,7 +98,7 @@ class Strategy(Spec):
         to_host = " to the host" if self.offload_activations != "none" else ""
         recompute = {
             "none": [],
-            "selective": ["selective checkpointing"],
+            "selective": [f"selective checkpointing{every}"],
             "full": [f"checkpointing{every}{to_host}"],
         }
         return ", ".join([*words, *recompute[self.activation_checkpointing], f"micro-batch {self.micro_batch}"])

@@ -36,9 +36,9 @@ class TimeLaw(Spec):
     tp_gathers: int = Field(default=5, gt=0)
     """All-gathers and reduce-scatters of a layer's backward pass over the tensor-parallel group; the forward has 4, the
     backward 4, and a 5th for each input that is gathered again for the weight's gradient (2205.05198, 4.2.2)."""
-    selective: Literal["attention", "matmuls"] = "attention"
-    """What selective checkpointing runs again: the attention core (2205.05198), or every second matrix product and all
-    that is elementwise (torchtitan, activation_checkpoint.py)."""
+    selective: Literal["attention", "matmuls", "elementwise"] = "attention"
+    """What selective checkpointing runs again: the attention core (2205.05198), every second matrix product and all
+    that is elementwise (torchtitan, activation_checkpoint.py), or the latter alone (toolkit/models/selective.py)."""
     stops_early: bool = False
     """Full checkpointing leaves out the layer's last product when it runs the forward pass again, whose output nothing
     needs (torch.utils.checkpoint without reentrance)."""

@@ -13,6 +13,7 @@ from toolkit.planner.memory.activations import (
     layer_law,
     logits_bytes,
     outside_bytes,
+    products_bytes,
     recomputed_bytes,
     score_bytes,
     working_bytes,
@@ -154,6 +155,7 @@ def _activations(setup: Setup, stage: int) -> Iterator[Line]:
     if setup.checkpointing != "full" or setup.checkpointing_every > 1:
         outside *= in_flight(setup, stage)
         outside_how += f" x {in_flight(setup, stage)} micro-batches"
+    source = "Korthikanti et al., arXiv 2205.05198" if setup.checkpointing != "none" else ""
     match setup.checkpointing:
         case "full" if setup.checkpointing_every > 1:
             inputs = num_checkpointed(*bounds(setup, stage), every=setup.checkpointing_every)
@@ -163,11 +165,16 @@ def _activations(setup: Setup, stage: int) -> Iterator[Line]:
             how = "inputs, in host memory"
         case "full":
             how = f"inputs only: {wide:g} B x {shape.hidden:,} x {setup.tokens:,}{over(tp, 'tp')} x {held:g}"
+        case "selective" if law.products is not None:
+            inputs = num_checkpointed(*bounds(setup, stage), every=setup.checkpointing_every)
+            others = f", {count - inputs} {whole}" if inputs < count else ""
+            how = f"{inputs} layers keep {human_bytes(products_bytes(setup))}{others}, x {in_flight(setup, stage)} "
+            how += f"micro-batches: {_kept_products(setup)}"
+            source = "counted: the outputs that toolkit/models/selective.py keeps of a LlamaDecoderLayer"
         case "selective":
             how = f"{held:g} x ({whole} - {human_bytes(recomputed_bytes(setup))} recomputed)"
         case _:
             how = f"{held:g} x {whole}"
-    source = "Korthikanti et al., arXiv 2205.05198" if setup.checkpointing != "none" else ""
     yield Line("kept by layers", kept - outside, "bytes", how, source)
     yield Line("kept outside of layers", outside, "bytes", outside_how, profile_source(setup))
     yield Line("kept", kept, "bytes", "sum of the two", is_sum=True)
@@ -184,6 +191,14 @@ def _activations(setup: Setup, stage: int) -> Iterator[Line]:
         elif setup.fused_loss:
             how = f"{law.fused_loss_hidden:g} B x {shape.hidden:,} x {setup.tokens:,}, in chunks"
         yield Line("logits, cross entropy", logits, "bytes", how, profile_source(setup))
+
+
+def _kept_products(setup: Setup) -> str:
+    """`products_bytes` in words."""
+    shape, wide = setup.shape, setup.carried_bytes
+    summed = ", o" if setup.tp == 1 else ""
+    attention = ", attention" if setup.flash_attention else ""
+    return f"input {wide:g} B x {shape.hidden:,}, q, k, v{attention}{summed}, gate and up, {setup.tokens:,} tokens"
 
 
 def _chunked_loss(setup: Setup) -> str:

@@ -27,6 +27,12 @@ class CommunicationConfig(Spec):
     """Of what the replicas have moved by on average, the part that is applied (DiLoCo, 2311.08105: 0.7)."""
     outer_momentum: float = Field(default=0.0, ge=0, lt=1)
     """Nesterov momentum of that outer step (DiLoCo: 0.9)."""
+    quantized_weights: bool = False
+    """ZeRO-3 on CUDA: gather weights in 8 bits (ZeRO++, 2306.10209)."""
+    quantized_gradients: bool = False
+    """ZeRO-3 on CUDA, fp16, several nodes: send gradients in 4 bits (ZeRO++)."""
+    hpz_partition_size: int = Field(default=1, gt=0)
+    """ZeRO-3 on CUDA: so many neighbours hold the weights a second time between them and gather them there (ZeRO++)."""
 
     @property
     def is_plain(self) -> bool:

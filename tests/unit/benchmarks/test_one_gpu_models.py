@@ -1,16 +1,12 @@
 """The models of benchmarks/one_gpu_runs.py are those that a run would build, with weights out of nothing."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
-import torch
-from torch.nn.functional import cross_entropy
 
 from one_gpu.cases import TINY, Case, planned
-from one_gpu.chunked import ChunkedLossModel
 from one_gpu.weights import random_model
-from toolkit.engines.ds.loss import next_tokens
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.recipe import Recipe
@@ -36,17 +32,3 @@ def test_every_weight_is_drawn(method: Method, tmp_path: Path) -> None:
         assert weight.is_contiguous(), name  # a placeholder is one number, seen as many
         if weight.ndim == 2:
             assert weight.std().item() == pytest.approx(0.02, rel=0.1), name
-
-
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_the_chunked_loss_is_the_loss(method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("one_gpu.chunked.CHUNK_TOKENS", 24)
-    model = model_of(method, tmp_path)
-    base, plain = model.base, model.module
-    model.module = ChunkedLossModel(plain)
-    assert model.base is base  # the engine reads the parts of the same model
-    model.load()
-    batch: dict[str, Any] = {"input_ids": torch.randint(512, (2, 40)), "attention_mask": torch.ones(2, 40).long()}
-    wanted = next_tokens(batch["input_ids"])
-    expected = cross_entropy(plain(**batch).logits.flatten(0, 1), wanted.flatten(), reduction="sum")
-    torch.testing.assert_close(model.module(**batch, labels=wanted), expected)

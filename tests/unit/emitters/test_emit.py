@@ -21,7 +21,6 @@ from toolkit.specs.workload import Workload
 FILES = {"accelerate.yaml", "ds_config.json", "launch.sh", "plan.json", "recipe.yaml"}
 WORK = Workload(seq_len=512, global_batch=8)
 PLAN = make_plan(ModelSpec.resolve("smollm-135m"), ClusterSpec.resolve("2xA100-80GB"), WORK, fixed=Fixed())
-SELECTIVE = {"activation_checkpointing": "selective"}
 RECIPE = Recipe(model="smollm-135m", workload=WORK, data=DataConfig(train="samples.jsonl"))
 
 
@@ -127,7 +126,7 @@ def test_every_way_to_divide_a_replica_is_written(tmp_path: Path, given: dict[st
     assert {name: getattr(Plan.load(tmp_path / "run/plan.json").strategy.layout, name) for name in given} == given
 
 
-@pytest.mark.parametrize("given", [{"engine": "mcore"}, {"cp": 2}, {"pp": 2, "vpp": 2}, SELECTIVE], ids=str)
+@pytest.mark.parametrize("given", [{"engine": "mcore"}, {"cp": 2}, {"pp": 2, "vpp": 2}], ids=str)
 def test_what_this_release_cannot_run_is_not_written(tmp_path: Path, given: dict[str, object]) -> None:
     model, machines = ModelSpec.resolve("llama-3.2-1b"), ClusterSpec.resolve("2xA100-80GB")
     later = make_plan(model, machines, WORK, fixed=Fixed.model_validate(given))

@@ -34,6 +34,17 @@ def test_the_same_bytes_come_back(size: int) -> None:
     assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("size", [4095, 4096, 8192])
+@pytest.mark.parametrize("name", ["AdamW", "AdamW8bit"])
+def test_the_type_that_is_told_is_the_type_that_is_made(name: str, size: int) -> None:
+    weight = torch.nn.Parameter(torch.zeros(size))
+    optimizer = getattr(bitsandbytes.optim, name)([weight], lr=0.0)
+    told = QuantisedMoments(optimizer).dtype_of(weight)
+    weight.grad = torch.ones(size)
+    optimizer.step()
+    assert {optimizer.state[weight][state].dtype for state in ("state1", "state2")} == {told}
+
+
 def test_numbers_without_their_scales_are_rounded_anew() -> None:
     """As after a change of layout, where blocks begin elsewhere."""
     weight = torch.nn.Parameter(torch.zeros(8192))

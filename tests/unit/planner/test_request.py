@@ -95,10 +95,6 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
             "optimizer=paged_adamw pages its states out of GPU memory, there is no GPU; use optimizer=adamw",
         ),
         (
-            {"engine": "zero", "activation_checkpointing": "selective"},
-            "activation_checkpointing=selective: engine zero has none or full; use one of them",
-        ),
-        (
             {"offload": "optimizer", "offload_to": "nvme", "zero_stage": 2},
             "offload_to=nvme: engine zero cannot with zero_stage=2; use zero_stage=3 or offload_to=cpu",
         ),

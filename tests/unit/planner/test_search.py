@@ -245,7 +245,7 @@ def test_what_this_release_cannot_run_is_told_and_not_chosen() -> None:
         {"engine": "mcore"},
         {"vpp": 2},
         {"cp": 2},
-        {"activation_checkpointing": "selective"},
+        {"engine": "mcore", "activation_checkpointing": "selective"},
     ],
 )
 def test_what_this_release_cannot_run_is_planned_if_asked_for(given: dict[str, Any]) -> None:
@@ -264,6 +264,7 @@ def test_what_this_release_cannot_run_is_planned_if_asked_for(given: dict[str, A
         {"sp": 8},
         {"tp": 2, "sp": 2},
         {"tp": 2, "pp": 2},
+        {"activation_checkpointing": "selective"},
         {"offload_to": "nvme"},
     ],
 )

@@ -73,6 +73,40 @@ def test_every_kth_layer() -> None:
     assert flops == sorted(flops)
 
 
+def test_selective_keeps_what_products_and_attention_give() -> None:
+    none, selective, full = (setup(activation_checkpointing=mode) for mode in ("none", "selective", "full"))
+    one = micro_batch_bytes(selective)
+    # Input, o; q, attention; k, v; gate, up: 2 bytes each.
+    assert one.kept == 2 * 8192 * (2 * 4096 + 2 * 4096 + 2 * 1024 + 2 * 14_336)
+    # At work a layer is whole again.
+    gone = micro_batch_bytes(none).kept - one.kept
+    assert one.working - micro_batch_bytes(none).working == gone
+    again = [estimate_time(each).recompute_seconds for each in (none, selective, full)]
+    assert again[0] == 0
+    assert again[1] < again[2] / 5
+    assert hardware_flops(selective) == hardware_flops(none)
+    every = setup(activation_checkpointing="selective", checkpointing_every=4)
+    assert kept_bytes(every, 0) == 8 * one.kept + 24 * micro_batch_bytes(none).kept + one.outside
+    assert (
+        "selective checkpointing of every 4th layer"
+        in Strategy.model_validate(
+            {"layout": {"dp": 8}, "zero_stage": 2, "micro_batch": 2, "grad_accum": 4}
+            | {"activation_checkpointing": "selective", "checkpointing_every": 4}
+        ).words
+    )
+
+
+def test_selective_adds_up_again_what_tensor_parallel_ranks_share() -> None:
+    divided = {"layout": {"dp": 4, "tp": 2}, "zero_stage": 1}
+    none, selective, full = (setup(activation_checkpointing=mode, **divided) for mode in ("none", "selective", "full"))
+    inside = 2 * 4096 + 2 * 1024 + 2 * 14_336
+    assert micro_batch_bytes(selective).kept == 2 * 8192 * (4096 + inside / 2)
+    sent = [estimate_time(each).tp_seconds for each in (none, selective, full)]
+    assert sent[1] - sent[0] == pytest.approx((sent[2] - sent[0]) / 2)
+    product = 2 * 4096 * 4096 * 32 * (4 * 2 * 4 * 4096)
+    assert hardware_flops(selective) - hardware_flops(none) == product
+
+
 def test_memory_of_a_stage_follows_from_its_own_layers() -> None:
     """Layers 0, 3, 6, ... of 32 on two stages of 16: 6 and 5 of them."""
     pipeline = {"engine": "pipeline", "layout": {"dp": 4, "pp": 2}, "zero_stage": 1, "stages": (16, 16)}
@@ -108,6 +142,11 @@ def test_eager_attention_keeps_scores() -> None:
     ("cluster", "choices", "told"),
     [
         ("8xA100-80GB", {"checkpointing_every": 2, "activation_checkpointing": "none"}, "no layer is checkpointed"),
+        (
+            "8xA100-80GB",
+            {"tp": 2, "activation_checkpointing": "selective", "compile": True},
+            "takes no operation in place",
+        ),
         ("8xA100-80GB", {"checkpointing_every": 99}, "exceeds the model's 32 layers; use 1 to 32"),
         ("8xA100-80GB", {"offload_activations": "cpu", "activation_checkpointing": "none"}, "use full"),
         (

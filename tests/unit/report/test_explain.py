@@ -75,6 +75,12 @@ LAYOUTS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "qlora": ("llama-3.1-70b", "8xA100-80GB", {**WORK, "method": "qlora"}, {"activation_checkpointing": "full"}),
     "ulysses": ("llama-3.1-8b", "8xA100-80GB", {**WORK, "seq_len": 65536}, {"zero_stage": 3, "sp": 8}),
     "pipeline": ("llama-3.1-70b", "4x8xH100-80GB", WORK, {"engine": "pipeline", "pp": 8, "zero_stage": 1}),
+    "selective": (
+        "llama-3.1-8b",
+        "8xA100-80GB",
+        WORK,
+        {"engine": "pipeline", "tp": 2, "pp": 2, "activation_checkpointing": "selective", "checkpointing_every": 3},
+    ),
     "megatron": (
         "llama-3.1-405b",
         "16x8xH100-80GB",

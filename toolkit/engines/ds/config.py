@@ -16,6 +16,7 @@ from toolkit.run_folder import RunFolder
 from toolkit.specs.base import faults
 from toolkit.specs.reading import read_json
 from toolkit.specs.recipe import Recipe
+from toolkit.specs.zero_plus_plus import ZeroPlusPlus
 
 
 class _Part(BaseModel):
@@ -33,6 +34,14 @@ class _Zero(_Part):
     stage: Literal[0, 1, 2, 3] = 0
     offload_optimizer: _Offload = _Offload()
     offload_param: _Offload = _Offload()
+    zero_quantized_weights: StrictBool = False
+    zero_quantized_gradients: StrictBool = False
+    zero_hpz_partition_size: int = Field(default=1, ge=1)
+    zero_quantized_nontrainable_weights: StrictBool = False
+
+    @property
+    def sends(self) -> ZeroPlusPlus:
+        return ZeroPlusPlus(self.zero_quantized_weights, self.zero_quantized_gradients, self.zero_hpz_partition_size)
 
 
 class _Tensor(_Part):
@@ -86,6 +95,8 @@ class DsConfig:
     """Largest global norm, clipped by DeepSpeed; 0 clips nothing."""
     vocab_parallel: bool
     """Embedding and head are divided over the tensor-parallel ranks too."""
+    sends: dict[str, Any]
+    """Keys of ZeRO++ (planner/zero_plus_plus.py) that are on."""
     notes: tuple[str, ...]
     """Sentences about values that differ from the plan and are used as they stand in the file."""
 
@@ -94,7 +105,9 @@ class DsConfig:
 
         Where it clips in a way that DeepSpeed does not have, DeepSpeed clips nothing.
         """
-        clipping, told = recipe.clipping, (*self.notes, *self.numbers.notes(recipe))
+        asked = ZeroPlusPlus.of(recipe.communication).keys
+        sends = [f"ds_config.json: {key} is {value}" for key, value in self.sends.items() if asked.get(key) != value]
+        clipping, told = recipe.clipping, (*self.notes, *sends, *self.numbers.notes(recipe))
         if clipping.kind == "norm":
             return replace(self, notes=(f"gradients clipped at {self.gradient_clipping}", *told))
         note = f"gradients clipped by {clipping.kind}, in the place of gradient_clipping {self.gradient_clipping}"
@@ -131,6 +144,7 @@ def load_ds_config(folder: RunFolder, plan: Plan) -> DsConfig:
         tp=max(read.tensor_parallel.autotp_size, 1),
         vocab_parallel=read.tensor_parallel.vocab_parallel_lm_head,
         gradient_clipping=read.gradient_clipping,
+        sends=read.zero_optimization.sends.keys,
         notes=_notes(read, plan, path),
     )
 
@@ -168,6 +182,7 @@ def _contradictions(content: dict[str, Any], read: _Read, plan: Plan) -> list[st
             found.append(f"`{key}` is {given}, the plan has {planned}; plan again with --micro-batch/--global-batch")
     found += _zero_contradictions(read, plan) if strategy.engine == "zero" else _pipeline_contradictions(read, plan)
     found += _disk_contradictions(read.zero_optimization)
+    found += _sending_contradictions(read.zero_optimization, plan)
     found += read.contradictions(plan, stage=read.zero_optimization.stage, offloads=read.offload != "none")
     for key, section in (("optimizer", "optimizer"), ("scheduler", "schedule")):
         if key in content:
@@ -208,6 +223,13 @@ def _disk_contradictions(zero: _Zero) -> Iterator[str]:
             yield f"`zero_optimization.{name}.nvme_path` is missing; name a folder on the local disk"
         if part.device == "nvme" and zero.stage != 3:
             yield f"`zero_optimization.{name}.device` is nvme, which ZeRO-3 alone can; use cpu, or stage 3"
+
+
+def _sending_contradictions(zero: _Zero, plan: Plan) -> Iterator[str]:
+    for fault in plan.sending_faults(zero.sends, zero_stage=zero.stage):
+        yield f"`zero_optimization`: {fault}"
+    if zero.zero_quantized_nontrainable_weights:
+        yield "`zero_optimization.zero_quantized_nontrainable_weights` would be exported in 8 bits; remove the key"
 
 
 def _batch_contradiction(read: _Read, plan: Plan) -> Iterator[str]:

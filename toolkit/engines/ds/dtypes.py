@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from toolkit.engines.ds.moments import Moments, PlainMoments
+from toolkit.engines.ds.moments import Moments, QuantisedMoments
 from toolkit.engines.ds.parts import Keeper
+from toolkit.engines.ds.whole import WholeTensors
 
 _WORDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "8 bits"}
 
@@ -44,8 +45,15 @@ def _moments(keeper: Keeper, moments: Moments) -> str:
     found = [held.dtype for kept in states for held in kept.values() if isinstance(held, torch.Tensor) and held.ndim]
     if found:
         return f"moments {_words(found)}"
-    # Most optimizers make them in their first step.
-    return "moments like them" if isinstance(moments, PlainMoments) else "states of its own"
+    # Most optimizers make them in their first step; torch's and pytorch_optimizer's of the type of the weights.
+    match moments:
+        case QuantisedMoments():
+            kinds = {moments.dtype_of(holder.flat) for holder in keeper.holders}
+            scales = ", with fp32 scales" if torch.uint8 in kinds else ""
+            return f"moments {_words(kinds)}{scales}"
+        case WholeTensors():
+            return "states of whole tensors like them"
+    return "moments like them"
 
 
 def _words(dtypes: Iterable[torch.dtype]) -> str:

@@ -93,6 +93,12 @@ class QuantisedMoments:
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
 
+    def dtype_of(self, flat: torch.Tensor) -> torch.dtype:
+        """The type that a buffer's states have, or will have when they are made (bitsandbytes, init_state)."""
+        settings = self._optimizer.args
+        rounded = settings.optim_bits == 8 and flat.numel() >= settings.min_8bit_size
+        return torch.uint8 if rounded else torch.float32
+
     def of(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """As `Moments`."""
         state = self._optimizer.state[flat]

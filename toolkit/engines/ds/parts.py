@@ -193,6 +193,8 @@ class _DividedTensors:
         # What DeepSpeed does after the optimizer's step: the weights are rounded from the states, small ones gathered.
         zero = self._zero
         zero._partition_all_parameters()
+        # ZeRO++'s second copies (hpZ) are of the weights before; the next gathering makes them again.
+        zero.invalidate_secondary_tensor()
         for number, holder in enumerate(self.holders):
             with self.in_memory(holder):
                 zero._reassign_or_swap_out_partitioned_parameters(number)

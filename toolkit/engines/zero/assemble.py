@@ -65,6 +65,8 @@ class _Partitioned:
             module=part,
             config_dict_or_path=self._content,
             data_parallel_group=self._group,
+            # It would make one for every part, and refuse the second.
+            zero_param_parallel_group=groups._get_zero_param_intra_parallel_group(),
             # One for all: it owns the files and buffers of weights that live on a disk.
             param_swapper=self._swapper,
         )

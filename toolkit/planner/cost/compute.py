@@ -81,8 +81,22 @@ def layer_seconds(rates: Rates, shape: Shape, part: Slice) -> Seconds:
     if part.method == "qlora":
         dequantised = constants.NF4_TRAFFIC * shape.layer_matmul / part.tp / rates.bandwidth
         forward, backward = forward + dequantised, backward + dequantised
-    selective = attention.forward if rates.law.selective == "attention" else products / 2 + elementwise
+    selective = attention.forward
+    if rates.law.selective == "matmuls":
+        selective = products / 2 + elementwise
+    elif rates.law.selective == "elementwise":
+        selective = _kept_products_again(rates, shape, part, elementwise)
     return Seconds(forward, backward, selective, attention.forward + attention.backward, last)
+
+
+def _kept_products_again(rates: Rates, shape: Shape, part: Slice, elementwise: float) -> float:
+    """What is run again where products are kept (toolkit/models/selective.py): adapters' second products, and the one
+    whose parts tensor-parallel ranks add up."""
+    again = elementwise + (adapter_seconds(rates, shape, part) if part.method != "full" else 0.0)
+    if part.tp > 1:
+        summed = (part.tokens, shape.hidden, shape.query / part.tp)
+        again += matmul_seconds(rates, summed, precision=part.precision)
+    return again
 
 
 def _products(rates: Rates, shape: Shape, part: Slice) -> tuple[float, float]:

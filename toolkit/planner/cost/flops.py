@@ -23,7 +23,11 @@ def hardware_flops(setup: Setup) -> float:
     attention = 4.0 * shape.query * setup.seq_len * (0.5 if setup.flash_attention else 1.0)
     head = 2.0 * shape.vocab * shape.hidden
     backward = 2.0 if setup.method == "full" else 1.0
-    again = {"none": 0.0, "selective": attention, "full": linear + attention}[setup.checkpointing]
+    selective = attention
+    if setup.profile.time.selective == "elementwise":
+        # The product whose parts tensor-parallel ranks add up (toolkit/models/selective.py).
+        selective = 2.0 * shape.hidden * shape.query if setup.tp > 1 else 0.0
+    again = {"none": 0.0, "selective": selective, "full": linear + attention}[setup.checkpointing]
     again *= setup.recomputed_layers
     attention_backward = (2.5 if setup.flash_attention else 2.0) * attention
     layer = linear * (1 + backward) + attention + attention_backward + again

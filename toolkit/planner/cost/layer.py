@@ -68,7 +68,11 @@ def _layer(rates: Rates, shape: Shape, part: Slice, around: Around) -> Layer:
     early = rates.law.stops_early or (rates.on_measured_cpu and part.method == "full")
     again = around.recomputed * _again(seconds, around.checkpointing, early=early)
     whole_again = around.recomputed if around.checkpointing == "full" else 0.0
-    tp = _tensor_parallel(rates, shape, part, again=whole_again)
+    summed_again = whole_again
+    if around.checkpointing == "selective" and law.selective == "elementwise":
+        # Operations run again or are looked up one by one; of the two sums over ranks the first comes again.
+        whole_again, summed_again = around.recomputed, around.recomputed / 2
+    tp = _tensor_parallel(rates, shape, part, again=summed_again)
     cp = _exchange(rates, shape, part, sp=around.sp, cp=around.cp, attention=seconds.attention)
     ops = law.layer_ops + (0.0 if part.method == "full" else constants.ADAPTER_OPS * len(part.lora_targets))
     ops *= 1 + whole_again * ((cpu_engine.CHECKPOINTED_OPS if rates.on_measured_cpu else 4 / 3) - 1)

@@ -42,12 +42,14 @@ def layer_seconds(rates: Rates, shape: Shape, part: Slice) -> Seconds:
     rate_forward, rate_backward = attention_rate(rates.attention, part.seq_len, shape.query / shape.num_heads)
     scale = _scale(rates, part.precision)
     attention = (flops / rate_forward / scale, 2.5 * flops / rate_backward / scale)
-    forward = sum(one.forward for one in products) + attention[0] + _elementwise(rates, shape, part, FORWARD)
+    elementwise = _elementwise(rates, shape, part, FORWARD)
+    forward = sum(one.forward for one in products) + attention[0] + elementwise
     backward = sum(one.backward for one in products) + attention[1] + _elementwise(rates, shape, part, BACKWARD)
-    if part.method != "full":
-        adapters = adapter_seconds(rates, shape, part)
-        forward, backward = forward + adapters, backward + 2 * adapters
-    return Seconds(forward, backward, attention[0], sum(attention), products[-1].forward)
+    adapters = adapter_seconds(rates, shape, part) if part.method != "full" else 0.0
+    forward, backward = forward + adapters, backward + 2 * adapters
+    # The engines of a processor keep products; the fourth is the one whose parts tensor-parallel ranks add up.
+    again = elementwise + adapters + (products[3].forward if part.tp > 1 else 0.0)
+    return Seconds(forward, backward, again, sum(attention), products[-1].forward)
 
 
 def _linears(shape: Shape, tp: int) -> list[tuple[float, float]]:

@@ -123,12 +123,31 @@ def working_bytes(setup: Setup) -> float:
 def recomputed_bytes(setup: Setup) -> float:
     """What `selective` checkpointing does not keep of a layer: attention scores, and what the framework's policy drops.
 
-    Source: arXiv 2205.05198, section 5: 34 s b h of 34 s b h + 5 a s^2 b are left.
+    Source: arXiv 2205.05198, section 5: 34 s b h of 34 s b h + 5 a s^2 b are left; ours: `products_bytes`.
     """
     if setup.checkpointing != "selective":
         return 0.0
+    if setup.profile.memory.products is not None:
+        return layer_bytes(setup) - products_bytes(setup)
     scores = score_bytes(setup)
     return scores + (1 - setup.profile.memory.selective) * (layer_bytes(setup) - scores)
+
+
+def products_bytes(setup: Setup) -> float:
+    """What `selective` keeps of a layer that keeps its input and what products and attention give.
+
+    Counted in what toolkit/models/selective.py keeps of a LlamaDecoderLayer.
+    """
+    law, shape, tp = setup.profile.memory.products, setup.shape, setup.tp
+    assert law is not None
+    # Attention that is written out is computed again; so is what ranks add up.
+    query = law.query if setup.flash_attention else law.query / 2
+    whole = law.hidden * shape.hidden if tp == 1 else 0.0
+    inside = query * shape.query + law.key_value * shape.key_value
+    inside += law.ffn * shape.ffn * (1.0 if shape.gated else 1 / 2)
+    if setup.method != "full":
+        inside += 2.0 * setup.lora_rank * setup.lora_targets
+    return setup.tokens * (setup.carried_bytes * shape.hidden + element_factor(setup) * (whole + inside / tp))
 
 
 def logits_bytes(setup: Setup, stage: int) -> float:
