@@ -146,7 +146,7 @@ def products_bytes(setup: Setup) -> float:
     inside = query * shape.query + law.key_value * shape.key_value
     inside += law.ffn * shape.ffn * (1.0 if shape.gated else 1 / 2)
     if setup.method != "full":
-        inside += 2.0 * setup.lora_rank * setup.lora_targets
+        inside += 2.0 * setup.lora_rank * len(setup.lora_targets)
     return setup.tokens * (setup.carried_bytes * shape.hidden + element_factor(setup) * (whole + inside / tp))
 
 
