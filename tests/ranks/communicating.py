@@ -20,6 +20,10 @@ from toolkit.engines.base import WEIGHT, StepResult
 from toolkit.engines.zero.exchange import Exchange
 from toolkit.specs.communication import CommunicationConfig
 
+_KEPT: list[Exchange] = []
+"""Until the process ends, and with them the process group: PowerSGD's last callback runs in one of gloo's threads, and
+a thread that is the last to let go of the group waits for itself (std::system_error: Resource deadlock avoided)."""
+
 
 def counted_steps(folder: Path, count: int) -> list[tuple[StepResult, int]]:
     """Steps, and the bytes that this rank wrote in each: gloo writes its messages into sockets."""
@@ -53,6 +57,7 @@ def averaged(
 ) -> Averaged:
     """What the ranks make of `gradients_like` in those steps, each number times `size`."""
     exchange, made, sent = Exchange(config), [], []
+    _KEPT.append(exchange)
     for gradients in gradients_like(shapes, rank=dist.get_rank(), steps=steps.stop)[steps.start :]:
         for gradient in gradients:
             gradient.mul_(size)
