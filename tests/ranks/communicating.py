@@ -119,13 +119,16 @@ class ByHand(NamedTuple):
     """At the end."""
 
 
-def local_by_hand(folder: Path, config: CommunicationConfig, *, interrupted_after: Collection[int] = ()) -> ByHand:
+def local_by_hand(
+    folder: Path, config: CommunicationConfig, *, interrupted_after: Collection[int] = (), clip: float = CLIP
+) -> ByHand:
     """Two replicas in one process, each on its own rows with its own AdamW, and the mean of both after each round.
 
     Args:
         folder: of the model.
         config: with its local steps and its outer optimizer.
         interrupted_after: numbers of steps that end a round early, for an evaluation.
+        clip: largest norm of a replica's gradients.
     """
     replicas = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train() for _ in range(2)]
     optimizers = [torch.optim.AdamW(one.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY) for one in replicas]
@@ -144,7 +147,7 @@ def local_by_hand(folder: Path, config: CommunicationConfig, *, interrupted_afte
             loss.backward()
             count = int((batch["labels"][:, 1:] != -100).sum())
             total, tokens = total + loss.item() * count, tokens + count
-            squares += min(float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)), CLIP) ** 2
+            squares += min(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip)), clip) ** 2
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
             optimizer.zero_grad()
