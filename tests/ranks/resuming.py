@@ -1,5 +1,7 @@
 """What the ranks of a test run around a checkpoint: the first half of a run, and the second in fresh processes."""
 
+import contextlib
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from toolkit.checkpoints.resume import resume
 from toolkit.checkpoints.save import Saver
 from toolkit.checkpoints.store import Store
 from toolkit.engines import Engine
-from toolkit.engines.base import StepResult
+from toolkit.engines.base import OUTER_MOMENTUM, StepResult
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.reliability import CheckpointConfig
@@ -70,6 +72,33 @@ def there_and_back(folder: Path, store: Path, stop: int) -> Half:
     half = Half(steps, dict(engine.full_state()))
     engine.close()
     return half
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a run found that goes on with a recipe that had no outer steps before."""
+
+    told: str
+    """On the console."""
+    largest: float
+    """Number of the outer momentum."""
+    steps: list[StepResult]
+    """To the end."""
+
+
+def begin_outer_steps(folder: Path, store: Path, stop: int) -> Begun:
+    """Train `stop` steps, so that there is an outer momentum; then take a checkpoint that holds none, and go on."""
+    engine = open_engine(folder)
+    _steps(engine, folder, 0, stop)
+    before = [states[OUTER_MOMENTUM] for _, states in engine.states()]
+    assert any(bool(numbers.any()) for numbers in before), "no outer step was taken"
+    plan, told = Plan.load(RunFolder(folder).plan), io.StringIO()
+    with contextlib.redirect_stdout(told):
+        progress = resume(engine, Store(store), plan=plan, identity=IDENTITY)
+    largest = max(float(states[OUTER_MOMENTUM].abs().max()) for _, states in engine.states())
+    steps = _steps(engine, folder, progress.step, len(LEARNING_RATES))
+    engine.close()
+    return Begun(told.getvalue(), largest, steps)
 
 
 def _steps(engine: Engine, folder: Path, first: int, last: int) -> list[StepResult]:

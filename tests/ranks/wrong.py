@@ -63,6 +63,19 @@ def train_through_a_bad_step(folder: Path, bad: int) -> tuple[list[StepResult], 
     return results, untouched
 
 
+def train_leaving_out(folder: Path, left_out: int) -> list[StepResult]:
+    """All steps but one."""
+    engine = open_engine(folder)
+    batches = batches_of(folder, engine)
+    results = [
+        engine.train_step(batches.step(index), learning_rate=rate)
+        for index, rate in enumerate(LEARNING_RATES)
+        if index != left_out
+    ]
+    engine.close()
+    return results
+
+
 def digests_before_and_after(folder: Path) -> list[list[Any]]:
     """Of all ranks, as rank 0 sees them: after a step, and after one bit of the last rank's weights has flipped."""
     engine: Any = open_engine(folder)

@@ -100,8 +100,10 @@ def _checked(engine: Engine, folder: Path) -> tuple[Manifest | None, str]:
 def _load(engine: Engine, folder: Path, manifest: Manifest, *, plan: Plan, say: Callable[[str], None]) -> None:
     shards = Shards(folder, manifest.num_ranks)
     progress = manifest.progress
-    engine.load_states(shards.read, num_updates=progress.num_updates, counters=manifest.counters)
+    told = engine.load_states(shards.read, num_updates=progress.num_updates, counters=manifest.counters)
     say(f"going on from {folder.name}: {progress.num_updates} updates, {progress.tokens:,} tokens behind")
+    for note in told:
+        say(note)
     if manifest.strategy == plan.strategy.words and manifest.num_ranks == engine.world_size:
         restore_rng(shards.rng(engine.rank), engine.device)
     else:

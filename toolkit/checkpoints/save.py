@@ -63,6 +63,7 @@ class Saver:
         assert self.idle, "the last checkpoint is still being written"
         token = self._engine.gather(secrets.token_hex(4))[0]
         partial = self.store.partial(progress.step, token)
+        self._engine.prepare_to_save()
         counters = self._engine.counters()
         problem = None
         try:

@@ -25,7 +25,7 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
 
     Raises:
         ConfigError: this release cannot run the plan, the folder holds a run or cannot be written, or the recipe asks
-            for another workload.
+            for another workload, or for a communication that the plan has no place for.
     """
     folder = Path(folder)
     if later := runs_today(plan.strategy):
@@ -33,9 +33,7 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
         needs = f"{asked} needs " if asked else ""
         raise ConfigError(f"{needs}{later}; such a plan is shown, not written")
     plan.check_workload(recipe.workload, folder)
-    sends = ZeroPlusPlus.of(recipe.communication)
-    if found := plan.sending_faults(sends, zero_stage=plan.strategy.zero_stage):
-        raise ConfigError("\n".join(f"communication: {fault}" for fault in found))
+    plan.check_communication(recipe.communication, zero_stage=plan.strategy.zero_stage)
     run = RunFolder(folder)
     # A folder with one of these holds a run.
     found = [mark.name for mark in (run.plan, run.telemetry) if mark.exists()]

@@ -42,6 +42,8 @@ WEIGHT = "weight"
 """Name of the state that every optimizer has: the trained number itself, in fp32."""
 WHOLE = "whole/"
 """How the names of states begin that belong to a tensor, not to each of its numbers: factors, preconditioners."""
+OUTER_MOMENTUM = "outer_momentum"
+"""Name of the state that a recipe may ask for in the middle of a run: zeros where a checkpoint has none."""
 
 CLIPPING = "clipping/"
 """How the names of counters begin that a threshold of clipping has learned."""
@@ -125,14 +127,22 @@ class Engine(Protocol):
         None where no two ranks hold the same (ZeRO-3).
         """
 
+    def prepare_to_save(self) -> None:
+        """Before `states` are saved: leave nothing that they do not hold, as a run that goes on from them has none."""
+
     def states(self) -> Iterator[tuple[Piece, States]]:
-        """Every piece that this rank keeps, and its numbers, on whatever device; valid until the next is asked for."""
+        """Every piece that this rank keeps, and its numbers, on whatever device; valid until the next is asked for.
+
+        Whoever only reads them changes nothing.
+        """
 
     def counters(self) -> dict[str, float]:
         """What the engine itself counts, equal on all ranks: the dynamic loss scale of fp16 and its history."""
 
-    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
-        """Continue where another run stopped, whatever its layout was.
+    def load_states(
+        self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]
+    ) -> tuple[str, ...]:
+        """Continue where another run stopped, whatever its layout was; what is worth telling, one sentence each.
 
         Args:
             read: the states of a piece, in CPU memory, with those of its whole tensor.

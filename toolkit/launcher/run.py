@@ -177,6 +177,7 @@ def _check_disk(plan: Plan) -> None:
 def _check_agreement(run: RunFolder, plan: Plan, recipe: Recipe) -> None:
     """Refuse edits that would make the ranks refuse, before any of them starts."""
     plan.check_workload(recipe.workload, run.path)
+    plan.check_communication(recipe.communication)
     processes = read_mapping(run.accelerate).get("num_processes")
     if not isinstance(processes, int):
         raise ConfigError(f"{run.accelerate}: num_processes is {processes!r}, needs {plan.world_size}")

@@ -1,6 +1,7 @@
 """The Plan: every decision of a run, resolved, and the reasons; the only thing that crosses to the cluster half."""
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ from toolkit.planner.strategy import Strategy
 from toolkit.planner.zero_plus_plus import zero_plus_plus_faults
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
+from toolkit.specs.communication import CommunicationConfig
 from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 from toolkit.specs.zero_plus_plus import ZeroPlusPlus
@@ -135,6 +137,38 @@ class Plan(Spec):
                 zero_stage=zero_stage,
             )
         )
+
+    def check_communication(self, asked: CommunicationConfig, *, zero_stage: int | None = None) -> None:
+        """Refuse a recipe that wants gradients or weights sent in a way that this layout has no place for.
+
+        Raises:
+            ConfigError: with all that is wrong, as `communication_faults` and `sending_faults` have it.
+        """
+        found = list(self.communication_faults(asked, zero_stage=zero_stage))
+        if zero_stage is not None:
+            found += self.sending_faults(ZeroPlusPlus.of(asked), zero_stage=zero_stage)
+        if found:
+            raise ConfigError("\n".join(f"communication: {fault}" for fault in found))
+
+    def communication_faults(self, asked: CommunicationConfig, *, zero_stage: int | None) -> Iterator[str]:
+        """Why the layout has no place for it, one sentence each.
+
+        Args:
+            asked: of the recipe.
+            zero_stage: the one that runs; None where it is not known yet: people edit ds_config.json.
+        """
+        strategy = self.strategy
+        if asked.is_plain:
+            return
+        if strategy.engine != "zero":
+            needs = "it is for engine zero, which keeps the model whole on every rank"
+            yield f"{needs}; the plan has engine {strategy.engine}; plan again with --engine zero --zero 0"
+            return
+        if zero_stage:
+            # Stages 1 to 3 give each rank a part of the gradients; what is sent is theirs to decide.
+            yield f"it is for whole gradients on every rank, zero_stage is {zero_stage}; plan again with --zero 0"
+        if strategy.layout.dp != self.world_size:
+            yield f"it is between replicas of one rank, the plan has {strategy.words}; plan again with --tp 1 --sp 1"
 
     def check_world_size(self, world_size: int, folder: Path) -> None:
         """Refuse another number of processes than planned.

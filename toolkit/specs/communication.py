@@ -9,6 +9,13 @@ from toolkit.specs.base import Spec
 
 Compression = Literal["none", "fp16", "bf16", "powersgd", "topk"]
 
+_OF: dict[str, tuple[Compression, ...]] = {
+    "rank": ("powersgd",),
+    "ratio": ("topk",),
+    "full_steps": ("powersgd", "topk"),
+}
+"""Which ways of compression look at an option; the others refuse a value that is not its default."""
+
 
 class CommunicationConfig(Spec):
     """Gradients sent in fewer bytes, or weights sent now and then instead of gradients; with ZeRO-0 alone."""
@@ -20,6 +27,9 @@ class CommunicationConfig(Spec):
     """Of `powersgd`: columns of the thin matrices."""
     ratio: float = Field(default=0.01, gt=0, lt=1)
     """Of `topk`: part of the numbers that is sent."""
+    full_steps: int = Field(default=0, ge=0)
+    """Of `powersgd` and `topk`: optimizer steps at the start of the run that send whole gradients.
+    What is left out of the first ones costs most; torch advises a tenth of the run, and no fewer than the warm-up."""
     local_steps: int = Field(default=1, gt=0)
     """Optimizer steps that each replica takes on its own rows before all take the mean of their weights (local SGD,
     1805.09767); 1 is synchronous training."""
@@ -41,9 +51,10 @@ class CommunicationConfig(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for name, kind in (("rank", "powersgd"), ("ratio", "topk")):
-            if self.compression != kind and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is of compression {kind}, compression is {self.compression}; leave it out")
+        for name, kinds in _OF.items():
+            if self.compression not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                of = f"{name} is of compression {' or '.join(kinds)}"
+                raise ValueError(f"{of}, compression is {self.compression}; leave it out")
         if self.local_steps > 1 and self.compression != "none":
             raise ValueError(f"local_steps={self.local_steps} sends no gradients to compress; use one of the two")
         if self.local_steps == 1 and (self.outer_learning_rate != 1 or self.outer_momentum):

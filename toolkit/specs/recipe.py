@@ -109,6 +109,15 @@ class Recipe(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _updates_to_measure(self) -> Self:
+        if self.schedule.kind == "relative_change" and self.communication.local_steps > 1:
+            raise ValueError(
+                "schedule.kind relative_change looks at single updates of the weights, which communication.local_steps "
+                f"{self.communication.local_steps} gives no two replicas alike; use another schedule, or local_steps 1"
+            )
+        return self
+
     def save(self, path: Path) -> None:
         """Write recipe.yaml with every value resolved and its meaning beside it."""
         path.write_text(self.to_yaml(), encoding="utf-8")

@@ -39,6 +39,9 @@ class OneRank:
     def states(self) -> Iterator[tuple[Piece, States]]:
         yield WEIGHT, {key: torch.full((64,), float(self._step)) for key in ("weight", "exp_avg", "exp_avg_sq")}
 
+    def prepare_to_save(self) -> None:
+        pass
+
     def counters(self) -> dict[str, float]:
         return {}
 

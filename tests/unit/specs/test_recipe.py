@@ -109,6 +109,30 @@ def test_an_optimizer_refuses_what_it_does_not_look_at() -> None:
 
 
 @pytest.mark.parametrize(
+    ("communication", "words"),
+    [
+        ({"ratio": 0.1}, "ratio is of compression topk, compression is none"),
+        ({"compression": "topk", "rank": 8}, "rank is of compression powersgd, compression is topk"),
+        (
+            {"compression": "fp16", "full_steps": 9},
+            "full_steps is of compression powersgd or topk, compression is fp16",
+        ),
+        ({"local_steps": 8, "full_steps": 9}, "full_steps is of compression powersgd or topk, compression is none"),
+    ],
+    ids=str,
+)
+def test_options_of_another_communication(communication: dict[str, Any], words: str) -> None:
+    assert refusal(communication=communication) == [f"recipe.yaml: `communication`: {words}; leave it out"]
+
+
+def test_updates_of_single_replicas_are_not_measured() -> None:
+    (line,) = refusal(schedule={"kind": "relative_change"}, communication={"local_steps": 8})
+    assert "use another schedule, or local_steps 1" in line
+    compressed = {"schedule": {"kind": "relative_change"}, "communication": {"compression": "topk"}}
+    assert Recipe.parse({**SMALLEST, **compressed}, source="recipe.yaml").communication.compression == "topk"
+
+
+@pytest.mark.parametrize(
     ("name", "given", "resolved"),
     [
         ("adamw", {}, (0.9, 0.999, 0.9)),

@@ -37,16 +37,22 @@ class ScriptedEngine:
     def weights_digest(self) -> tuple[str, str] | None:
         return "all", str(self.kept["weight"].tolist())
 
+    def prepare_to_save(self) -> None:
+        pass
+
     def states(self) -> Iterator[tuple[Piece, States]]:
         yield Piece("w", (4,), dim=0, low=0, high=4, start=0, stop=4, owned=True), self.kept
 
     def counters(self) -> dict[str, float]:
         return {}
 
-    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
+    def load_states(
+        self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]
+    ) -> tuple[str, ...]:
         for piece, states in self.states():
             for key, given in read(piece).items():
                 states[key].copy_(given)
+        return ()
 
     def eval_loss(self, batches: Sequence[Batch]) -> float:
         return next(self._losses, 1.0)

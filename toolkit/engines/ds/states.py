@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from toolkit.engines.base import WEIGHT, Piece, States
+from toolkit.engines.base import OUTER_MOMENTUM, WEIGHT, Piece, States
 from toolkit.engines.ds.moments import Moments
 from toolkit.engines.ds.parts import Keeper
 
@@ -32,8 +32,11 @@ def pieces(keeper: Keeper, moments: Sequence[Moments]) -> Iterator[tuple[Piece, 
                 yield part.piece, states
 
 
-def load(keeper: Keeper, moments: Sequence[Moments], read: Callable[[Piece], States], *, num_updates: int) -> None:
-    """Fill the states from outside."""
+def load(
+    keeper: Keeper, moments: Sequence[Moments], read: Callable[[Piece], States], *, num_updates: int
+) -> tuple[str, ...]:
+    """Fill the states from outside; what is worth telling of it, one sentence each."""
+    begun = False
     for holder in keeper.holders:
         with keeper.in_memory(holder, write=True) as flat:
             kept = {WEIGHT: flat.data}
@@ -42,7 +45,11 @@ def load(keeper: Keeper, moments: Sequence[Moments], read: Callable[[Piece], Sta
             for part in holder.parts:
                 given = read(part.piece)
                 for key, tensor in kept.items():
-                    part.of(tensor).copy_(given[key])
+                    if key == OUTER_MOMENTUM and key not in given:
+                        begun = True
+                        part.of(tensor).zero_()
+                    else:
+                        part.of(tensor).copy_(given[key])
                 for each in moments:
                     each.load_tensor(part, given)
             for each in moments:
@@ -50,6 +57,8 @@ def load(keeper: Keeper, moments: Sequence[Moments], read: Callable[[Piece], Sta
     for each in moments:
         each.finish(num_updates)
     keeper.finish()
+    # The run that saved had no outer steps; those of this one begin here, as they would at its start.
+    return ("outer momentum: the checkpoint holds none, it begins at zeros",) if begun else ()
 
 
 def counters_of(optimizer: Any) -> dict[str, float]:

@@ -42,6 +42,13 @@ def norm_of(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     return total
 
 
+def root_mean_square(norms: torch.Tensor) -> torch.Tensor:
+    """Over the ranks, number by number, in float64: what is no number on one of them is none on any."""
+    squares = norms.double().square()
+    dist.all_reduce(squares)
+    return (squares / dist.get_world_size()).sqrt()
+
+
 def own_group(groups: Sequence[Sequence[int]]) -> dist.ProcessGroup:
     """The process group of this rank, where the ranks are divided so; every rank calls it with all the groups."""
     mine: dist.ProcessGroup | None

@@ -48,6 +48,8 @@ class Updates:
         if isinstance(built.optimizer, WholeTensors):
             built.optimizer.bind(self.keeper, group=replicas.divided)
         self.note = dtypes_note(engine, self.keeper, built.moments)
+        self.norm_after: Callable[[], float] | None = None
+        """Of the gradients after clipping, where somebody else has clipped them; set by whoever does."""
         self._clipper = None
         if clipping.kind != "norm":
             self._clipper = Clipper(clipping, self.keeper, replicas, norm=norm)
@@ -57,6 +59,8 @@ class Updates:
         norm = self._norm()
         if skipped or not math.isfinite(norm):
             return norm
+        if self.norm_after is not None:
+            return self.norm_after()
         if self._clipper is not None:
             return self._clipper.norm_after()
         # DeepSpeed's own rule, which divides by a little more than the norm.
@@ -70,9 +74,12 @@ class Updates:
         """As `Engine.counters`."""
         return {**counters_of(self._optimizer), **(self._clipper.counters() if self._clipper else {})}
 
-    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
+    def load_states(
+        self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]
+    ) -> tuple[str, ...]:
         """As `Engine.load_states`."""
-        load(self.keeper, self.moments, read, num_updates=num_updates)
+        told = load(self.keeper, self.moments, read, num_updates=num_updates)
         set_counters(self._optimizer, counters)
         if self._clipper is not None:
             self._clipper.set_counters(counters)
+        return told

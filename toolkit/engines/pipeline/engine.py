@@ -41,6 +41,7 @@ class PipelineEngine:
     """
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
+        plan.check_communication(recipe.communication)
         config = load_ds_config(folder, plan).with_recipe(recipe)
         check_groups(recipe.optimizer, model.module)
         self.device = processes.join(plan)
@@ -165,6 +166,9 @@ class PipelineEngine:
         """Of this stage's weights, which its replicas hold too."""
         return digest_of(self._tensors)
 
+    def prepare_to_save(self) -> None:
+        """There is nothing that the states do not hold."""
+
     def states(self) -> Iterator[tuple[Piece, States]]:
         """Every piece that this rank keeps."""
         return self._updates.states()
@@ -173,9 +177,11 @@ class PipelineEngine:
         """Of the dynamic loss scale, and of clipping."""
         return self._updates.counters()
 
-    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
+    def load_states(
+        self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]
+    ) -> tuple[str, ...]:
         """Fill optimizer and weights from outside."""
-        self._updates.load_states(read, num_updates=num_updates, counters=counters)
+        return self._updates.load_states(read, num_updates=num_updates, counters=counters)
 
     def close(self) -> None:
         """Free DeepSpeed's buffers and leave the process group."""

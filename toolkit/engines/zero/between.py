@@ -21,24 +21,30 @@ class Between(Protocol):
 
     alone: bool
     """Replicas take steps on their own rows alone."""
-    sent_bytes: float
-    """Of the last step, per rank, as in a ring of them."""
 
     def reduce(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """Put what the update is made of in their place, and give their norm: the same on all ranks.
+
+        Where any of them is no number the norm is none either, and nothing of it stays for a later step.
 
         Args:
             gradients: of the same tensors in the same order on every rank, before clipping.
         """
 
-    def after_step(self) -> None:
-        """After the update."""
+    def after_step(self, *, skipped: bool) -> None:
+        """After the update, or after it was left out."""
 
     def settle(self) -> None:
         """Give all replicas the same weights."""
 
-    def begin_anew(self) -> None:
+    def before_saving(self) -> None:
         """Leave nothing that a checkpoint does not hold: a run that goes on from it must not differ."""
+
+    def begin_anew(self, num_updates: int) -> None:
+        """Go on from the weights that were just read, with so many updates behind; they stay as they are."""
+
+    def take_sent_bytes(self) -> float:
+        """What each rank has sent since it was last asked, as in a ring of them."""
 
 
 def between_replicas(config: CommunicationConfig, updates: Updates) -> Between | None:
@@ -49,7 +55,22 @@ def between_replicas(config: CommunicationConfig, updates: Updates) -> Between |
         return Exchange(config)
     rounds = Rounds(config, updates.keeper, updates.moments[0], max_norm=updates.max_norm)
     updates.moments.append(rounds)
+    updates.norm_after = rounds.clipped_norm
     return rounds
+
+
+def rounds_notes(recipe: Recipe) -> tuple[str, ...]:
+    """What ends rounds of local steps before their time, if anything does by the recipe."""
+    steps = recipe.communication.local_steps
+    readers = {
+        "evaluation.every_steps": recipe.evaluation.every_steps,
+        "checkpoint.every_steps": recipe.checkpoint.every_steps,
+        "faults.compare_every": recipe.faults.compare_every,
+    }
+    early = [f"{name} {every}" for name, every in readers.items() if every is not None and every % steps]
+    if not early:
+        return ()
+    return (f"local steps: rounds of {steps} end early at {' and '.join(early)}; multiples of {steps} end none",)
 
 
 def check_communication(recipe: Recipe, plan: Plan, config: DsConfig) -> None:
@@ -58,17 +79,14 @@ def check_communication(recipe: Recipe, plan: Plan, config: DsConfig) -> None:
     Raises:
         ConfigError: with all that is wrong.
     """
-    if not recipe.communication.is_plain and (found := list(_faults(recipe, plan, config))):
+    asked = recipe.communication
+    found = [*plan.communication_faults(asked, zero_stage=config.zero_stage), *_faults(recipe, config)]
+    if found and not asked.is_plain:
         raise ConfigError("\n".join(f"communication: {fault}" for fault in found))
 
 
-def _faults(recipe: Recipe, plan: Plan, config: DsConfig) -> Iterator[str]:
+def _faults(recipe: Recipe, config: DsConfig) -> Iterator[str]:
     asked, optimizer = recipe.communication, recipe.workload.optimizer
-    if config.zero_stage != 0:
-        # Stages 1 to 3 give each rank a part of the gradients; what is sent is theirs to decide.
-        yield f"it is for whole gradients on every rank, zero_stage is {config.zero_stage}; plan again with --zero 0"
-    if plan.strategy.layout.dp != plan.world_size:
-        yield f"it is between replicas of one rank, the plan has {plan.strategy.words}; plan again with --tp 1 --sp 1"
     if config.numbers.precision == "fp16":
         yield "what is left for a later step has another loss scale by then; use precision bf16 or fp32"
     if asked.compression in ("fp16", "bf16") and config.numbers.rounds_weights:

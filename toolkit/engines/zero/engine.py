@@ -24,7 +24,7 @@ from toolkit.engines.ds.tensor import gathered
 from toolkit.engines.ds.tensors import digest_of, trained_tensors
 from toolkit.engines.ds.updates import Updates
 from toolkit.engines.zero.assemble import assemble
-from toolkit.engines.zero.between import between_replicas, check_communication
+from toolkit.engines.zero.between import between_replicas, check_communication, rounds_notes
 from toolkit.engines.zero.generate import answers_of
 from toolkit.engines.zero.shares import Share, Shares
 from toolkit.models.neftune import NoisyEmbedding
@@ -99,7 +99,7 @@ class ZeroEngine:
         self._between = between_replicas(recipe.communication, self._updates)
         if self._between is not None:
             self._engine.enable_backward_allreduce = False
-        self.notes = (built.note, self._updates.note, *config.notes)
+        self.notes = (built.note, self._updates.note, *config.notes, *rounds_notes(recipe))
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
@@ -132,11 +132,11 @@ class ZeroEngine:
                 alone = self._is_plain or self._between is not None
                 skipped = alone and not bool(torch.isfinite(self._norm))
             self._leave_step_out() if skipped else engine.step()
+        skipped = skipped or bool(getattr(engine.optimizer, "overflow", False))
         if self._between is not None:
-            self._between.after_step()
+            self._between.after_step(skipped=skipped)
         summed.wait()
         supervised, tokens, notices = counts.tolist()
-        skipped = skipped or bool(getattr(engine.optimizer, "overflow", False))
         return StepResult(
             loss=total[0].item() / max(supervised, 1.0),
             grad_norm=self._grad_norm(),
@@ -147,7 +147,7 @@ class ZeroEngine:
             skipped=skipped,
             static_scale=self._numbers.has_static_scale,
             noticed=notices > 0,
-            sent_bytes=None if self._between is None else self._between.sent_bytes,
+            sent_bytes=None if self._between is None else self._between.take_sent_bytes(),
         )
 
     @torch.no_grad()
@@ -196,19 +196,27 @@ class ZeroEngine:
         self._settle()
         return None if self._stage == 3 else digest_of(self._tensors)
 
+    def prepare_to_save(self) -> None:
+        """Give all replicas the same states, and forget what was left out of earlier steps."""
+        if self._between is not None:
+            self._between.before_saving()
+
     def states(self) -> Iterator[tuple[Piece, States]]:
         """Every piece that this rank keeps."""
-        if self._between is not None:
-            self._between.begin_anew()
         return self._updates.states()
 
     def counters(self) -> dict[str, float]:
         """Of the dynamic loss scale, and of clipping."""
         return self._updates.counters()
 
-    def load_states(self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]) -> None:
+    def load_states(
+        self, read: Callable[[Piece], States], *, num_updates: int, counters: Mapping[str, float]
+    ) -> tuple[str, ...]:
         """Fill optimizer and weights from outside."""
-        self._updates.load_states(read, num_updates=num_updates, counters=counters)
+        told = self._updates.load_states(read, num_updates=num_updates, counters=counters)
+        if self._between is not None:
+            self._between.begin_anew(num_updates)
+        return told
 
     def close(self) -> None:
         """Free DeepSpeed's buffers and leave the process group."""

@@ -4,6 +4,7 @@ By torch's own communication hooks for DistributedDataParallel (torch/distribute
 what they would get there: buckets of gradients.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
-from toolkit.engines.ds.sums import norm_of
+from toolkit.engines.ds.sums import norm_of, root_mean_square
 from toolkit.specs.communication import CommunicationConfig
 
 _BUCKET_NUMBERS = 64 * 1024**2
@@ -88,53 +89,90 @@ class Exchange:
         self._config = config
         self.alone = False
         """As `Between`."""
-        self.sent_bytes = 0.0
-        """As `Between`."""
-        self.begin_anew()
+        self._sent_bytes = 0.0
+        self._num_updates = 0
+        self._forget()
 
-    def begin_anew(self) -> None:
+    def before_saving(self) -> None:
         """Forget what was left out of earlier steps."""
-        rank = self._config.rank
-        self._power = PowerSGDState(dist.group.WORLD, matrix_approximation_rank=rank, start_powerSGD_iter=2)
-        # Those steps are for DistributedDataParallel, which divides its buckets anew; these stay as they are.
-        self._power.iter = self._power.start_powerSGD_iter
-        self._topk = TopK(self._config.ratio)
+        self._forget()
+
+    def begin_anew(self, num_updates: int) -> None:
+        """Forget it, and count on from there."""
+        self._num_updates = num_updates
+        self._forget()
 
     @torch.no_grad()
     def reduce(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-        """To their mean over the replicas."""
-        self.sent_bytes = 0.0
+        """To their mean over the replicas.
+
+        A number that is none on one rank is told to all before any of them adds it to what waits for later steps, where
+        it would stay for good.
+        """
+        told = root_mean_square(norm_of(gradients))
+        if not bool(torch.isfinite(told)):
+            return told
         for bucket, members in _buckets(gradients):
             mean = self._averaged(bucket)
             for gradient, part in zip(members, torch.split(mean, [one.numel() for one in members]), strict=True):
                 gradient.copy_(part.view(gradient.shape))
         return norm_of(gradients)
 
-    def after_step(self) -> None:
+    def after_step(self, *, skipped: bool) -> None:
         """All ranks have made the same update."""
+        self._num_updates += not skipped
 
     def settle(self) -> None:
         """All ranks have the same weights."""
 
+    def take_sent_bytes(self) -> float:
+        """As `Between`."""
+        taken, self._sent_bytes = self._sent_bytes, 0.0
+        return taken
+
+    def _forget(self) -> None:
+        rank = self._config.rank
+        self._power = PowerSGDState(dist.group.WORLD, matrix_approximation_rank=rank, start_powerSGD_iter=2)
+        # Those steps are for DistributedDataParallel, which divides its buckets anew; these stay as they are.
+        self._power.iter = self._power.start_powerSGD_iter
+        self._topk = TopK(self._config.ratio)
+
     def _averaged(self, bucket: Bucket) -> torch.Tensor:
         world, numbers = dist.get_world_size(), bucket.buffer()
         round_trip = 2 * (world - 1) / world
+        if self._num_updates < self._config.full_steps:
+            self._sent_bytes += round_trip * numbers.nbytes
+            return _waited(default_hooks.allreduce_hook, dist.group.WORLD, bucket)
         match self._config.compression:
             case "topk":
-                self.sent_bytes += (world - 1) * self._topk.count(len(numbers)) * (numbers.element_size() + 4)
+                self._sent_bytes += (world - 1) * self._topk.count(len(numbers)) * (numbers.element_size() + 4)
                 return self._topk.average(bucket)
             case "powersgd":
                 before = self._power.total_numel_after_compression
                 mean = _waited(powerSGD_hook, self._power, bucket)
                 sent = self._power.total_numel_after_compression - before
-                self.sent_bytes += round_trip * sent * numbers.element_size()
+                self._sent_bytes += round_trip * sent * numbers.element_size()
                 return mean
             case "fp16":
-                self.sent_bytes += round_trip * 2 * len(numbers)
-                return _waited(default_hooks.fp16_compress_hook, dist.group.WORLD, bucket)
+                self._sent_bytes += round_trip * 2 * len(numbers)
+                factor = _room_in_fp16(numbers)
+                numbers.mul_(factor)
+                return _waited(default_hooks.fp16_compress_hook, dist.group.WORLD, bucket).div_(factor)
             case _:
-                self.sent_bytes += round_trip * 2 * len(numbers)
+                self._sent_bytes += round_trip * 2 * len(numbers)
                 return _waited(default_hooks.bf16_compress_hook, dist.group.WORLD, bucket)
+
+
+def _room_in_fp16(numbers: torch.Tensor) -> float:
+    """A power of two, the same on all ranks, that brings the largest number of any of them to between 2^14 and 2^15.
+
+    fp16 ends at 65504, and the mean of such numbers is added up without going beyond it; at the other end, it loses
+    digits below 6e-5 and everything below 3e-8, which small gradients are as a whole. A power of two rounds nothing.
+    """
+    largest = torch.linalg.vector_norm(numbers, ord=math.inf)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    # Within the exponents of fp32 that factor and quotient both have.
+    return 2.0 ** max(min(15 - math.frexp(float(largest))[1], 126), -126)
 
 
 def _waited(hook: Callable[..., Any], state: Any, bucket: Bucket) -> torch.Tensor:

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 
-from toolkit.engines.base import States
+from toolkit.engines.base import OUTER_MOMENTUM, States
 from toolkit.engines.ds.moments import Moments
 from toolkit.engines.ds.parts import Keeper, Part
-from toolkit.engines.ds.sums import norm_of
+from toolkit.engines.ds.sums import norm_of, root_mean_square
 from toolkit.specs.communication import CommunicationConfig
-
-_MOMENTUM = "outer_momentum"
 
 
 class Rounds:
@@ -42,26 +40,31 @@ class Rounds:
                 momentum=config.outer_momentum,
                 nesterov=config.outer_momentum > 0,
             )
-        self.sent_bytes = 0.0
-        """As `Between`."""
+        self._sent_bytes = 0.0
+        self._clipped = 0.0
 
     def reduce(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """Each rank keeps its own, clipped by its own norm; DeepSpeed would clip by the mean of the ranks' norms.
 
         The norm is the root of the replicas' mean square before clipping: no number on any of them is no number on all.
         """
-        own_norm = norm_of(gradients)
+        own_norm = clipped_norm = norm_of(gradients)
         if self._max_norm:
             factor = (self._max_norm / (own_norm + 1e-6)).clamp(max=1.0)
+            clipped_norm = own_norm * factor
             for gradient in gradients:
                 gradient.mul_(factor)
-        square = own_norm.double().square()
-        dist.all_reduce(square)
-        return (square / dist.get_world_size()).sqrt()
+        norms = root_mean_square(torch.stack([own_norm, clipped_norm]))
+        self._clipped = float(norms[1])
+        return norms[0]
 
-    def after_step(self) -> None:
-        """Count, and end the round where it is over."""
-        self.sent_bytes, self._since = 0.0, self._since + 1
+    def clipped_norm(self) -> float:
+        """Root of the replicas' mean square after clipping: each has clipped by a norm of its own."""
+        return self._clipped
+
+    def after_step(self, *, skipped: bool) -> None:
+        """Count what was taken, and end the round where it is over."""
+        self._since += not skipped
         if self._since == self._config.local_steps:
             self.settle()
 
@@ -83,10 +86,19 @@ class Rounds:
         self._keeper.finish()
 
     @torch.no_grad()
-    def begin_anew(self) -> None:
+    def before_saving(self) -> None:
         """End the round, and give all ranks the same moments too: a checkpoint holds one of each."""
         self.settle()
         self._average([moment for flat in self._flats for moment in self._moments.of(flat).values()])
+
+    def begin_anew(self, num_updates: int) -> None:
+        """A round begins: a checkpoint is made between two of them, and all ranks have read the same."""
+        self._since = 0
+
+    def take_sent_bytes(self) -> float:
+        """As `Between`; what an evaluation or a checkpoint had sent is told with the step after it."""
+        taken, self._sent_bytes = self._sent_bytes, 0.0
+        return taken
 
     def of(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """The outer momentum; zeros before the first outer step."""
@@ -95,7 +107,7 @@ class Rounds:
         state = self._outer.state[self._anchor(flat)]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(flat.data)
-        return {_MOMENTUM: state["momentum_buffer"]}
+        return {OUTER_MOMENTUM: state["momentum_buffer"]}
 
     def of_tensor(self, part: Part) -> States:
         """None is kept per tensor."""
@@ -114,8 +126,7 @@ class Rounds:
         """None is kept per tensor."""
 
     def finish(self, num_updates: int) -> None:
-        """A checkpoint is made between two rounds."""
-        self._since = 0
+        """As `Moments`."""
 
     def _anchor(self, flat: torch.Tensor) -> torch.nn.Parameter:
         assert self._outer is not None
@@ -128,4 +139,4 @@ class Rounds:
         for tensor in tensors:
             tensor /= world
             dist.all_reduce(tensor)
-            self.sent_bytes += 2 * (world - 1) / world * tensor.nbytes
+            self._sent_bytes += 2 * (world - 1) / world * tensor.nbytes
