@@ -4,7 +4,8 @@
 
 All train the same LLaMA of 15M random weights on the same rows of alpaca in the same order, answers alone: two gloo
 ranks, ZeRO-2 by the same ds_config.json, fp32, torch's fused AdamW, clipping at 1, a cosine, no checkpoint, no
-evaluation. Each run has fresh processes; the trainers take turns, so that whatever else the machine does meets all of
+evaluation. Each puts rows of a global batch together in its own way; `transformers-same` is given them in the toolkit's
+micro-batches. Each run has fresh processes; the trainers take turns, so that whatever else the machine does meets all of
 them. TRL is looked for on PYTHONPATH too, and left out where it is not.
 """
 
@@ -42,15 +43,19 @@ class Case(NamedTuple):
     """One row of the table."""
 
     trainer: str
-    packing: bool
+    run: str
+    """Folder of the run: rows as each trainer puts them together, packed, or in the toolkit's own micro-batches."""
+    against: str
+    """The toolkit's row that it is compared with."""
 
 
 CASES = {
-    "toolkit": Case("toolkit", False),
-    "trl": Case("trl", False),
-    "transformers": Case("transformers", False),
-    "toolkit-packed": Case("toolkit", True),
-    "trl-packed": Case("trl", True),
+    "toolkit": Case("toolkit", "padded", "toolkit"),
+    "trl": Case("trl", "padded", "toolkit"),
+    "transformers": Case("transformers", "padded", "toolkit"),
+    "transformers-same": Case("transformers", "same", "toolkit"),
+    "toolkit-packed": Case("toolkit", "packed", "toolkit-packed"),
+    "trl-packed": Case("trl", "packed", "toolkit-packed"),
 }
 
 
@@ -120,20 +125,16 @@ def write_inputs(args: argparse.Namespace, folder: Path) -> None:
     disable_progress_bars()
     write_model_and_samples(folder, rows=args.rows)
     steps = args.warmup + args.steps
-    for packing in (False, True):
+    for name in ("padded", "packed"):
+        packing = name == "packed"
         micro = args.packed_micro_batch if packing else args.micro_batch
         step = {"seq_len": args.seq_len, "global_batch": RANKS * micro * args.grad_accum, "micro_batch": micro}
-        run = emit_run(folder, run_name(packing), data={"packing": packing}, max_steps=steps, **step)
+        run = emit_run(folder, name, data={"packing": packing}, max_steps=steps, **step)
         batches, rows = batches_of(run, 0)
         if steps > batches.steps_per_epoch:
             raise SystemExit(f"{steps} steps take more than the {args.rows} rows; give more --rows, or fewer --steps")
-        order = [row for index in range(steps) for row in batches.row_numbers(index)]
-        taken = rows.select_columns(["input_ids", "labels"])
-        taken = taken if packing else taken.select(order)
-        Dataset.from_dict(taken.to_dict()).save_to_disk(folder / f"{run.name}-rows")
         settings = {
             "model": str(folder / "model"),
-            "rows": str(folder / f"{run.name}-rows"),
             "ds_config": str(run / "ds_config.json"),
             "ranks": RANKS,
             "seq_len": args.seq_len,
@@ -144,17 +145,39 @@ def write_inputs(args: argparse.Namespace, folder: Path) -> None:
             "learning_rate": LEARNING_RATE,
             "log_every": LOG_EVERY,
         }
-        (run / "settings.json").write_text(json.dumps(settings))
+        taken = rows.select_columns(["input_ids", "labels"])
+        orders = {name: list(range(len(taken)))}
+        if not packing:
+            orders = {name: (given := given_order(batches, steps)), "same": divided_order(given, taken, args)}
+        for of, order in orders.items():
+            (folder / of).mkdir(exist_ok=True)
+            chosen = str(folder / of / "rows")
+            Dataset.from_dict(taken.select(order).to_dict()).save_to_disk(chosen)
+            (folder / of / "settings.json").write_text(json.dumps({**settings, "rows": chosen}))
 
 
-def run_name(packing: bool) -> str:
-    """Folder of the toolkit's run; the others write beside it."""
-    return "packed" if packing else "padded"
+def given_order(batches: Any, steps: int) -> list[int]:
+    """Rows in the order in which the toolkit takes global batches."""
+    return [row for index in range(steps) for row in batches.row_numbers(index)]
+
+
+def divided_order(order: list[int], rows: Any, args: argparse.Namespace) -> list[int]:
+    """The same, so that ranks that take micro-batches in turns take those of the toolkit."""
+    from toolkit.data.balance import divided
+
+    size, lengths = RANKS * args.micro_batch * args.grad_accum, [len(ids) for ids in rows["input_ids"]]
+    found = []
+    for start in range(0, len(order), size):
+        step = order[start : start + size]
+        share = {"dp": RANKS, "micro_batch": args.micro_batch, "grad_accum": args.grad_accum}
+        micros = divided([lengths[row] for row in step], **share)
+        found += [step[place] for ranks in micros for own in ranks for place in own]
+    return found
 
 
 def toolkit_run(args: argparse.Namespace, folder: Path, case: Case) -> Outcome:
     """`toolkit launch`, as anybody starts it; its own records say what was measured."""
-    run, count = folder / run_name(case.packing), args.warmup + args.steps
+    run, count = folder / case.run, args.warmup + args.steps
     run_toolkit("launch", run, "--overwrite")
     records = [json.loads(line) for line in (run / "telemetry.jsonl").read_text().splitlines()]
     steps = [
@@ -175,7 +198,7 @@ def window(steps: int) -> tuple[int, int]:
 
 def peer_run(args: argparse.Namespace, folder: Path, case: Case) -> Outcome:
     """The same by another trainer."""
-    run = folder / run_name(case.packing)
+    run = folder / case.run
     torchrun(Path(__file__).with_name("peers.py"), case.trainer, run)
     ranks: list[dict[str, Any]] = [json.loads((run / f"{rank}.json").read_text()) for rank in range(RANKS)]
     ends = ranks[0]["ends"]
@@ -211,7 +234,7 @@ def ratios(outcomes: dict[str, list[Outcome]]) -> list[str]:
     """The toolkit's rate over each other trainer's, round by round."""
     lines = []
     for name, turns in outcomes.items():
-        ours = "toolkit-packed" if CASES[name].packing else "toolkit"
+        ours = CASES[name].against
         if name == ours or ours not in outcomes:
             continue
         each = [a.rates.supervised / b.rates.supervised for a, b in zip(outcomes[ours], turns, strict=True)]
