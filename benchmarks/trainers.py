@@ -4,9 +4,9 @@
 
 All train the same LLaMA of 15M random weights on the same rows of alpaca in the same order, answers alone: two gloo
 ranks, ZeRO-2 by the same ds_config.json, fp32, torch's fused AdamW, clipping at 1, a cosine, no checkpoint, no
-evaluation. Each puts rows of a global batch together in its own way; `transformers-same` is given them in the toolkit's
-micro-batches. Each run has fresh processes; the trainers take turns, so that whatever else the machine does meets all of
-them. TRL is looked for on PYTHONPATH too, and left out where it is not.
+evaluation. Each puts the rows of a global batch together in its own way; `transformers-same` is given them in the
+toolkit's micro-batches. Each run has fresh processes; the trainers take turns, so that whatever else the machine does
+meets all of them. TRL is looked for on PYTHONPATH too, and left out where it is not.
 """
 
 import argparse
