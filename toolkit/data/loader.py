@@ -7,7 +7,6 @@ which of these is a matter of their lengths (balance.py). Any step can be asked 
 """
 
 import copy
-import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import torch
 from datasets import Dataset
 
 from toolkit.data.balance import divided, imbalance
-from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of
+from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of, spaced_rows
 from toolkit.data.digests import fingerprint
 from toolkit.data.encode import SampleEncoder
 from toolkit.data.packing import Packs, token_counts
@@ -227,12 +226,12 @@ class PromptBatches:
 def prompt_batches(
     rows: Dataset, share: Share, *, encoder: SampleEncoder, pad_token_id: int, limit: int | None = None
 ) -> PromptBatches | None:
-    """Prompts of the first `limit` rows up to their first answer, to generate from; None for plain text.
+    """Prompts of at most `limit` rows, from everywhere among them, up to their first answer; None for plain text.
 
     A row whose prompt alone fills seq_len is no part of the prepared rows, so every prompt here is whole.
     """
-    answered = (number for number, answer in enumerate(rows["answer"]) if answer is not None)
-    asked = list(itertools.islice(answered, limit))
+    answered = [number for number, answer in enumerate(rows["answer"]) if answer is not None]
+    asked = [answered[place] for place in spaced_rows(len(answered), limit)]
     if not asked:
         return None
     batches, prompts, answers = [], [], []

@@ -140,9 +140,10 @@ def test_prompts_are_padded_left_and_shared(small: Any, write_rows: Any, tmp_pat
         ids = torch.cat([batch["input_ids"] for batch in prompts.batches if batch["input_ids"].shape[1] == 8])
         for row, prompt in zip(ids, prompts.prompts, strict=False):
             assert small.decode([token for token in row.tolist() if token != 2]) == prompt
-    assert [prompts.answers for prompts in ranks if prompts] == [["0", "1", "4"], ["2", "3"]]
+    asked = [str(row) for row in spaced_rows(7, 5)]
+    assert [prompts.answers for prompts in ranks if prompts] == [[asked[0], asked[1], asked[4]], asked[2:4]]
     assert ranks[0] is not None
-    assert ranks[0].prompts[1] == "<s> xx"
+    assert ranks[0].prompts[1] == f"<s> {'x' * (int(asked[1]) + 1)}"
 
 
 def test_plain_text_has_no_prompts(small: Any, write_rows: Any, tmp_path: Any) -> None:
