@@ -14,7 +14,7 @@ demo: $(VENV)/.train  ## plan, launch, fine-tune, export and compare a small LLa
 # Compiling DeepSpeed's ops takes four minutes of a core, which tests of a single process leave idle.
 test: $(VENV)/.dev  ## the whole test suite
 	DS_ACCELERATOR=cpu MAX_JOBS=1 nice $(BIN)/python tests/build_ops.py >/dev/null 2>&1 &
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit tests/conventions tests/gpu
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/conventions tests/unit tests/gpu
 	$(BIN)/pytest tests/ranks
 
 lint: $(VENV)/.dev

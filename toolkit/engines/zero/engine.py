@@ -237,10 +237,7 @@ class ZeroEngine:
 
     def _loss_sum(self, share: Share) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens of this rank's share of a micro-batch, in fp32."""
-        inputs = {
-            name: self._to_device(value) if isinstance(value, torch.Tensor) else value
-            for name, value in {**share.inputs, **share.bounds}.items()
-        }
+        inputs = share.arguments(self.device)
         if self._shares.sp > 1:
             documents = None if share.documents is None else self._to_device(share.documents)
             keep_documents_apart(self._base, documents)

@@ -37,6 +37,14 @@ class Share:
         """Tokens whose prediction counts in the loss."""
         return num_supervised(self.wanted)
 
+    def arguments(self, device: torch.device) -> dict[str, torch.Tensor | int]:
+        """Of the model's forward pass, tensors on their device."""
+        given = {**self.inputs, **self.bounds}
+        return {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in given.items()
+        }
+
 
 @dataclass(frozen=True)
 class Shares:
