@@ -11,10 +11,10 @@ DEMO_ARGS := $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA))
 demo: $(VENV)/.train  ## plan, launch, fine-tune, export and compare a small LLaMA (or MODEL=... DATA=...)
 	$(BIN)/toolkit demo $(DEMO_ARGS)
 
-# Compiling DeepSpeed's ops takes four minutes of a core, which tests of a single process leave idle.
+# Compiling DeepSpeed's ops takes four minutes of a core; tests on ranks need them, and measure how fast the machine is.
 test: $(VENV)/.dev  ## the whole test suite
-	DS_ACCELERATOR=cpu MAX_JOBS=1 nice $(BIN)/python tests/build_ops.py >/dev/null 2>&1 &
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/conventions tests/unit tests/gpu
+	DS_ACCELERATOR=cpu MAX_JOBS=1 $(BIN)/python tests/build_ops.py >/dev/null 2>&1 & \
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/conventions tests/unit tests/gpu && wait
 	$(BIN)/pytest tests/ranks
 
 lint: $(VENV)/.dev

@@ -1,5 +1,6 @@
 """`toolkit calibrate` as a user runs it: measured rates that a plan uses, and one message where it cannot measure."""
 
+import functools
 import getpass
 import os
 import re
@@ -113,6 +114,8 @@ def start_and_find_ranks(folder: Path) -> tuple[subprocess.Popen[str], list[int]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Shells let what they start in the background ignore Ctrl-C, and that is inherited.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert "measuring" in process.stdout.readline()

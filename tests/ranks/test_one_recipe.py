@@ -68,7 +68,7 @@ def short_demo_recipe(folder: Path) -> dict[str, Any]:
     return {**recipe, "workload": work, "max_steps": 4}
 
 
-@pytest.fixture(scope="module", params=["trained", "demo"])
+@pytest.fixture(scope="module", params=["trained", pytest.param("demo", marks=pytest.mark.soak)])
 def task(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "trained":

@@ -3,6 +3,7 @@
 Measured over 20 steps: loss off by at most 9e-7, norm by 1e-6; with DeepSpeedCPUAdam by 1.3e-6 and 1.2e-6.
 """
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,37 @@ def check_divided(tmp_path: Path, model: Path, *, ranks: int, **choices: Any) ->
     check(tmp_path, model, cluster=f"{ranks}xcpu", micro_batch=GLOBAL_BATCH // replicas // 2, **choices)
 
 
-@pytest.mark.parametrize(
-    ("which", "layout"),
-    [
-        # With four ranks a tied head is the harder case, and `make soak` tries the other.
-        pytest.param(which, layout, marks=[pytest.mark.soak] if (which, REPLICAS[layout][0]) == ("untied", 4) else [])
-        for which in ("untied", "tied")
-        for layout in REPLICAS
+def of_both(heads: tuple[str, str], layouts: Iterable[str], *, quick: Collection[str]) -> pytest.MarkDecorator:
+    """Layouts for a model with a head of its own and a tied one, the harder case; `make soak` tries the rest.
+
+    Args:
+        heads: the models.
+        layouts: all of them.
+        quick: with the tied head; the other one has the first two of them.
+    """
+    tried = {heads[0]: list(quick)[:2], heads[1]: list(quick)}
+    return pytest.mark.parametrize(
+        ("which", "layout"),
+        [
+            pytest.param(which, layout, marks=[] if layout in tried[which] else [pytest.mark.soak])
+            for which in heads
+            for layout in layouts
+        ],
+    )
+
+
+@of_both(
+    ("untied", "tied"),
+    REPLICAS,
+    quick=[
+        "tp2-zero3",
+        "sp2-zero3",
+        "tp2-zero1",
+        "tp2-zero2",
+        "sp2-zero1",
+        "sp2-zero2",
+        "tp2-dp2-zero2",
+        "sp2-dp2-zero3",
     ],
 )
 def test_divided_replicas(tmp_path: Path, request: pytest.FixtureRequest, which: str, layout: str) -> None:
@@ -75,14 +100,15 @@ def test_divided_replicas(tmp_path: Path, request: pytest.FixtureRequest, which:
     check_divided(tmp_path, request.getfixturevalue(which), ranks=ranks, **choices)
 
 
-@pytest.mark.parametrize("layout", PIPELINES)
-@pytest.mark.parametrize("which", ["deep", "deep_tied"])
+@of_both(("deep", "deep_tied"), PIPELINES, quick=["pp2", "pp2-tp2", "pp4", "pp2-dp2", "pp2-tp2-dp2"])
 def test_pipelines(tmp_path: Path, request: pytest.FixtureRequest, which: str, layout: str) -> None:
     ranks, choices = PIPELINES[layout]
     check_divided(tmp_path, request.getfixturevalue(which), ranks=ranks, **choices)
 
 
-@pytest.mark.parametrize("layout", RECOMPUTED)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=[pytest.mark.soak] if name == "sp4-zero2" else []) for name in RECOMPUTED]
+)
 def test_divided_and_recomputed(tmp_path: Path, request: pytest.FixtureRequest, layout: str) -> None:
     which, ranks, choices = RECOMPUTED[layout]
     check_divided(tmp_path, request.getfixturevalue(which), ranks=ranks, activation_checkpointing="full", **choices)
