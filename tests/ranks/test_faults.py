@@ -84,6 +84,7 @@ def test_random_faults(tmp_path: Path, inputs: Path, untouched: Run, seed: int) 
     assert differences(toolkit.load_run(folder), untouched) == []
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_user_kills_ranks_and_launcher(tmp_path: Path, inputs: Path, untouched: Run) -> None:
     """Ranks that died, stand still or lost their agent start again; without a launcher, the same command goes on."""

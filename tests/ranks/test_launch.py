@@ -57,6 +57,7 @@ def command_line(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_both_launch_forms_give_the_same_losses(inputs: Path, tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", inputs / "model", inputs / "data.jsonl")
@@ -115,6 +116,7 @@ def test_stopped_from_outside_and_started_again(inputs: Path, tmp_path: Path) ->
     assert losses(run) == before
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_rank_that_a_library_aborts_says_where(inputs: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", inputs / "model", inputs / "data.jsonl", steps=10_000)

@@ -33,7 +33,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp2": {"cluster": "2xcpu", "pp": 2},
     "pp2-tp2": {"cluster": "4xcpu", "pp": 2, "tp": 2},
 }
-LAUNCHED = ("pp2-tp2",)
 
 
 class Task(NamedTuple):
@@ -115,8 +114,7 @@ def test_begins_as_plain_transformers(task: Task) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_another_plan_for_the_same_recipe(task: Task, layout: str, batch: dict[str, torch.Tensor]) -> None:
-    launched = task.folder.name.startswith("trained") and layout in LAUNCHED
-    assert_same_run(task, layout, batch, start=toolkit.launch if launched else in_warm_ranks)
+    assert_same_run(task, layout, batch, start=in_warm_ranks)
 
 
 @pytest.mark.soak

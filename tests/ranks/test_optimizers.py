@@ -52,7 +52,11 @@ def test_groups_make_a_difference(deep: Path) -> None:
     assert all((plain[name] - grouped[name]).abs().max() > 1e-4 for name in plain)
 
 
-@pytest.mark.parametrize("choices", [{"zero_stage": 2}, {"zero_stage": 3, "precision": "bf16"}, {"pp": 2}], ids=str)
+@pytest.mark.parametrize(
+    "choices",
+    [pytest.param({"zero_stage": 2}, marks=pytest.mark.soak), {"zero_stage": 3, "precision": "bf16"}, {"pp": 2}],
+    ids=str,
+)
 def test_groups_go_on_bit_for_bit(tmp_path: Path, deep: Path, choices: dict[str, Any]) -> None:
     folder = write_run(tmp_path / "run", deep, optimizer=GROUPS, **choices)
     whole = run(first_half, folder, tmp_path / "store", STOP, True)

@@ -153,7 +153,7 @@ def _furthest(other: Reference, one: Reference) -> float:
     ("name", "choices"),
     [
         pytest.param("adamw_8bit", ZERO_2, marks=SOAK),
-        ("adamw_8bit", {"zero_stage": 3}),
+        pytest.param("adamw_8bit", {"zero_stage": 3}, marks=SOAK),
         pytest.param("lion", {"zero_stage": 3}, marks=SOAK),
         pytest.param("sgd", ZERO_1, marks=SOAK),
         ("adafactor", ZERO_2),

@@ -22,7 +22,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-QUICK = ("zero3", "pp2")
+QUICK = ("pp2",)
 
 
 @pytest.mark.parametrize(
