@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from procs import run_ranks
-from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
-from toolkit.engines.ds.tensors import trained_tensors
+from toolkit.engines.common.lost import check_nothing_lost, sizes_of, trained_sizes
+from toolkit.engines.common.tensors import trained_tensors
 
 pytestmark = pytest.mark.ranks
 
@@ -20,7 +20,7 @@ def compare(lost: str | None, shrunk: str | None) -> str:
     left = [one for one in tensors if one.name != lost]
     left = [replace(one, shape=(1, 1)) if one.name == shrunk else one for one in left]
     try:
-        check_nothing_lost(trained_sizes(model), left)
+        check_nothing_lost(trained_sizes(model), sizes_of(left), library="DeepSpeed")
     except Exception as error:  # noqa: BLE001 - its words go back to the test
         return f"{type(error).__name__}: {error}"
     return ""

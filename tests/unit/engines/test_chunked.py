@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from toolkit.engines.common.labels import IGNORED
 from toolkit.engines.ds.chunked import loss_for_logits
-from toolkit.engines.ds.loss import IGNORED, loss_sum
+from toolkit.engines.ds.loss import loss_sum
 from toolkit.planner.memory.activations import chunked_loss_bytes
 from toolkit.planner.resolve import setup_of
 from toolkit.planner.strategy import Layout, Strategy

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flash_by_hand import flash_attention
 from toolkit.data.batches import Batch, packed
-from toolkit.engines.ds.rows import flash_bounds
+from toolkit.engines.common.rows import flash_bounds
 from toolkit.engines.zero.shares import Share, Shares
 
 LENGTHS = [[5, 9, 2], [16, 7], [3], [1, 1, 20]]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from toolkit.engines.ds.groups import RATIO, check_groups, parameter_groups, set_learning_rate
+from toolkit.engines.common.groups import RATIO, check_groups, parameter_groups, set_learning_rate
 from toolkit.errors import SpecError
 from toolkit.specs.optimizer import OptimizerConfig, ParameterGroup
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from toolkit.engines.ds.rows import padded_on_the_left
+from toolkit.engines.common.rows import padded_on_the_left
 from toolkit.engines.zero.shares import Shares
 from toolkit.errors import EngineError
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from deepspeed.module_inject.layers import ColumnParallel, VocabParallelLinear
 from torch.autograd.function import once_differentiable
 
-from toolkit.engines.ds.loss import IGNORED
+from toolkit.engines.common.labels import IGNORED
 from toolkit.specs.workload import loss_block
 
 

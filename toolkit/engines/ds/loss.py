@@ -3,23 +3,9 @@
 import torch
 from deepspeed.module_inject.layers import VocabParallelLinear
 from deepspeed.sequence.cross_entropy import vocab_parallel_cross_entropy
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
-IGNORED = -100
-"""Label of a token whose prediction does not count."""
-
-
-def next_tokens(labels: torch.Tensor) -> torch.Tensor:
-    """What each position must predict: labels [batch, seq] moved left by one, the last position ignored.
-
-    Labels move, not the logits: slicing those would copy the largest tensor of the step.
-    """
-    return pad(labels[:, 1:], (0, 1), value=IGNORED)
-
-
-def num_supervised(wanted: torch.Tensor) -> int:
-    """Tokens of `next_tokens` whose prediction counts in the loss."""
-    return int((wanted != IGNORED).sum())
+from toolkit.engines.common.labels import IGNORED
 
 
 def loss_factor(supervised: torch.Tensor, *, averaged_over: int) -> torch.Tensor:

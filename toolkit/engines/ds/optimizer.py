@@ -10,7 +10,7 @@ import torch.distributed as dist
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 from torch.optim import SGD, Adafactor, AdamW, Muon, Optimizer
 
-from toolkit.engines.ds.groups import HIDDEN_MATRIX, Group
+from toolkit.engines.common.groups import HIDDEN_MATRIX, Group
 from toolkit.engines.ds.moments import Moments, PlainMoments, QuantisedMoments
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
 from toolkit.engines.ds.whole import WholeTensors

@@ -18,7 +18,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch.optim import Optimizer
 
 from toolkit.engines.base import Piece
-from toolkit.engines.ds.tensors import Tensor
+from toolkit.engines.common.tensors import Tensor
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,16 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
+from toolkit.engines.common.sums import gather_objects
 from toolkit.engines.ds.config import DsConfig
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
-from toolkit.engines.ds.sums import gather_objects
 from toolkit.errors import INSTALL_LIBAIO, EngineError, MachineError
 from toolkit.planner.plan import Plan
 from toolkit.specs.machine import local_sockets
 from toolkit.versions import installed_versions
+
+DEEPSPEED = f"DeepSpeed {deepspeed.__version__}"
+"""Name and release, for messages."""
 
 # A rank may compile an op, or read a slow disk, for long while the others wait in the first collective.
 _TIMEOUT = timedelta(minutes=30)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from toolkit.engines.base import Piece, States
+from toolkit.engines.common.tensors import Tensor
 from toolkit.engines.ds.clipping import Clipper
 from toolkit.engines.ds.dtypes import dtypes_note
 from toolkit.engines.ds.moments import Moments
 from toolkit.engines.ds.optimizer import Built
 from toolkit.engines.ds.parts import Replicas, keeper_of
 from toolkit.engines.ds.states import counters_of, load, pieces, set_counters
-from toolkit.engines.ds.tensors import Tensor
 from toolkit.engines.ds.whole import WholeTensors
 from toolkit.specs.clipping import ClippingConfig
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 
 from toolkit.engines.base import WHOLE, States
-from toolkit.engines.ds.groups import Group
+from toolkit.engines.common.groups import Group
 from toolkit.engines.ds.parts import Holder, Keeper, Part
 
 

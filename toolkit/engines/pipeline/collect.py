@@ -9,9 +9,9 @@ import torch.distributed as dist
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
-from toolkit.engines.ds.sums import gather_objects
+from toolkit.engines.common.sums import gather_objects
+from toolkit.engines.common.tensors import Tensor, trained_tensors
 from toolkit.engines.ds.tensor import gathered
-from toolkit.engines.ds.tensors import Tensor, trained_tensors
 
 
 def weights_of_all_stages(

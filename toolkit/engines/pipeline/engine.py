@@ -11,17 +11,18 @@ import torch
 import torch.distributed as dist
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
+from toolkit.engines.common.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
+from toolkit.engines.common.labels import next_tokens, num_supervised
+from toolkit.engines.common.lost import check_nothing_lost, sizes_of, trained_sizes
+from toolkit.engines.common.rows import noise_of, padded_on_the_left, positions_of
+from toolkit.engines.common.sums import gather_objects, sum_over_ranks
+from toolkit.engines.common.tensors import digest_of
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.chunked import chunked_loss_sum
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
-from toolkit.engines.ds.loss import loss_factor, loss_sum, next_tokens, num_supervised
-from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
+from toolkit.engines.ds.loss import loss_factor, loss_sum
 from toolkit.engines.ds.optimizer import build_optimizer
 from toolkit.engines.ds.parts import Replicas
-from toolkit.engines.ds.rows import noise_of, padded_on_the_left, positions_of
-from toolkit.engines.ds.sums import gather_objects, sum_over_ranks
-from toolkit.engines.ds.tensors import digest_of
 from toolkit.engines.ds.updates import Updates
 from toolkit.engines.pipeline.collect import stage_parameters, stage_tensors, weights_of_all_stages
 from toolkit.engines.pipeline.generate import StageGenerator
@@ -76,7 +77,7 @@ class PipelineEngine:
                 model=self._pipe, optimizer=built.optimizer, config=copy.deepcopy(config.content)
             )[0]
         self._tensors = stage_tensors(model.module, self._pipe, plan.model.weight_shapes)
-        check_nothing_lost(wanted, self._tensors)
+        check_nothing_lost(wanted, sizes_of(self._tensors), library=processes.DEEPSPEED)
         self._updates = Updates(
             built,
             self._engine,

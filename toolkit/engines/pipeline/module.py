@@ -8,7 +8,7 @@ import torch
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
-from toolkit.engines.ds.sums import own_group
+from toolkit.engines.common.sums import own_group
 from toolkit.engines.ds.tensor import TensorCuts
 from toolkit.errors import EngineError
 from toolkit.models.stages import Body, Embedding, Head, Norm, layer_ranges

@@ -7,9 +7,9 @@ import torch.distributed as dist
 from deepspeed import zero
 from deepspeed.utils import groups
 
+from toolkit.engines.common.sums import own_group
 from toolkit.engines.ds.config import DsConfig
 from toolkit.engines.ds.heap import give_back_freed_memory
-from toolkit.engines.ds.sums import own_group
 from toolkit.engines.ds.tensor import TensorCuts
 from toolkit.models.ulysses import divide_attention
 from toolkit.models.unloaded import UnloadedModel

@@ -11,17 +11,17 @@ from deepspeed import zero
 from deepspeed.utils import groups
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
+from toolkit.engines.common.groups import check_groups, parameter_groups, set_learning_rate
+from toolkit.engines.common.lost import check_nothing_lost, sizes_of, trained_sizes
+from toolkit.engines.common.sums import gather_objects, norm_of, sum_over_ranks
+from toolkit.engines.common.tensors import digest_of, trained_tensors
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.chunked import loss_for_logits
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.groups import check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.ds.loss import loss_factor, loss_sum
-from toolkit.engines.ds.lost import check_nothing_lost, trained_sizes
 from toolkit.engines.ds.optimizer import build_optimizer, forget_dummy_step
 from toolkit.engines.ds.parts import Replicas
-from toolkit.engines.ds.sums import gather_objects, norm_of, sum_over_ranks
 from toolkit.engines.ds.tensor import gathered
-from toolkit.engines.ds.tensors import digest_of, trained_tensors
 from toolkit.engines.ds.updates import Updates
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.between import between_replicas, check_communication, rounds_notes
@@ -81,7 +81,7 @@ class ZeroEngine:
         self._noisy = None if alpha is None else NoisyEmbedding(self._base.model.embed_tokens, alpha)
         sliced = groups.get_tensor_model_parallel_group() if self._tp > 1 else None
         self._tensors = trained_tensors(self._engine.module.named_parameters(), plan.model.weight_shapes, group=sliced)
-        check_nothing_lost(wanted, self._tensors)
+        check_nothing_lost(wanted, sizes_of(self._tensors), library=processes.DEEPSPEED)
         self._updates = Updates(
             built,
             self._engine,

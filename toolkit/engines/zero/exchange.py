@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
-from toolkit.engines.ds.sums import norm_of, root_mean_square
+from toolkit.engines.common.sums import norm_of, root_mean_square
 from toolkit.specs.communication import CommunicationConfig
 
 _BUCKET_NUMBERS = 64 * 1024**2

@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 
 from toolkit.engines.base import OUTER_MOMENTUM, States
+from toolkit.engines.common.sums import norm_of, root_mean_square
 from toolkit.engines.ds.moments import Moments
 from toolkit.engines.ds.parts import Keeper, Part
-from toolkit.engines.ds.sums import norm_of, root_mean_square
 from toolkit.specs.communication import CommunicationConfig
 
 

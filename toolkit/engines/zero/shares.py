@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import pad
 
 from toolkit.engines.base import Batch
-from toolkit.engines.ds.loss import IGNORED, next_tokens, num_supervised
-from toolkit.engines.ds.rows import flash_bounds, noise_of, padded_on_the_left, positions_of
+from toolkit.engines.common.labels import IGNORED, next_tokens, num_supervised
+from toolkit.engines.common.rows import flash_bounds, noise_of, padded_on_the_left, positions_of
 from toolkit.errors import EngineError
 from toolkit.models.neftune import Noise
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from toolkit.engines.ds.sums import gather_objects
+from toolkit.engines.common.sums import gather_objects
 from toolkit.errors import EngineError, SpecError
 from toolkit.specs.optimizer import OptimizerConfig, OptimizerName
 
@@ -50,7 +50,7 @@ def parameter_groups(
     for name, parameter in named:
         if parameter.requires_grad:
             hidden = optimizer == "muon" and _dimensions(parameter) == 2 and not name.endswith(_ENDS)
-            groups.setdefault((*_settings(name, parameter, config), hidden), []).append(parameter)
+            groups.setdefault((*settings_of(name, parameter, config), hidden), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, RATIO: ratio, HIDDEN_MATRIX: hidden}
         for (decay, ratio, hidden), parameters in groups.items()
@@ -90,8 +90,8 @@ def set_learning_rate(groups: Iterable[dict[str, Any]], rate: float) -> None:
         group["lr"] = rate * group[RATIO]
 
 
-def _settings(name: str, parameter: torch.nn.Parameter, config: OptimizerConfig) -> tuple[float, float]:
-    """Weight decay and part of the learning rate."""
+def settings_of(name: str, parameter: torch.nn.Parameter, config: OptimizerConfig) -> tuple[float, float]:
+    """Weight decay and part of the learning rate of a trained tensor, by its name in the whole model."""
     decays = config.decay_all or not _is_exempt(name, parameter)
     decay, ratio = config.weight_decay if decays else 0.0, 1.0
     for group in config.groups:

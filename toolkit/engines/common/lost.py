@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import deepspeed
 import torch
 
-from toolkit.engines.ds.sums import gather_objects
-from toolkit.engines.ds.tensors import Tensor
+from toolkit.engines.common.sums import gather_objects
+from toolkit.engines.common.tensors import Tensor
 from toolkit.errors import EngineError
 
 
@@ -16,24 +15,30 @@ def trained_sizes(model: torch.nn.Module) -> dict[str, int]:
     return {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def check_nothing_lost(wanted: Mapping[str, int], tensors: Sequence[Tensor]) -> None:
+def sizes_of(tensors: Sequence[Tensor]) -> dict[str, int]:
+    """The same of what this rank trains."""
+    return {tensor.name: math.prod(tensor.shape) for tensor in tensors}
+
+
+def check_nothing_lost(wanted: Mapping[str, int], here: Mapping[str, int], *, library: str) -> None:
     """Refuse an engine that trains less than it was given, or more: a collective.
 
     Some layouts of DeepSpeed replace layers, and adapters inside them vanish without a word.
 
     Args:
         wanted: of `trained_sizes`.
-        tensors: what this rank trains.
+        here: what this rank trains.
+        library: name and release of what has prepared the model.
 
     Raises:
         EngineError: with tensors and parameters of both, and a tensor in which they differ.
     """
     found: dict[str, int] = {}
-    for here in gather_objects({tensor.name: math.prod(tensor.shape) for tensor in tensors}):
-        found |= here
+    for sizes in gather_objects(here):
+        found |= sizes
     if found != wanted:
         first = min(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
         raise EngineError(
-            f"DeepSpeed {deepspeed.__version__} trains {len(found)} tensors of {sum(found.values()):,} parameters, "
+            f"{library} trains {len(found)} tensors of {sum(found.values()):,} parameters, "
             f"wanted are {len(wanted)} of {sum(wanted.values()):,}; the first that differs is {first}"
         )

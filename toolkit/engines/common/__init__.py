@@ -1,0 +1,1 @@
+"""What engines on different libraries share: labels, rows, groups of parameters, sums over ranks."""
