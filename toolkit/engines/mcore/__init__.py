@@ -1,0 +1,1 @@
+"""The engine on megatron-core: tensor, sequence, pipeline (interleaved) and context parallelism."""
