@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -27,6 +28,10 @@ def join(plan: Plan) -> torch.device:
     make_ready(plan)
     if faults := list(_launcher_faults(plan, os.environ)):
         raise EngineError("\n".join(faults))
+    # Megatron calls collectives by names that torch 2.13 deprecates: nothing a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # Kernels then start in the order in which they were given: a collective begins before the product that hides it.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = own_device(plan)
     if not dist.is_initialized():
         dist.init_process_group("gloo" if device.type == "cpu" else "nccl", timeout=TIMEOUT)
