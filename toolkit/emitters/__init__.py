@@ -33,7 +33,9 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
         needs = f"{asked} needs " if asked else ""
         raise ConfigError(f"{needs}{later}; such a plan is shown, not written")
     plan.check_workload(recipe.workload, folder)
-    plan.check_communication(recipe.communication, zero_stage=plan.strategy.zero_stage)
+    sending, stage = recipe.communication, plan.strategy.zero_stage
+    others = plan.sending_faults(ZeroPlusPlus.of(sending), zero_stage=stage)
+    plan.check_communication(sending, zero_stage=stage, others=others)
     run = RunFolder(folder)
     # A folder with one of these holds a run.
     found = [mark.name for mark in (run.plan, run.telemetry) if mark.exists()]
