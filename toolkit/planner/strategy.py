@@ -75,10 +75,34 @@ class Strategy(Spec):
     """Model chunks per pipeline stage; above 1 the schedule is interleaved."""
     stages: tuple[int, ...] = ()
     """Decoder layers of each pipeline stage; the first holds the embedding too, the last the head."""
+    tp_sequence: bool = True
+    """Megatron's sequence parallelism: tensor-parallel ranks divide the tokens of norms and residuals too; engine
+    mcore."""
     micro_batch: int = Field(gt=0)
     """Samples per rank per forward pass."""
     grad_accum: int = Field(gt=0)
     """Forward/backward passes per optimizer step."""
+
+    @property
+    def on_deepspeed(self) -> bool:
+        """True where DeepSpeed runs the step, by a ds_config.json."""
+        return self.engine in ("zero", "pipeline")
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Decoder layers of each model chunk of each stage; one chunk per stage unless the schedule is interleaved.
+
+        Chunk c of stage s is part c x pp + s of the model. The chunks are of one size, but that the embedding takes the
+        place of a layer in the first chunk of the first stage, and the head in the last of the last, where `stages`
+        has a layer less there.
+        """
+        if self.vpp == 1:
+            return tuple((layers,) for layers in self.stages)
+        each, last = max(self.stages) // self.vpp, len(self.stages) - 1
+        sizes = [[each] * self.vpp for _ in self.stages]
+        sizes[0][0] -= each * self.vpp - self.stages[0]
+        sizes[last][-1] -= each * self.vpp - self.stages[last]
+        return tuple(map(tuple, sizes))
 
     @property
     def degrees(self) -> dict[str, int]:
