@@ -63,7 +63,10 @@ def test_the_recipe_must_allow_less_and_one_sample_is_the_least() -> None:
     assert halved(1)[1] is None
 
 
-@pytest.mark.parametrize(("choices", "engines"), [({"without": "mcore"}, {"zero", "pipeline"}), ({"engine": "mcore"}, {"mcore"})])
+ON_MEGATRON = ({"engine": "mcore"}, {"mcore"})
+
+
+@pytest.mark.parametrize(("choices", "engines"), [({"without": "mcore"}, {"zero", "pipeline"}), ON_MEGATRON])
 def test_a_run_on_megatron_stays_there_and_others_stay_away(choices: dict[str, Any], engines: set[str]) -> None:
     began = toolkit.plan("llama-3.2-1b", "4xA100-80GB", seq_len=64, global_batch=12, **choices)
     assert began.strategy.engine in engines
