@@ -153,7 +153,8 @@ def measured(folder: Path, plan: Any, parts: Sequence[str]) -> float:
         out, _ = body((hidden, positions) if first is None else first((ids, positions)))
         if ends:
             norm, head = ends
-            loss_sum(head(norm((out, positions))), ids, head.lm_head).backward()  # type: ignore[no-untyped-call]
+            logits = head.logits(norm((out, positions))).flatten(0, 1)
+            loss_sum(logits, ids.flatten(), head.lm_head).backward()  # type: ignore[no-untyped-call]
         else:
             out.backward(torch.ones_like(out))
         return time.perf_counter() - started

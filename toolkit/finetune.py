@@ -14,9 +14,9 @@ import torch
 
 from toolkit.checkpoints.export import Targets, export
 from toolkit.checkpoints.identity import identity_of
-from toolkit.data.batches import spaced_rows
+from toolkit.data.batches import spaced
 from toolkit.data.digests import fingerprint
-from toolkit.data.loader import GlobalBatches, Share, eval_batches, prompt_batches
+from toolkit.data.loader import GlobalBatches, Share, answered, eval_batches, prompt_batches
 from toolkit.data.prepare import PreparedData, prepare
 from toolkit.data.prompts import with_prompts
 from toolkit.engines import engine_for
@@ -148,13 +148,15 @@ def held_out_test(recipe: Recipe, data: PreparedData, share: Share) -> HeldOut |
     if data.held_out is None and data.prompts is None:
         return None
     asked, encoder, rows = recipe.evaluation, data.encoder, data.held_out
-    measured = None if rows is None else rows.select(spaced_rows(len(rows), asked.loss_samples))
+    measured = None if rows is None else spaced(rows, asked.loss_samples)
+    num_questions = max(asked.exact_match_samples, asked.generate_samples)
+    questioned = None if rows is None else spaced(answered(rows), num_questions)
     tokenizer = encoder.template.tokenizer
-    pad, answered = tokenizer.pad_token_id, max(asked.exact_match_samples, asked.generate_samples)
+    pad = tokenizer.pad_token_id
     questions = partial(prompt_batches, share=share, encoder=encoder, pad_token_id=pad)
     return HeldOut(
         loss_batches=[] if measured is None else eval_batches(measured, share, pad_token_id=pad),
-        questions=None if rows is None else questions(rows, limit=answered),
+        questions=None if questioned is None else questions(questioned),
         decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
         max_new_tokens=asked.max_new_tokens,
         stop_token_ids=encoder.stop_token_ids(),

@@ -33,7 +33,7 @@ _FAULTS = (
     TemplateError,
     yaml.YAMLError,
 )
-"""What a task file, a template and functions of a task can end in."""
+"""What a task file, a template and the harness itself can end in."""
 
 
 class Score(NamedTuple):
@@ -102,13 +102,23 @@ def _faults(told: str, kind: type[ToolkitError], *, own: Collection[Path]) -> It
         raise DataError(f"{told}: its data cannot be read: {_words(error.__cause__ or error, own)}") from None
     except _FAULTS as error:
         raise kind(f"{told}: {_words(error, own)}") from None
+    except Exception as error:
+        # A task's own code may raise what it likes.
+        if _place(error, own):
+            raise kind(f"{told}: {_words(error, own)}") from None
+        raise
 
 
 def _words(error: BaseException, own: Collection[Path]) -> str:
     """The error in a line, with its place in the task's own code."""
+    place = _place(error, own)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{f' ({place})' if place else ''}"
+
+
+def _place(error: BaseException, own: Collection[Path]) -> str | None:
+    """File and line of the last call of the task's own code that the error went through."""
     places = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve().parent in own]
-    where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+    return f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else None
 
 
 def scores(found: dict[str, Any]) -> list[Score]:

@@ -71,6 +71,7 @@ def reference_run(
     freeze: str = "",
     new_tokens: int = 0,
     alpha: float | None = None,
+    vocab_size: int = VOCAB_SIZE,
 ) -> Reference:
     """Train the model in `folder`.
 
@@ -84,6 +85,7 @@ def reference_run(
         freeze: pattern of the tensors that stay as they are.
         new_tokens: rows that embedding and head get, each the mean of the old ones.
         alpha: of NEFTune's noise.
+        vocab_size: of the model.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES["fp32" if mixed == "autocast" else precision])
     if new_tokens:
@@ -93,7 +95,7 @@ def reference_run(
     for name, parameter in model.named_parameters():
         if freeze and fnmatchcase(name, freeze):
             parameter.requires_grad_(False)
-    batches = documents_of_packs(num_steps) if packed else global_batches(num_steps, vocab_size=VOCAB_SIZE + new_tokens)
+    batches = documents_of_packs(num_steps) if packed else global_batches(num_steps, vocab_size=vocab_size + new_tokens)
     clipper = functools.partial(norm_clipped, largest=clip) if clipping.kind == "norm" else Clipped(clipping)
     parts = [_in_parts(batch, in_parts) for batch in batches]
     masters = DTYPES["bf16" if mixed == "none" else "fp32"]

@@ -67,6 +67,13 @@ def up_to(stop: int, answer: list[int]) -> list[int]:
         pytest.param("deep", {"pp": 2, "cluster": "4xcpu"}, id="pp2-dp2"),
         pytest.param("windowed", {"pp": 2}, id="windowed-pp2"),
         pytest.param("untied", {"pp": 2, "method": "lora", "activation_checkpointing": "full"}, id="lora-pp2"),
+        pytest.param("deep_tied", {"engine": "mcore", "tp": 2, "cp": 2, "cluster": "4xcpu"}, id="mcore-tied-tp2-cp2"),
+        pytest.param("even", {"engine": "mcore", "pp": 2, "vpp": 2, "micro_batch": 4}, id="mcore-pp2-vpp2"),
+        pytest.param(
+            "even",
+            {"engine": "mcore", "tp": 2, "pp": 2, "cluster": "4xcpu", "method": "lora"},
+            id="mcore-lora-tp2-pp2",
+        ),
     ],
 )
 @torch.no_grad()
@@ -82,7 +89,7 @@ def test_equals_one_process(
     run = write_run(tmp_path / "run", base, **choices)
     layout = Plan.load(RunFolder(run).plan).strategy.layout
     # All ranks of a replica answer its prompts. Stages are far apart, other ranks of a replica neighbours.
-    replicas = [rank // (layout.tp * layout.sp) % layout.dp for rank in range(layout.world_size)]
+    replicas = [rank // (layout.tp * layout.sp * layout.cp) % layout.dp for rank in range(layout.world_size)]
     expected = [plain_answers(one.model, PROMPTS[replica]) for replica in replicas]
     # Rank 0 finds its answers' end early: it must go on with the others, whose weights it holds.
     stop = expected[0][0][1]

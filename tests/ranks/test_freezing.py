@@ -30,10 +30,12 @@ LAYOUTS: list[dict[str, Any]] = [
     {"tp": 2, "zero_stage": 3},
     {"pp": 2, "activation_checkpointing": "full"},
     {"zero_stage": 1, "sp": 2, "activation_checkpointing": "full"},
+    {"engine": "mcore", "tp": 2},
+    {"engine": "mcore", "pp": 2, "activation_checkpointing": "full"},
 ]
 # A layer behind the embedding that trains; the matrix that embeds and predicts.
 FROZEN = {"deep": "model.layers.0.*", "deep_tied": "*embed_tokens*"}
-QUICK = {("deep", 3), ("deep", 4), ("deep_tied", 5)}
+QUICK = {("deep", 3), ("deep", 4), ("deep_tied", 5), ("deep", 10), ("deep_tied", 11)}
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,12 @@ LORA_TOLERANCES = {"loss": 1e-3, "norm": 3e-2}
 
 
 def write_low(folder: Path, model: Path, *, scale_power: int = 8, **choices: Any) -> Path:
-    """A run whose fp16 loss scale starts at 2 ** scale_power: at the default of 16 the first steps overflow."""
+    """A run whose fp16 loss scale starts at 2 ** scale_power: at the default of 16 the first steps overflow.
+
+    Not on Megatron, which has no file that says where it starts: there the default is.
+    """
     run = write_run(folder, model, **choices)
-    if choices["precision"] == "fp16":
+    if choices["precision"] == "fp16" and choices.get("engine") != "mcore":
         with edited_ds_config(run) as config:
             config["fp16"]["initial_scale_power"] = scale_power
     return run
@@ -48,6 +51,9 @@ def test_equals_one_process(tmp_path: Path, calm: Path, precision: str, stage: i
         {"sp": 2, "zero_stage": 1},
         pytest.param({"pp": 2}, marks=pytest.mark.soak),
         {"pp": 2, "tp": 2, "cluster": "4xcpu"},
+        {"engine": "mcore", "tp": 2},
+        pytest.param({"engine": "mcore", "pp": 2}, marks=pytest.mark.soak),
+        pytest.param({"engine": "mcore", "cp": 2}, marks=pytest.mark.soak),
     ],
     ids=lambda choices: "-".join(map(str, choices)) + str(choices.get("zero_stage", "")),
 )

@@ -32,6 +32,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "sp2": {"cluster": "2xcpu", "zero_stage": 3, "sp": 2},
     "pp2": {"cluster": "2xcpu", "pp": 2},
     "pp2-tp2": {"cluster": "4xcpu", "pp": 2, "tp": 2},
+    "mcore-tp2": {"cluster": "2xcpu", "engine": "mcore", "tp": 2},
+    "mcore-pp2": {"cluster": "2xcpu", "engine": "mcore", "pp": 2},
 }
 
 

@@ -29,6 +29,9 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "sp2-recomputed": (2, {"sp": 2, "zero_stage": 1, "activation_checkpointing": "full"}),
     "pp2": (2, {"pp": 2}),
     "pp2-tp2": (4, {"pp": 2, "tp": 2}),
+    "mcore-tp2-cp2": (4, {"engine": "mcore", "tp": 2, "cp": 2}),
+    "mcore-pp2": (2, {"engine": "mcore", "pp": 2}),
+    "mcore-cp2-recomputed": (2, {"engine": "mcore", "cp": 2, "activation_checkpointing": "full"}),
 }
 
 

@@ -1,6 +1,9 @@
 """Small LLaMAs with random weights and rows of very unequal length, made on the spot."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -15,7 +18,13 @@ PAD, BOS, EOS = 0, 1, 2
 
 
 def write_model(
-    folder: Path, *, tied: bool = False, spread: float = 0.06, window: int | None = None, **sizes: int
+    folder: Path,
+    *,
+    tied: bool = False,
+    spread: float = 0.06,
+    window: int | None = None,
+    rope: Mapping[str, Any] = MappingProxyType({}),
+    **sizes: int,
 ) -> Path:
     """A LLaMA with grouped-query attention and a tokenizer of as many words, ready for `load_pretrained`.
 
@@ -24,6 +33,7 @@ def write_model(
         tied: the head is the embedding.
         spread: standard deviation of the weights; above LLaMA's own 0.02 the logits say more and errors grow faster.
         window: tokens that a token sees; makes it a Mistral.
+        rope: how rotary embeddings are stretched, as config.json has it.
         sizes: `num_hidden_layers` and other numbers of config.json.
     """
     shape = {
@@ -40,7 +50,8 @@ def write_model(
     with torch.random.fork_rng():
         torch.manual_seed(1)
         if window is None:
-            LlamaForCausalLM(LlamaConfig(**shape | sizes, **tokens, **rest)).save_pretrained(folder)
+            stretched = {"rope_parameters": dict(rope)} if rope else {}
+            LlamaForCausalLM(LlamaConfig(**shape | sizes, **tokens, **rest, **stretched)).save_pretrained(folder)
         else:
             windowed = MistralConfig(**shape | sizes, **tokens, **rest, sliding_window=window, head_dim=12)
             MistralForCausalLM(windowed).save_pretrained(folder)

@@ -112,6 +112,9 @@ def asked(row):
 
 def counted(row, results):
     return {"acc": 1 / 0}
+
+def refused(row):
+    raise Exception("no such question")
 """
 
 
@@ -122,10 +125,11 @@ def counted(row, results):
         ('"{{question}}"', '"{{question"', "cannot load it: TemplateSyntaxError: unexpected end of template"),
         ('"{{question}}"', '"{{ nothing.of.it }}"', "cannot load it: UndefinedError: 'nothing' is undefined"),
         ('"{{question}}"', "!function own.asked", r"cannot load it: KeyError: 'nothing' \(own.py:3\)"),
+        ('"{{question}}"', "!function own.refused", r"cannot load it: Exception: no such question \(own.py:9\)"),
         ("test_split", "process_results: !function own.counted\ntest_split", r"division by zero \(own.py:6\)"),
         ("metric: acc", "metric: nonsense", "cannot load it: KeyError: "),
     ],
-    ids=["jinja", "column", "function", "metric", "no metric"],
+    ids=["jinja", "column", "function", "bare exception", "metric", "no metric"],
 )
 def test_what_fails_in_a_task_is_one_message(tmp_path: Path, export: Path, old: str, new: str, told: str) -> None:
     from toolkit.harness import evaluate_export

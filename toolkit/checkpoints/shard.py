@@ -46,6 +46,7 @@ class Staged:
         for piece, tensors in states:
             if not piece.owned:
                 continue
+            assert piece.name not in self._pieces, f"{piece.name} in two pieces: the second would replace the first"
             self._pieces[piece.name] = piece
             for key, tensor in tensors.items():
                 name = f"{key}/{piece.name}"

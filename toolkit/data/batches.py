@@ -37,6 +37,11 @@ def spaced_rows(size: int, limit: int | None) -> list[int]:
     return [low + (high - low) * step // 2**32 for low, high, step in zip(edges, edges[1:], steps, strict=False)]
 
 
+def spaced(rows: Dataset, limit: int | None) -> Dataset:
+    """Those rows of a prepared data set, as `spaced_rows` numbers them."""
+    return rows.select(spaced_rows(len(rows), limit))
+
+
 def right_padded(samples: list[Sample], *, size: int, pad: int) -> Batch:
     """A row for each, as wide as the longest needs, and stand-ins without a label up to `size` rows."""
     # A stand-in row attends to its own token: softmax over a fully masked row is NaN in some attention kernels.

@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 
 from toolkit.data.balance import divided, imbalance
-from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of, spaced_rows
+from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of
 from toolkit.data.digests import fingerprint
 from toolkit.data.encode import SampleEncoder
 from toolkit.data.packing import Packs, token_counts
@@ -223,23 +223,24 @@ class PromptBatches:
     """The first answer of each row, as in the data."""
 
 
-def prompt_batches(
-    rows: Dataset, share: Share, *, encoder: SampleEncoder, pad_token_id: int, limit: int | None = None
-) -> PromptBatches | None:
-    """Prompts of at most `limit` rows, from everywhere among them, up to their first answer; None for plain text.
+def answered(rows: Dataset) -> Dataset:
+    """The rows that ask something: those of plain text do not."""
+    return rows.select([number for number, answer in enumerate(rows["answer"]) if answer is not None])
+
+
+def prompt_batches(rows: Dataset, share: Share, *, encoder: SampleEncoder, pad_token_id: int) -> PromptBatches | None:
+    """Prompts of the `answered` rows, up to their first answer; None if there are none.
 
     A row whose prompt alone fills seq_len is no part of the prepared rows, so every prompt here is whole.
     """
-    answered = [number for number, answer in enumerate(rows["answer"]) if answer is not None]
-    asked = [answered[place] for place in spaced_rows(len(answered), limit)]
-    if not asked:
+    asked = answered(rows)
+    if not len(asked):
         return None
     batches, prompts, answers = [], [], []
     places: list[int] = []
     for micro in range(math.ceil(len(asked) / (share.dp * share.micro_batch))):
-        positions = share.rows(micro, len(asked))
-        numbers = [asked[position] for position in positions]
-        chosen = rows[numbers] if numbers else {"input_ids": [], "prompt_length": [], "answer": []}
+        positions = list(share.rows(micro, len(asked)))
+        chosen = asked[positions] if positions else {"input_ids": [], "prompt_length": [], "answer": []}
         ids = [row[:end] for row, end in zip(chosen["input_ids"], chosen["prompt_length"], strict=True)]
         batches.append(left_padded(ids, size=share.micro_batch, pad=pad_token_id))
         places += positions

@@ -30,7 +30,9 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
     """
     folder = Path(folder)
     plan.check_workload(recipe.workload, folder)
-    plan.check_communication(recipe.communication, zero_stage=plan.strategy.zero_stage)
+    sending, stage = recipe.communication, plan.strategy.zero_stage
+    others = plan.sending_faults(ZeroPlusPlus.of(sending), zero_stage=stage)
+    plan.check_communication(sending, zero_stage=stage, others=others)
     plan.check_recipe(recipe)
     run = RunFolder(folder)
     # A folder with one of these holds a run.

@@ -1,7 +1,7 @@
 """How a step runs: one engine per library, none knows another; `engine_for` picks."""
 
 from toolkit.engines.base import Engine
-from toolkit.errors import EngineError
+from toolkit.engines.common.machine import check_installed
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
@@ -29,7 +29,8 @@ def engine_for(plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunF
             from toolkit.engines.pipeline.engine import PipelineEngine
 
             return PipelineEngine(plan, recipe, model=model, folder=folder)
-        case later:
-            raise EngineError(
-                f"engine={later}: this release runs engine=zero and engine=pipeline; plan again with one of them"
-            )
+        case "mcore":
+            check_installed("megatron-core", extra="megatron")
+            from toolkit.engines.mcore.engine import MegatronEngine
+
+            return MegatronEngine(plan, recipe, model=model, folder=folder)

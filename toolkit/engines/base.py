@@ -133,7 +133,7 @@ class Engine(Protocol):
     def states(self) -> Iterator[tuple[Piece, States]]:
         """Every piece that this rank keeps, and its numbers, on whatever device; valid until the next is asked for.
 
-        Whoever only reads them changes nothing.
+        At most one of each tensor. Whoever only reads them changes nothing.
         """
 
     def counters(self) -> dict[str, float]:

@@ -120,26 +120,24 @@ class Norm(torch.nn.Module):
 
 
 class Head(torch.nn.Module):
-    """Hidden states to logits [micro_batch, seq, vocabulary], or this rank's part of the vocabulary.
+    """Holds the head, which the loss multiplies by: the pipeline tells labels to nobody else.
 
     Args:
         model: whose head it is.
         read: gives it its weight.
-        whole_logits: False: the loss multiplies by the head's weight itself, a part of it at a time.
     """
 
-    def __init__(self, model: UnloadedModel, read: Read, whole_logits: bool = True) -> None:
+    def __init__(self, model: UnloadedModel, read: Read) -> None:
         super().__init__()
         read(model.base.lm_head)
         self.lm_head = model.base.lm_head
-        self._whole_logits = whole_logits
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """One product, or none."""
-        return self.logits(hidden) if self._whole_logits else hidden
+        """Hidden states as they are, [micro_batch, seq, hidden]."""
+        return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """One product."""
+        """One product: [..., hidden] to [..., vocabulary], or this rank's part of the vocabulary."""
         logits: torch.Tensor = self.lm_head(hidden)
         return logits
 

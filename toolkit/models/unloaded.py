@@ -78,6 +78,14 @@ class UnloadedModel:
         self._waiting[other] = self._waiting.pop(placeholder)
         self._made[other] = made
 
+    def read(self, name: str) -> torch.Tensor:
+        """A copy of one tensor of `module` in CPU memory, by its name there: from disk, or the adapter that is made."""
+        parameter = self.module.get_parameter(name)
+        if parameter in self._waiting:
+            return self._files.read(self._waiting[parameter], self._dtype)
+        made: torch.Tensor = parameter.detach().to("cpu", copy=True)
+        return made
+
     def whole(self, name: str, parameter: torch.nn.Parameter) -> torch.Tensor:
         """A copy of a parameter in CPU memory; the weight on disk where it is kept in 4 bits.
 

@@ -1,7 +1,7 @@
 """The Plan: every decision of a run, resolved, and the reasons; the only thing that crosses to the cluster half."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -140,25 +140,24 @@ class Plan(Spec):
             )
         )
 
-    def check_communication(self, asked: CommunicationConfig, *, zero_stage: int | None = None) -> None:
+    def check_communication(
+        self, asked: CommunicationConfig, *, zero_stage: int | None = None, others: Iterable[str] = ()
+    ) -> None:
         """Refuse a recipe that wants gradients or weights sent in a way that this layout has no place for.
-
-        Raises:
-            ConfigError: with all that is wrong, as `communication_faults` and `sending_faults` have it.
-        """
-        found = list(self.communication_faults(asked, zero_stage=zero_stage))
-        if zero_stage is not None:
-            found += self.sending_faults(ZeroPlusPlus.of(asked), zero_stage=zero_stage)
-        if found:
-            raise ConfigError("\n".join(f"communication: {fault}" for fault in found))
-
-    def communication_faults(self, asked: CommunicationConfig, *, zero_stage: int | None) -> Iterator[str]:
-        """Why the layout has no place for it, one sentence each.
 
         Args:
             asked: of the recipe.
             zero_stage: the one that runs; None where it is not known yet: people edit ds_config.json.
+            others: what else the caller has found to be wrong.
+
+        Raises:
+            ConfigError: with all that is wrong.
         """
+        if found := [*self._communication_faults(asked, zero_stage=zero_stage), *others]:
+            raise ConfigError("\n".join(f"communication: {fault}" for fault in found))
+
+    def _communication_faults(self, asked: CommunicationConfig, *, zero_stage: int | None) -> Iterator[str]:
+        """Why the layout has no place for it, one sentence each."""
         strategy = self.strategy
         if asked.is_plain:
             return

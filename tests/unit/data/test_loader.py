@@ -8,7 +8,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.data.batches import Batch, spaced_rows
+from toolkit.data.batches import Batch, spaced, spaced_rows
 from toolkit.data.encode import IGNORED
 from toolkit.data.loader import GlobalBatches, Share, epoch_order, eval_batches, prompt_batches
 from toolkit.data.prepare import prepare
@@ -128,7 +128,8 @@ def test_prompts_are_padded_left_and_shared(small: Any, write_rows: Any, tmp_pat
     config = DataConfig(train=str(write_rows(rows)), template="plain")
     data = prepare(config, small, seq_len=64, seed=0, cache_dir=tmp_path / "c")
     shares = [Share(2, rank, 2) for rank in range(2)]
-    ranks = [prompt_batches(data.train, share, encoder=data.encoder, pad_token_id=2, limit=5) for share in shares]
+    some = spaced(data.train, 5)
+    ranks = [prompt_batches(some, share, encoder=data.encoder, pad_token_id=2) for share in shares]
     for prompts in ranks:
         assert prompts is not None
         assert len(prompts.batches) == 2

@@ -78,12 +78,12 @@ def test_started_ranks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("nodes", "told"), [("", True), ("2x", False)])
 def test_ranks_that_somebody_else_started_are_told_too(monkeypatch: pytest.MonkeyPatch, nodes: str, told: bool) -> None:
-    processes = pytest.importorskip("toolkit.engines.ds.processes", reason="the training half is not installed")
+    machine = pytest.importorskip("toolkit.engines.common.machine", reason="the training half is not installed")
     for name in local_sockets():
         monkeypatch.setenv(name, "")  # so that what is set now goes away with the test
         monkeypatch.delenv(name)
-    monkeypatch.setattr(processes, "_check_device", lambda plan: None)
-    processes._make_ready(plan(f"{nodes}4xA100-80GB"))
+    monkeypatch.setattr(machine, "_check_device", lambda plan: None)
+    machine.make_ready(plan(f"{nodes}4xA100-80GB"))
     assert [name in os.environ for name in local_sockets()] == [told] * 2
 
 

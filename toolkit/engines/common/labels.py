@@ -1,5 +1,7 @@
 """Which predictions count in the loss."""
 
+from typing import NamedTuple
+
 import torch
 from torch.nn.functional import pad
 
@@ -18,3 +20,22 @@ def next_tokens(labels: torch.Tensor) -> torch.Tensor:
 def num_supervised(wanted: torch.Tensor) -> int:
     """Tokens of `next_tokens` whose prediction counts in the loss."""
     return int((wanted != IGNORED).sum())
+
+
+class Supervised(NamedTuple):
+    """The tokens of a micro-batch whose prediction counts; there may be none."""
+
+    rows: torch.Tensor
+    """Where they are among all tokens, row after row: int64 [supervised]."""
+    targets: torch.Tensor
+    """What each must predict: int64 [supervised]."""
+
+
+def supervised_tokens(wanted: torch.Tensor) -> Supervised:
+    """Those of `next_tokens`; found on the CPU, as a GPU would be waited for.
+
+    Args:
+        wanted: [batch, seq].
+    """
+    rows = (wanted.flatten() != IGNORED).nonzero()[:, 0]
+    return Supervised(rows, wanted.flatten()[rows])

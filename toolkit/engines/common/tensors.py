@@ -72,8 +72,13 @@ def trained_tensors(
 def digest_of(tensors: Sequence[Tensor]) -> tuple[str, str]:
     """Names and cuts of the tensors that this rank holds, and the sum of their bits, each as a number."""
     held = json.dumps([(tensor.name, tensor.dim, tensor.low, tensor.high) for tensor in tensors])
-    sums = [_bits(tensor.parameter).sum(dtype=torch.int64) for tensor in tensors]
-    return hashlib.sha256(held.encode()).hexdigest(), str(torch.stack(sums).tolist() if sums else [])
+    return hashlib.sha256(held.encode()).hexdigest(), sums_of_bits(tensor.parameter for tensor in tensors)
+
+
+def sums_of_bits(parameters: Iterable[torch.nn.Parameter]) -> str:
+    """Of each parameter, as numbers."""
+    sums = [_bits(parameter).sum(dtype=torch.int64) for parameter in parameters]
+    return str(torch.stack(sums).tolist() if sums else [])
 
 
 def _bits(parameter: torch.nn.Parameter) -> torch.Tensor:

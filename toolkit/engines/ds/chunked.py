@@ -18,37 +18,34 @@ import torch.distributed as dist
 from deepspeed.module_inject.layers import ColumnParallel, VocabParallelLinear
 from torch.autograd.function import once_differentiable
 
-from toolkit.engines.common.labels import IGNORED
 from toolkit.specs.workload import loss_block
 
 
-def chunked_loss_sum(hidden: torch.Tensor, wanted: torch.Tensor, head: Any) -> torch.Tensor:
-    """Cross-entropy summed over the supervised tokens, in fp32; what is not supervised meets no weight of the head.
+def chunked_loss_sum(hidden: torch.Tensor, targets: torch.Tensor, head: Any) -> torch.Tensor:
+    """Cross-entropy summed over the supervised tokens, in fp32.
 
     Args:
-        hidden: [batch, seq, hidden size], as the head takes them.
-        wanted: [batch, seq] as `next_tokens` gives it.
+        hidden: of those tokens, [supervised, hidden size].
+        targets: [supervised].
         head: a linear layer without bias, or this rank's part of one that is divided by vocabulary.
     """
-    targets = wanted.flatten()
-    supervised = (targets != IGNORED).nonzero()[:, 0]
-    rows, targets, group = hidden.flatten(0, 1).index_select(0, supervised), targets[supervised], None
+    group = None
     if isinstance(head, VocabParallelLinear) and dist.get_world_size(head.mp_group) > 1 and len(targets):
         group, targets = head.mp_group, targets - head.vocab_start_index
-        rows = ColumnParallel.apply(group, rows)
+        hidden = ColumnParallel.apply(group, hidden)
     loss: torch.Tensor
-    loss, _ = _BlockwiseLoss.apply(rows, head.weight, _Wanted(targets, group))  # type: ignore[no-untyped-call]
+    loss, _ = _BlockwiseLoss.apply(hidden, head.weight, _Wanted(targets, group))  # type: ignore[no-untyped-call]
     return loss
 
 
 @contextmanager
-def loss_for_logits(head: Any, wanted: torch.Tensor) -> Iterator[None]:
+def loss_for_logits(head: Any, targets: torch.Tensor) -> Iterator[None]:
     """For as long as the context lasts, the head of a model gives `chunked_loss_sum` in the place of logits.
 
     The loss is computed inside the head's own call, so that whatever surrounds it (ZeRO-3 gathers its weight before,
     for the backward pass too, and lets go of it afterwards) surrounds the loss.
     """
-    head.forward = lambda hidden: chunked_loss_sum(hidden, wanted, head)
+    head.forward = lambda hidden: chunked_loss_sum(hidden, targets, head)
     try:
         yield
     finally:

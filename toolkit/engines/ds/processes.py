@@ -8,8 +8,6 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,14 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
-from toolkit.engines.common.sums import gather_objects
+from toolkit.engines.common.machine import TIMEOUT, check_world, make_ready, own_device
 from toolkit.engines.ds.config import DsConfig
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
-from toolkit.errors import INSTALL_LIBAIO, EngineError, MachineError
+from toolkit.errors import INSTALL_LIBAIO, MachineError
 from toolkit.planner.plan import Plan
-from toolkit.specs.machine import local_sockets
-from toolkit.versions import installed_versions
 
 DEEPSPEED = f"DeepSpeed {deepspeed.__version__}"
 """Name and release, for messages."""
-
-# A rank may compile an op, or read a slow disk, for long while the others wait in the first collective.
-_TIMEOUT = timedelta(minutes=30)
 
 
 def start(config: DsConfig, plan: Plan) -> Accelerator:
@@ -49,9 +42,9 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
             gradient_accumulation_steps=plan.strategy.grad_accum,
             # The plugin writes into the dict it gets.
             deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=copy.deepcopy(config.content), zero3_init_flag=False),
-            kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT)],
+            kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=TIMEOUT)],
         )
-    _check_world(accelerator.num_processes, plan, seen_by="accelerate")
+    check_world(accelerator.num_processes, plan, seen_by="accelerate")
     return accelerator
 
 
@@ -74,22 +67,16 @@ def join(plan: Plan) -> torch.device:
         EngineError: as `start`.
     """
     _make_ready(plan)
-    on_cpu = plan.cluster.device.kind == "cpu"
-    device = torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if not on_cpu:
-        torch.cuda.set_device(device)
+    device = own_device(plan)
     with contextlib.redirect_stdout(io.StringIO()):  # every rank prints the ops that it has compiled
-        deepspeed.init_distributed("gloo" if on_cpu else "nccl", timeout=_TIMEOUT)
-    _check_world(dist.get_world_size(), plan, seen_by="torch.distributed")
+        deepspeed.init_distributed("gloo" if device.type == "cpu" else "nccl", timeout=TIMEOUT)
+    check_world(dist.get_world_size(), plan, seen_by="torch.distributed")
     return device
 
 
 def _make_ready(plan: Plan) -> None:
     """What must be so before the ranks meet."""
-    _check_device(plan)
-    if plan.cluster.num_nodes == 1:
-        for name, value in local_sockets().items():
-            os.environ.setdefault(name, value)
+    make_ready(plan)
     deepspeeds = logging.getLogger("DeepSpeed")
     deepspeeds.setLevel(logging.WARNING)
     # Said of every optimizer that is not DeepSpeed's own; what goes with ZeRO here has its tests (docs/optimizers.md).
@@ -100,34 +87,12 @@ def _make_ready(plan: Plan) -> None:
     # back by a broadcast of its own, not through this one.
     warnings.filterwarnings("ignore", message="c10d::broadcast_: an autograd kernel was not registered")
     if plan.cluster.device.kind == "cpu":
+        _check_compiler()
         _load_cpu_collectives()
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     return "untested optimizer" not in record.getMessage()
-
-
-def _check_world(ranks: int, plan: Plan, *, seen_by: str) -> None:
-    if ranks != plan.world_size:
-        raise EngineError(
-            f"{seen_by} sees {ranks} process(es), the plan has {plan.world_size}; "
-            "every rank would train a model of its own; start the run with `toolkit launch`"
-        )
-    _check_versions(gather_objects(installed_versions()))
-
-
-def _check_versions(by_rank: Sequence[dict[str, str]]) -> None:
-    """Machines of one run may have been set up on different days; what differs shows as other numbers, or not at all.
-
-    Raises:
-        EngineError: naming each library, and the first rank that has another release than rank 0.
-    """
-    told = []
-    for name, release in by_rank[0].items():
-        others = [(rank, versions[name]) for rank, versions in enumerate(by_rank) if versions[name] != release]
-        told += [f"{name} {release} on rank 0 and {other} on rank {rank}" for rank, other in others[:1]]
-    if told:
-        raise EngineError(f"the ranks run different releases: {', '.join(told)}; install the same on every machine")
 
 
 def make_swap_folder(folder: Path) -> None:
@@ -154,26 +119,9 @@ def make_swap_folder(folder: Path) -> None:
         ) from None
 
 
-def _check_device(plan: Plan) -> None:
-    planned = plan.cluster.device.kind
-    # torch calls AMD's GPUs cuda devices too.
-    if planned != "cpu" and not torch.cuda.is_available():
-        raise MachineError(
-            f"the plan is for {plan.cluster.name}, this machine has no CUDA device; "
-            f"plan again with `--cluster {plan.world_size}xcpu` or start the run on a GPU machine"
-        )
-    if planned != "cpu" and torch.cuda.device_count() < plan.cluster.gpus_per_node:
-        raise MachineError(
-            f"the plan has {plan.cluster.gpus_per_node} GPUs per node, this process sees {torch.cuda.device_count()}; "
-            "plan again without --cluster, or make the others visible (CUDA_VISIBLE_DEVICES)"
-        )
-    if planned == "cpu" and torch.cuda.is_available():
-        raise MachineError(
-            f"the plan is for {plan.cluster.name}, this process sees CUDA devices; "
-            "plan again without --cluster, or export CUDA_VISIBLE_DEVICES= (empty) and DS_ACCELERATOR=cpu"
-        )
+def _check_compiler() -> None:
     compiler = os.environ.get("CXX", "g++")
-    if planned == "cpu" and shutil.which(compiler) is None:
+    if shutil.which(compiler) is None:
         # Its shared-memory collectives are compiled on first use; the failure is a traceback on one rank only.
         raise MachineError(
             f"DeepSpeed compiles its CPU ops with {compiler}, not found; install g++ (Debian: `apt install g++`)"

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.common.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
-from toolkit.engines.common.labels import next_tokens, num_supervised
+from toolkit.engines.common.labels import Supervised, next_tokens, num_supervised, supervised_tokens
 from toolkit.engines.common.lost import check_nothing_lost, sizes_of, trained_sizes
 from toolkit.engines.common.rows import noise_of, padded_on_the_left, positions_of
 from toolkit.engines.common.sums import gather_objects, sum_over_ranks
@@ -20,7 +20,7 @@ from toolkit.engines.common.tensors import digest_of
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.chunked import chunked_loss_sum
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.loss import loss_factor, loss_sum
+from toolkit.engines.ds.loss import loss_factor, loss_sum, rows_of
 from toolkit.engines.ds.optimizer import build_optimizer
 from toolkit.engines.ds.parts import Replicas
 from toolkit.engines.ds.updates import Updates
@@ -65,7 +65,6 @@ class PipelineEngine:
             topology=self._topology,
             stages=strategy.stages,
             loss=self._loss,
-            whole_logits=not self._chunked_loss,
             alpha=recipe.neftune_alpha,
         )
         named = stage_parameters(model.module, self._pipe)
@@ -193,20 +192,27 @@ class PipelineEngine:
         """Of all gradients of the step, before clipping."""
         return float(self._engine.optimizer._global_grad_norm)
 
-    def _loss(self, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def _loss(self, hidden: torch.Tensor, supervised: Supervised) -> torch.Tensor:
         """One micro-batch's part of the mean over all supervised tokens."""
-        sum_of = chunked_loss_sum if self._chunked_loss else loss_sum
-        return sum_of(outputs, wanted, self._model.base.lm_head) * self._loss_factor
+        # DeepSpeed hands on a plain pair.
+        (rows, targets), head = supervised, self._model.base.lm_head
+        hidden = rows_of(hidden, rows)
+        if self._chunked_loss:
+            return chunked_loss_sum(hidden, targets, head) * self._loss_factor
+        # DeepSpeed has left its own by now.
+        with self._numbers.autocast(self.device):
+            logits: torch.Tensor = head(hidden)
+        return loss_sum(logits, targets, head) * self._loss_factor
 
-    def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
-        """What DeepSpeed wants of a micro-batch: inputs of the first stage, labels of the last.
+    def _pairs(self, batches: Sequence[Batch]) -> Iterator[tuple[tuple[torch.Tensor, ...], Supervised]]:
+        """What DeepSpeed wants of a micro-batch: inputs of the first stage, what the last one's loss is of.
 
         Raises:
             EngineError: rows that are padded on the left; on every rank, before any of them waits for another.
         """
         if any(padded_on_the_left(batch["attention_mask"]) for batch in batches):
             raise EngineError("pipeline: a row is padded on the left; pad rows on the right, or use engine=zero")
-        return iter([(self._inputs(batch), next_tokens(batch["labels"])) for batch in batches])
+        return iter([(self._inputs(batch), supervised_tokens(next_tokens(batch["labels"]))) for batch in batches])
 
     def _inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """Of the first stage: token ids, position ids and, where noise is asked for, what that follows from."""

@@ -8,6 +8,7 @@ import torch
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
+from toolkit.engines.common.labels import Supervised
 from toolkit.engines.common.sums import own_group
 from toolkit.engines.ds.tensor import TensorCuts
 from toolkit.errors import EngineError
@@ -15,7 +16,7 @@ from toolkit.models.stages import Body, Embedding, Head, Norm, layer_ranges
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, Supervised], torch.Tensor]
 
 
 def topology_of(plan: Plan) -> PipeModelDataParallelTopology:
@@ -30,7 +31,6 @@ def pipeline_module(
     topology: PipeModelDataParallelTopology,
     stages: tuple[int, ...],
     loss: Loss,
-    whole_logits: bool = True,
     alpha: float | None = None,
 ) -> PipelineModule:
     """Read this rank's stage and wrap it.
@@ -39,9 +39,7 @@ def pipeline_module(
         model: with its weights on disk.
         topology: of all ranks.
         stages: decoder layers of each stage.
-        loss: of what the last stage gives and wanted tokens.
-        whole_logits: it gives logits; else the hidden states before the head, from which the loss makes a part of them
-            at a time.
+        loss: of what the last stage gives, the hidden states before the head, and of the tokens that count.
         alpha: of the noise on embeddings, where there is any.
 
     Raises:
@@ -55,8 +53,7 @@ def pipeline_module(
             cuts.cut(part)
 
     bodies = [LayerSpec(Body, model, read, layers) for layers in layer_ranges(stages)]
-    layers = [_embedding(model, read, alpha), *bodies, LayerSpec(Norm, model, read)]
-    layers.append(_head(model, read, whole_logits=whole_logits))
+    layers = [_embedding(model, read, alpha), *bodies, LayerSpec(Norm, model, read), _head(model, read)]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints every layer of every stage
         module = PipelineModule(
             layers=layers,
@@ -85,7 +82,7 @@ def _embedding(model: UnloadedModel, read: Callable[[torch.nn.Module], None], al
     return TiedLayerSpec("embedding", Embedding, model, read, alpha, tied_weight_attr=["embed_tokens.weight"])
 
 
-def _head(model: UnloadedModel, read: Callable[[torch.nn.Module], None], *, whole_logits: bool) -> LayerSpec:
+def _head(model: UnloadedModel, read: Callable[[torch.nn.Module], None]) -> LayerSpec:
     if not model.base.config.tie_word_embeddings:
-        return LayerSpec(Head, model, read, whole_logits)
-    return TiedLayerSpec("embedding", Head, model, read, whole_logits, tied_weight_attr=["lm_head.weight"])
+        return LayerSpec(Head, model, read)
+    return TiedLayerSpec("embedding", Head, model, read, tied_weight_attr=["lm_head.weight"])

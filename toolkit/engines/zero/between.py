@@ -9,7 +9,6 @@ from toolkit.engines.ds.config import DsConfig
 from toolkit.engines.ds.updates import Updates
 from toolkit.engines.zero.exchange import Exchange
 from toolkit.engines.zero.local_sgd import Rounds
-from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
 from toolkit.specs.communication import CommunicationConfig
 from toolkit.specs.optimizer import OPTIMIZERS
@@ -79,14 +78,13 @@ def check_communication(recipe: Recipe, plan: Plan, config: DsConfig) -> None:
     Raises:
         ConfigError: with all that is wrong.
     """
-    asked = recipe.communication
-    found = [*plan.communication_faults(asked, zero_stage=config.zero_stage), *_faults(recipe, config)]
-    if found and not asked.is_plain:
-        raise ConfigError("\n".join(f"communication: {fault}" for fault in found))
+    plan.check_communication(recipe.communication, zero_stage=config.zero_stage, others=_faults(recipe, config))
 
 
 def _faults(recipe: Recipe, config: DsConfig) -> Iterator[str]:
     asked, optimizer = recipe.communication, recipe.workload.optimizer
+    if asked.is_plain:
+        return
     if config.numbers.precision == "fp16":
         yield "what is left for a later step has another loss scale by then; use precision bf16 or fp32"
     if asked.compression in ("fp16", "bf16") and config.numbers.rounds_weights:

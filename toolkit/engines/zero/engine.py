@@ -18,7 +18,7 @@ from toolkit.engines.common.tensors import digest_of, trained_tensors
 from toolkit.engines.ds import processes
 from toolkit.engines.ds.chunked import loss_for_logits
 from toolkit.engines.ds.config import load_ds_config
-from toolkit.engines.ds.loss import loss_factor, loss_sum
+from toolkit.engines.ds.loss import loss_factor, loss_sum, only_rows
 from toolkit.engines.ds.optimizer import build_optimizer, forget_dummy_step
 from toolkit.engines.ds.parts import Replicas
 from toolkit.engines.ds.tensor import gathered
@@ -241,15 +241,16 @@ class ZeroEngine:
         if self._shares.sp > 1:
             documents = None if share.documents is None else self._to_device(share.documents)
             keep_documents_apart(self._base, documents)
-        head, wanted = self._base.lm_head, self._to_device(share.wanted)
+        head, (rows, targets) = self._base.lm_head, map(self._to_device, share.supervised)
         with ExitStack() as around:
             if self._noisy is not None:
                 around.enter_context(self._noisy.adding(share.noise, share.part))
+            around.enter_context(only_rows(head, rows))
             if self._chunked_loss:
-                around.enter_context(loss_for_logits(head, wanted))
-            # In the second case the loss itself.
+                around.enter_context(loss_for_logits(head, targets))
+            # With a chunked loss the loss itself.
             logits: torch.Tensor = self._engine(**inputs, use_cache=False).logits
-        return logits if self._chunked_loss else loss_sum(logits, wanted, head)
+        return logits if self._chunked_loss else loss_sum(logits, targets, head)
 
     def _settle(self) -> None:
         """Give all replicas the same weights, if the recipe lets them differ."""

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from toolkit.engines.base import Batch
-from toolkit.engines.common.labels import IGNORED, next_tokens, num_supervised
+from toolkit.engines.common.labels import IGNORED, Supervised, next_tokens, num_supervised, supervised_tokens
 from toolkit.engines.common.rows import flash_bounds, noise_of, padded_on_the_left, positions_of
 from toolkit.errors import EngineError
 from toolkit.models.neftune import Noise
@@ -36,6 +36,11 @@ class Share:
     def num_supervised(self) -> int:
         """Tokens whose prediction counts in the loss."""
         return num_supervised(self.wanted)
+
+    @property
+    def supervised(self) -> Supervised:
+        """Which those are, and what each must predict."""
+        return supervised_tokens(self.wanted)
 
     def arguments(self, device: torch.device) -> dict[str, torch.Tensor | int]:
         """Of the model's forward pass, tensors on their device."""
