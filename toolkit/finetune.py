@@ -60,7 +60,7 @@ def main() -> None:
     plan, recipe = Plan.load(args.plan), Recipe.load(args.recipe)
     is_main = os.environ.get("RANK", "0") == "0"
     plan.check_workload(recipe.workload, folder.path)
-    plan.check_world_size(int(os.environ.get("WORLD_SIZE", "1")), folder.path)
+    plan.check_ranks(os.environ, folder.path)
     _lock = folder.lock() if is_main else None
     if not args.overwrite and args.resume is None:
         folder.refuse_finished()

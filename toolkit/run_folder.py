@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "ds_config.json"
 
     @property
+    def megatron_args(self) -> Path:
+        """The same run as arguments of Megatron-LM's own script; nothing here reads it."""
+        return self.path / "megatron_args.sh"
+
+    @property
     def accelerate(self) -> Path:
         """accelerate's configuration."""
         return self.path / "accelerate.yaml"
@@ -126,13 +131,16 @@ class RunFolder:
         """PNG files drawn by `toolkit report`."""
         return self.path / "plots"
 
-    def require_inputs(self) -> None:
+    def require_inputs(self, *more: Path) -> None:
         """Refuse a folder that `toolkit plan` has not filled.
+
+        Args:
+            more: of its files, what is needed besides plan, recipe and accelerate's configuration.
 
         Raises:
             ConfigError: naming every missing file.
         """
-        missing = [p.name for p in (self.plan, self.recipe, self.ds_config, self.accelerate) if not p.is_file()]
+        missing = [p.name for p in (self.plan, self.recipe, *more, self.accelerate) if not p.is_file()]
         if missing:
             raise ConfigError(
                 f"{self.path}: {', '.join(missing)} missing; make the run with `toolkit plan ... -o {self.path}`"

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,6 @@ from toolkit.__main__ import main
 
 WORK = ["--model", "llama-3.1-8b", "--cluster", "16xA100-80GB", "--seq-len", "4096", "--global-batch", "64"]
 ZERO_1_ONLY = "runs --zero 1 only; use --zero 1"
-BEYOND = "this release runs engine=zero or pipeline only; such a plan is shown, not written"
 
 REFUSED = {
     "--tp 3": "tp=3 does not divide 32 attention heads; use 1, 2, 4 or 8",
@@ -33,8 +31,12 @@ REFUSED = {
     "--pp 2 --zero 3": f"--zero 3: engine pipeline {ZERO_1_ONLY}",
     "--pp 2 --tp 2 --zero 3": f"--zero 3: engine pipeline {ZERO_1_ONLY}",
     "--tp 2 --zero 0": "--zero 0 with tp=2: use --zero 1, 2 or 3, or tp=1",
-    "--tp 2 --method lora": "tp=2: engine zero loses the adapters where it divides layers; use tp=1 with method=lora",
-    "--tp 2 --pp 2 --method lora": "tp=2: engine pipeline divides full layers only; use tp=1 with method=lora",
+    "--tp 2 --method lora --engine zero": (
+        "tp=2: engine zero loses the adapters where it divides layers; use tp=1 with method=lora"
+    ),
+    "--tp 2 --pp 2 --method lora --engine pipeline": (
+        "tp=2: engine pipeline divides full layers only; use tp=1 with method=lora"
+    ),
     "--sp 2 --engine pipeline": "sp=2: engine pipeline has no sequence parallelism; use sp=1",
     "--sp 2 --pp 2": "no engine has all that is given; the closest: "
     "pp=2: engine zero has no pipeline parallelism; use pp=1",
@@ -47,7 +49,7 @@ REFUSED = {
     "--stages 32": "stages=32: one stage divides nothing; give the layers of two or more, or none",
     "--stages 16,-16": "stages=16,-16: needs the layers of each stage with commas between, as 9,8,8,7",
     "--stages 16,16 --engine zero": (
-        "stages=16,16: engine zero takes no split of the layers; use engine=pipeline, or no stages"
+        "stages=16,16: engine zero takes no split of the layers; use engine=pipeline or mcore, or no stages"
     ),
     "--vpp 2 --engine pipeline": ("vpp=2: engine pipeline has no interleaved pipelines; use vpp=1 or engine=mcore"),
     "--vpp 2 --engine zero": "vpp=2: engine zero has no interleaved pipelines; use vpp=1 or engine=mcore",
@@ -57,6 +59,19 @@ REFUSED = {
     "--offload optimizer --zero 0": (
         "offload=optimizer needs sharded optimizer states, not --zero 0; use --zero 1, 2 or 3"
     ),
+    "--tp 16 --engine mcore": "tp=16 does not divide 8 key/value heads; use 1, 2, 4 or 8",
+    "--cp 2 --tp 4 --seq-len 4084": (
+        "tp=4 x cp=2 divides the tokens too, seq_len=4084 is not a multiple of 8; use seq_len=4080 or 4088, "
+        "or --no-tp-sequence"
+    ),
+    "--tp 2 --tp-sequence --engine zero": (
+        "--tp-sequence: engine zero keeps all tokens on every tensor-parallel rank; use engine=mcore, or leave it out"
+    ),
+    "--stages 17,15 --vpp 2 --engine mcore": (
+        "stages=17,15: chunks of vpp=2 are of one size; use vpp=1, or stages=16,16"
+    ),
+    "--without mcore --engine mcore": "without=mcore leaves out engine=mcore; leave one of the two out",
+    "--without zero,pipeline,mcore": "without=zero,pipeline,mcore leaves out every engine; leave one of the two out",
     "--tp 0": "--tp is 0: input should be greater than 0",
 }
 """Options, and the one line that they end with."""
@@ -86,14 +101,3 @@ def test_one_fault_is_one_line(
     command: str, more: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert told(command, more.split(), monkeypatch, capsys) == [f"error: {REFUSED[more]}"]
-
-
-@pytest.mark.parametrize(
-    ("more", "needs"), [("--cp 2", "cp=2 needs engine=mcore"), ("--pp 2 --vpp 2", "vpp=2 needs engine=mcore")]
-)
-def test_what_can_only_be_planned_is_not_written(
-    more: str, needs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [*more.split(), "--output", str(tmp_path / "run")]
-    assert told("plan", words, monkeypatch, capsys) == [f"error: {needs}: {BEYOND}"]
-    assert list(tmp_path.iterdir()) == []

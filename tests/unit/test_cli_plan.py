@@ -181,7 +181,7 @@ def test_report_options_go_together(tmp_path: Path) -> None:
 
 
 def test_the_line_that_plans_again_keeps_objective_and_price(tmp_path: Path) -> None:
-    words = ["--objective", "cheapest", "--price", 1.5, "--checkpointing", "none", "-o", "run"]
+    words = ["--objective", "cheapest", "--price", 1.5, "--engine", "zero", "--checkpointing", "none", "-o", "run"]
     assert toolkit("plan", *PLAN, *words, cwd=tmp_path).returncode == 0
     from toolkit.planner.plan import Plan
 

@@ -42,7 +42,15 @@ Loss = Annotated[
     str | None, typer.Option(help="full: all logits at once (default); chunked: a part at a time, in less memory.")
 ]
 Engine = Annotated[str | None, typer.Option(help="Fix the engine: zero, pipeline or mcore.")]
+Without = Annotated[str | None, typer.Option(help="Engines that are not chosen, as mcore or pipeline,mcore.")]
 Tp = Annotated[int | None, typer.Option(help="Fix the tensor-parallel size.")]
+TpSequence = Annotated[
+    bool | None,
+    typer.Option(
+        "--tp-sequence/--no-tp-sequence",
+        help="Whether tensor-parallel ranks of engine mcore divide the tokens of norms and residuals too; they do.",
+    ),
+]
 Pp = Annotated[int | None, typer.Option(help="Fix the number of pipeline stages.")]
 Stages = Annotated[str | None, typer.Option(help="Fix the decoder layers of each pipeline stage, as 9,8,8,7.")]
 Vpp = Annotated[int | None, typer.Option(help="Fix the model chunks per pipeline stage.")]
@@ -100,6 +108,7 @@ def faults_as_options() -> Iterator[None]:
         )
         for name in OPTION_NAMES:
             told = re.sub(rf"\b{name}=", f"{_option(name)} ", told)
+        told = told.replace("tp_sequence=true", "--tp-sequence").replace("tp_sequence=false", "--no-tp-sequence")
         raise type(error)(told) from None
 
 

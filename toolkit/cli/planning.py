@@ -1,6 +1,7 @@
 """`toolkit plan` and `toolkit estimate`."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,9 @@ def plan(
     ] = "fastest",
     price: options.Price = None,
     engine: options.Engine = None,
+    without: options.Without = None,
     tp: options.Tp = None,
+    tp_sequence: options.TpSequence = None,
     pp: options.Pp = None,
     stages: options.Stages = None,
     vpp: options.Vpp = None,
@@ -89,17 +92,13 @@ def plan(
     }
     wanted = recipe_values(recipe, options=values, assignments=set_ or [])
     with options.faults_as_options():
-        chosen = api.plan_for(
-            wanted["model"],
-            options.priced(cluster, price),
-            work=wanted["workload"],
-            fixed=options.choices(context),
-            gradient_clipping=gradient_clipping,
-            objective=best_at,
-        )
-    chosen = api.with_board(chosen, cluster)
-    wanted["workload"] = chosen.workload.model_dump()
-    full_recipe = Recipe.parse(wanted, source=str(recipe) if recipe else "options")
+        machines, fixed = options.priced(cluster, price), options.choices(context)
+        search = partial(api.plan_for, wanted["model"], machines, work=wanted["workload"])
+        search = partial(search, gradient_clipping=gradient_clipping, objective=best_at)
+        chosen = search(fixed=fixed)
+    work = chosen.workload.model_dump()
+    full_recipe = Recipe.parse({**wanted, "workload": work}, source=str(recipe) if recipe else "options")
+    chosen = api.with_board(api.plan_that_follows(full_recipe, chosen, search=search), cluster)
     if output is not None:
         emit(chosen, output, full_recipe, overwrite=overwrite)
     _show(chosen, explain=explain, as_json=as_json, plot=plot)
@@ -123,7 +122,9 @@ def estimate(
     loss: options.Loss = None,
     price: options.Price = None,
     engine: Annotated[str | None, typer.Option(help="zero, pipeline or mcore; default: what the sizes need.")] = None,
+    without: options.Without = None,
     tp: Annotated[int | None, typer.Option(help="Tensor-parallel size; default 1.")] = None,
+    tp_sequence: options.TpSequence = None,
     pp: Annotated[int | None, typer.Option(help="Pipeline stages; default 1.")] = None,
     stages: Annotated[
         str | None, typer.Option(help="Decoder layers of each pipeline stage, as 9,8,8,7; default: balanced in time.")

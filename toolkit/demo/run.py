@@ -51,7 +51,9 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
         cluster, _ = calibrate(machine, budget_seconds=settings.CALIBRATION_SECONDS, overwrite=True)
     # Any number of GPUs must divide the batch.
     global_batch = math.ceil(recipe.pop("global_batch") / cluster.world_size) * cluster.world_size
-    chosen = plan(recipe["model"], cluster, seq_len=recipe.pop("seq_len"), global_batch=global_batch)
+    sizes = {"seq_len": recipe.pop("seq_len"), "global_batch": global_batch}
+    # Megatron-core is an extra; the demo wants nothing that its installation lacks.
+    chosen = plan(recipe["model"], cluster, **sizes, without=("mcore",))
     full = Recipe.parse({**recipe, "workload": chosen.workload.model_dump()}, source="demo")
     emit(chosen, output, full, overwrite=True)
 

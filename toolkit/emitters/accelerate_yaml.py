@@ -1,8 +1,11 @@
 """Plan -> accelerate.yaml: what `accelerate launch --config_file` reads to start the ranks.
 
 Left out on purpose: `mixed_precision`, which accelerate refuses beside a DeepSpeed config file
-(accelerate/utils/dataclasses.py, _deepspeed_config_checks); precision is in ds_config.json.
+(accelerate/utils/dataclasses.py, _deepspeed_config_checks); precision is in ds_config.json, and of Megatron-core in the
+plan.
 """
+
+from typing import Any
 
 import yaml
 
@@ -14,14 +17,7 @@ def accelerate_yaml(plan: Plan, *, ds_config_path: str) -> str:
     config = {
         "compute_environment": "LOCAL_MACHINE",
         "debug": False,
-        "deepspeed_config": {
-            "deepspeed_config_file": ds_config_path,
-            # Every node starts its own ranks; `pdsh`, the default, wants a hostfile and passwordless ssh.
-            "deepspeed_multinode_launcher": "standard",
-            # True would partition whatever model is made in the process, also those that only export or check.
-            "zero3_init_flag": False,
-        },
-        "distributed_type": "DEEPSPEED",
+        **(_deepspeed(ds_config_path) if plan.strategy.on_deepspeed else _megatron(plan)),
         "enable_cpu_affinity": False,
         "machine_rank": 0,
         # One node: any free port, so that two runs on a machine do not meet. Several: all must know it.
@@ -31,7 +27,45 @@ def accelerate_yaml(plan: Plan, *, ds_config_path: str) -> str:
         "num_processes": plan.world_size,
         "rdzv_backend": "static",
         "same_network": True,
-        # True, or `--cpu`, silently drops DeepSpeed: also ranks on CPU leave it False.
+        # True, or `--cpu`, silently drops DeepSpeed and Megatron: also ranks on CPU leave it False.
         "use_cpu": False,
     }
     return yaml.safe_dump(config, sort_keys=False, width=1_000)
+
+
+def _deepspeed(ds_config_path: str) -> dict[str, Any]:
+    deepspeed = {
+        "deepspeed_config_file": ds_config_path,
+        # Every node starts its own ranks; `pdsh`, the default, wants a hostfile and passwordless ssh.
+        "deepspeed_multinode_launcher": "standard",
+        # True would partition whatever model is made in the process, also those that only export or check.
+        "zero3_init_flag": False,
+    }
+    return {"deepspeed_config": deepspeed, "distributed_type": "DEEPSPEED"}
+
+
+def _megatron(plan: Plan) -> dict[str, Any]:
+    """accelerate's own Megatron engine runs with no released Megatron; as a launcher it starts the ranks and tells them
+    these values in MEGATRON_LM_*, which must be the plan's (`Plan.check_launcher`)."""
+    strategy, layout = plan.strategy, plan.strategy.layout
+    mode = strategy.activation_checkpointing
+    degrees: dict[str, Any] = {
+        "tp_degree": layout.tp,
+        "pp_degree": layout.pp,
+        # Its default is 2 (MegatronLMPlugin.__post_init__).
+        "context_parallel_size": layout.cp,
+        "sequence_parallelism": strategy.tp_sequence and layout.tp > 1,
+        "use_distributed_optimizer": True,
+        "gradient_clipping": plan.gradient_clipping,
+        "num_micro_batches": strategy.grad_accum,
+        "calculate_per_token_loss": True,
+        "recompute_activations": mode == "selective",
+    }
+    if mode != "none":
+        degrees["recompute_granularity"] = mode
+    if mode == "full":
+        degrees |= {"recompute_method": "uniform", "recompute_num_layers": 1}
+    return {
+        "megatron_lm_config": {f"megatron_lm_{name}": value for name, value in degrees.items()},
+        "distributed_type": "MEGATRON_LM",
+    }

@@ -31,8 +31,9 @@ def launch_command(
     # Absolute: the name of a folder may begin like an option.
     run = RunFolder(run_folder.absolute())
     words = ["accelerate", "launch", "--config_file", str(run.accelerate)]
-    # Overrides the path inside accelerate.yaml, so that a run folder may be moved.
-    words += ["--deepspeed_config_file", str(run.ds_config)]
+    if plan.strategy.on_deepspeed:
+        # Overrides the path inside accelerate.yaml, so that a run folder may be moved.
+        words += ["--deepspeed_config_file", str(run.ds_config)]
     if main_process_ip is not None:
         words += ["--machine_rank", str(machine_rank), "--main_process_ip", main_process_ip]
     words += ["-m", "toolkit.finetune"]
@@ -43,14 +44,14 @@ def launch_script(plan: Plan) -> str:
     """Text of launch.sh: starts this node's ranks from any working directory; arguments go to `accelerate launch`."""
     run = RunFolder(Path("$run"))
     words = ["exec accelerate launch", f'--config_file "{run.accelerate}"']
-    words += [f'--deepspeed_config_file "{run.ds_config}"']
+    words += [f'--deepspeed_config_file "{run.ds_config}"'] if plan.strategy.on_deepspeed else []
     if plan.cluster.num_nodes > 1:
         words += ['--machine_rank "$MACHINE_RANK"', '--main_process_ip "$MAIN_PROCESS_IP"']
         words += ['--main_process_port "${MAIN_PROCESS_PORT:-29500}"']
     words += ['"$@"', f'-m toolkit.finetune --recipe "{run.recipe}" --plan "{run.plan}"']
     lines = [
         "#!/usr/bin/env bash",
-        f"# {_on_one_line(plan.model.name)} on {plan.world_size} x {_on_one_line(plan.cluster.device.name)}; "
+        f"# {on_one_line(plan.model.name)} on {plan.world_size} x {on_one_line(plan.cluster.device.name)}; "
         "made by `toolkit plan`.",
         "set -euo pipefail",
         # Not by $(cd ... && pwd): that drops line ends at the end of a folder's name, and cd looks into $CDPATH.
@@ -63,7 +64,7 @@ def launch_script(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _on_one_line(name: str) -> str:
+def on_one_line(name: str) -> str:
     """The name of a folder or device as part of a comment: what follows a line end in it would be run."""
     return "".join(sign if sign.isprintable() else " " for sign in name)
 

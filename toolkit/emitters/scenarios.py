@@ -72,7 +72,7 @@ SCENARIOS = (
         "llama-3.2-1b",
         "4xL40S",
         _work(2048, 64),
-        Fixed(zero_stage=1),
+        Fixed(engine="zero", zero_stage=1),
     ),
     Scenario(
         "zero2_bf16_llama3.1_8b_8xA100.json",

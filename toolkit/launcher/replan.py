@@ -21,7 +21,8 @@ def plan_on_fewer_ranks(plan: Plan, recipe: Recipe) -> Plan | None:
     for ranks in range(plan.world_size - 1, least - 1, -1):
         smaller = {"name": f"{ranks}x{plan.cluster.device.name}", "gpus_per_node": ranks, "fast_domain": ranks}
         with contextlib.suppress(NoFeasiblePlan, SpecError):
-            return _plan_again(plan, cluster=plan.cluster.model_copy(update=smaller), fixed=plan.fixed)
+            again = _plan_again(plan, cluster=plan.cluster.model_copy(update=smaller), fixed=plan.fixed)
+            return again.model_copy(update={"fixed": plan.fixed})
     return None
 
 
@@ -42,11 +43,14 @@ def plan_with_half_the_micro_batch(plan: Plan, recipe: Recipe) -> Plan | None:
 
 
 def _plan_again(plan: Plan, *, cluster: ClusterSpec, fixed: Fixed) -> Plan:
+    """Megatron stays Megatron and DeepSpeed stays DeepSpeed: the recipe was looked at with the one that runs."""
+    engine, others = plan.strategy.engine, (*(fixed.without or ()), "mcore")
+    kept = {"without": others} if plan.strategy.on_deepspeed and fixed.engine is None else {"engine": engine}
     return plan_for(
         plan.model,
         cluster,
         work=plan.workload.model_dump(),
-        fixed=fixed.given(),
+        fixed={**fixed.given(), **kept},
         gradient_clipping=plan.gradient_clipping,
         objective=plan.objective,
     )

@@ -50,6 +50,8 @@ def launch(
     run = RunFolder(Path(folder))
     run.require_inputs()
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
+    if plan.strategy.on_deepspeed:
+        run.require_inputs(run.ds_config)
     _check_agreement(run, plan, recipe)
     _check_disk(plan)
     _check_resume(resume, overwrite=overwrite)
@@ -178,6 +180,7 @@ def _check_agreement(run: RunFolder, plan: Plan, recipe: Recipe) -> None:
     """Refuse edits that would make the ranks refuse, before any of them starts."""
     plan.check_workload(recipe.workload, run.path)
     plan.check_communication(recipe.communication)
+    plan.check_recipe(recipe)
     processes = read_mapping(run.accelerate).get("num_processes")
     if not isinstance(processes, int):
         raise ConfigError(f"{run.accelerate}: num_processes is {processes!r}, needs {plan.world_size}")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 
 from toolkit.planner.fault import Fault, lacks, rule
+from toolkit.planner.memory.stages import split_layers
 from toolkit.planner.methods import idle_stages, mixed_faults, quantised_faults
 from toolkit.planner.multiples import choice, divisors, nearest
 from toolkit.planner.rules import DEGREES, ENGINES, Rules
@@ -12,6 +13,9 @@ from toolkit.planner.setup import Offload, Setup
 from toolkit.planner.step_rules import step_faults
 from toolkit.planner.strategy import EngineName, stages_words
 from toolkit.specs.optimizer import OPTIMIZERS
+
+_STAGES_TOLD = 8
+"""Longer splits are not spelled out."""
 
 
 def fault(engine: EngineName, setup: Setup) -> Fault | None:
@@ -42,12 +46,15 @@ def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
             yield lacks(f"{name}={getattr(setup, name)}: engine {engine} has no {DEGREES[name]}; use {name}=1")
     if engine == "pipeline" and setup.pp == 1:
         yield lacks("pp=1: engine pipeline needs two stages or more; use pp=2 or engine=zero")
+    if setup.tp_sequence and engine != "mcore":
+        words = "keeps all tokens on every tensor-parallel rank; use engine=mcore, or leave it out"
+        yield lacks(f"tp_sequence=true: engine {engine} {words}")
     if setup.tp > 1:
         yield from _tensor_faults(engine, rules, setup)
     if setup.sp > 1 and "sp" in rules.degrees:
         needs = f"sp={setup.sp} does not divide seq_len={setup.seq_len}"
         length = [Fault("sequence", f"{needs}; {_lengths(setup, setup.sp)}")] if setup.seq_len % setup.sp else []
-        yield from list(_heads_faults("sp", setup.sp, setup, shared=False)) or length
+        yield from list(_heads_faults("sp", setup.sp, setup)) or length
         if setup.tp > 1:
             yield from _shared_heads_faults(setup)
     if setup.pp > 1 and "pp" in rules.degrees:
@@ -58,23 +65,26 @@ def layout_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     if setup.cp > 1 and setup.seq_len % (2 * setup.cp):
         # Each rank holds one block from the front and one from the back, so that causal masks cost all the same.
         needs = f"cp={setup.cp} needs a seq_len that 2 x cp = {2 * setup.cp} divides, not {setup.seq_len}"
-        yield Fault("sequence", f"{needs}; {_lengths(setup, 2 * setup.cp)}")
+        yield Fault("sequence", f"{needs}; {_lengths(setup, _blocks(setup))}")
 
 
 def _stage_faults(rules: Rules, setup: Setup) -> Iterator[Fault]:
     layers = setup.shape.num_layers
     if setup.pp > layers:
         yield Fault("layers", f"pp={setup.pp} exceeds the model's {layers} layers; use 1 to {layers}")
-    elif rules.even_stages and _slots(layers, setup.pp) is None:
+    elif rules.even_stages and not setup.stages and _slots(layers, setup.pp) is None:
         works = _that_divide(setup, "pp", [pp for pp in range(1, layers + 1) if _slots(layers, pp)])
-        yield Fault("layers", f"pp={setup.pp} does not divide {layers} layers into equal stages; use {choice(works)}")
+        needs = f"pp={setup.pp} does not divide {layers} layers into equal stages; use {choice(works)}"
+        split = stages_words(split_layers(layers, setup.pp, rule="even"))
+        yield Fault("layers", needs + (f", or stages={split}" if setup.pp <= _STAGES_TOLD else ""))
 
 
 def _split_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
     stages, layers = setup.stages, setup.shape.num_layers
     words = f"stages={stages_words(stages)}"
     if not ENGINES[engine].own_stages:
-        yield lacks(f"{words}: engine {engine} takes no split of the layers; use engine=pipeline, or no stages")
+        able = [other for other, rules in ENGINES.items() if rules.own_stages]
+        yield lacks(f"{words}: engine {engine} takes no split of the layers; use engine={choice(able)}, or no stages")
         return
     if len(stages) != setup.pp:
         works = f"{setup.pp} numbers, or pp={len(stages)}"
@@ -94,9 +104,10 @@ def _slots(layers: int, pp: int) -> int | None:
 
     Megatron counts embedding and head as a layer each where asked to (account_for_embedding_in_pipeline_split and
     account_for_loss_in_pipeline_split, core/transformer/transformer_block.py): the 126 layers of Llama-3.1-405B are 7,
-    14 times 8, and 7 on 16 stages.
+    14 times 8, and 7 on 16 stages. An end of the pipeline keeps a layer beside what is counted as one.
     """
-    return next((layers + ends for ends in (0, 1, 2) if (layers + ends) % pp == 0), None)
+    able = (layers + ends for ends in (0, 1, 2) if (layers + ends) % pp == 0 and (ends == 0 or layers + ends > pp))
+    return next(able, None)
 
 
 def chunk_counts(layers: int, pp: int) -> list[int]:
@@ -106,13 +117,15 @@ def chunk_counts(layers: int, pp: int) -> list[int]:
 
 
 def _tensor_faults(engine: EngineName, rules: Rules, setup: Setup) -> Iterator[Fault]:
-    yield from (heads := list(_heads_faults("tp", setup.tp, setup, shared=rules.shared_kv_heads)))
+    yield from (heads := list(_heads_faults("tp", setup.tp, setup)))
     if setup.method not in rules.tp_methods:
         words = "loses the adapters where it divides layers" if engine == "zero" else "divides full layers only"
         yield rule(f"tp={setup.tp}: engine {engine} {words}; use tp=1 with method={setup.method}")
-    if setup.tp_sequence and setup.seq_len // setup.cp % setup.tp and not heads:
-        needs = f"tp={setup.tp} divides the tokens too (seq_len={setup.seq_len})"
-        yield Fault("sequence", f"{needs}; {_lengths(setup, setup.tp * setup.cp)}")
+    of_cp = setup.cp > 1 and setup.seq_len % (2 * setup.cp)  # told by itself
+    if setup.tp_sequence and setup.seq_len // setup.cp % setup.tp and not heads and not of_cp:
+        ranks = f"tp={setup.tp}" + (f" x cp={setup.cp}" if setup.cp > 1 else "")
+        needs = f"{ranks} divides the tokens too, seq_len={setup.seq_len} is not a multiple of {setup.tp * setup.cp}"
+        yield Fault("sequence", f"{needs}; {_lengths(setup, _blocks(setup))}, or tp_sequence=false")
 
 
 def _that_divide(setup: Setup, name: str, sizes: list[int]) -> list[int]:
@@ -123,15 +136,16 @@ def _that_divide(setup: Setup, name: str, sizes: list[int]) -> list[int]:
     return [size for size in sizes if world % (size * others) == 0] or [size for size in sizes if world % size == 0]
 
 
-def _heads_faults(name: str, value: int, setup: Setup, *, shared: bool) -> Iterator[Fault]:
+def _heads_faults(name: str, value: int, setup: Setup) -> Iterator[Fault]:
     heads, kv_heads = setup.shape.num_heads, setup.shape.num_kv_heads
     if heads % value:
         kind = f"{heads} attention heads"
-    elif kv_heads % value and not (shared and value % kv_heads == 0):
+    elif kv_heads % value:
         kind = f"{kv_heads} key/value heads"
     else:
         return
-    works = [n for n in divisors(heads) if kv_heads % n == 0 or (shared and n % kv_heads == 0)]
+    # Megatron-core would let tp be a multiple of them; no engine here cuts a head's weights, or holds them twice.
+    works = [n for n in divisors(heads) if kv_heads % n == 0]
     works = [n for n in works if name != "sp" or setup.seq_len % n == 0]
     yield Fault("heads", f"{name}={value} does not divide {kind}; use {choice(_that_divide(setup, name, works))}")
 
@@ -164,6 +178,9 @@ def interleaving_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
         yield rule(f"vpp={vpp} interleaves the chunks of several stages, pp is 1; use vpp=1 or pp=2 and more")
     elif vpp not in (works := chunk_counts(layers, pp)):
         yield Fault("layers", f"pp={pp} x vpp={vpp} does not divide {layers} layers; use vpp={choice(works)}")
+    elif setup.stages and setup.stages != (even := tuple(split_layers(layers, pp, rule="even"))):
+        use = f"vpp=1, or stages={stages_words(even)}"
+        yield Fault("layers", f"stages={stages_words(setup.stages)}: chunks of vpp={vpp} are of one size; use {use}")
     elif setup.grad_accum % pp:
         needs = f"vpp={vpp} needs micro-batches in groups of pp={pp}, there are {setup.grad_accum} per step"
         yield Fault("batch", f"{needs}; use vpp=1 or a grad_accum of {nearest(setup.grad_accum, pp)}")
@@ -225,6 +242,12 @@ def _offload_words(engine: EngineName, offload: Offload, stage: int) -> str:
         return f"offload=all needs ZeRO-3, the stage that shards weights, not zero_stage={stage}; use zero_stage=3"
     works = choice(able)
     return f"offload=optimizer needs sharded optimizer states, not zero_stage={stage}; use zero_stage={works}"
+
+
+def _blocks(setup: Setup) -> int:
+    """Tokens of the shortest sequence that context-parallel and tensor-parallel ranks can divide between them."""
+    pair = 2 if setup.cp > 1 else 1
+    return setup.cp * (math.lcm(setup.tp, pair) if setup.tp_sequence else pair)
 
 
 def _lengths(setup: Setup, step: int) -> str:

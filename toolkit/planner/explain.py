@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 from toolkit.errors import INSTALL_LIBAIO
 from toolkit.planner.estimates import MemoryEstimate
-from toolkit.planner.judge import Timed, released
+from toolkit.planner.judge import Timed
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.memory.room import needs
 from toolkit.planner.multiples import choice as choice_of
 from toolkit.planner.plan import Objective, price_of_tokens
 from toolkit.planner.rank import TIGHT, is_tight, oom_risk, score
-from toolkit.planner.release import runs_today
 from toolkit.planner.request import Request
 from toolkit.planner.setup import Setup
 from toolkit.specs.cluster import ClusterSpec
@@ -26,9 +25,7 @@ class Choice(NamedTuple):
 
     chosen: Timed
     others: Sequence[Timed]
-    """All others that fit and that could have been chosen."""
-    later: Sequence[Timed]
-    """What fits and this release cannot run, the best of each engine, best first."""
+    """All others that fit."""
     asked: ClusterSpec
     """The whole cluster that was asked for; the choice may take a part of it."""
 
@@ -86,13 +83,8 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
     told = fit_words(chosen.judged.memory, cluster)
     told.append(_merit(chosen, choice.others, objective))
     told += _size_words(request, choice, objective)
-    if later := runs_today(chosen.judged.strategy):
-        told.append(f"Planned, not written: {later}.")
     if request.spans_replicas:
         told.append(_batch_words(request))
-    faster = [one for one in choice.later if one.step_seconds < chosen.step_seconds]
-    if faster and released(chosen.judged):
-        told.append(_later_words(chosen, faster[0]))
     if pins := ", ".join(f"{name}={value}" for name, value in request.fixed.given().items()):
         told.append(f"Given, not chosen: {pins}.")
     if chosen.judged.setup.zero_stage == 0 and request.workload.weights != "fp32":
@@ -156,14 +148,6 @@ def _size_words(request: Request, choice: Choice, objective: Objective) -> list[
         price = price_of_tokens(request.cluster.price_per_gpu_hour, rate)
         return [f"{of_all} are the cheapest part of the cluster: {price:,.2f} US dollars per billion tokens."]
     return []
-
-
-def _later_words(chosen: Timed, later: Timed) -> str:
-    judged = later.judged
-    engine, _, rest = judged.strategy.words.partition(", ")
-    name = f"engine {engine} with {rest}" if judged.engine != "zero" else judged.strategy.words
-    seconds = human_seconds(later.step_seconds)
-    return f"{name} would take {seconds}, {compared_words(later, chosen)}; this release cannot run it."
 
 
 def compared_words(one: Timed, chosen: Timed) -> str:

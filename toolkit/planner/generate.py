@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from toolkit.planner.cost.balance import balanced_stages
 from toolkit.planner.engines import chunk_counts, fault, interleaving_faults, layout_faults, state_faults
 from toolkit.planner.fault import Fault, Kind
 from toolkit.planner.methods import idle_stages
 from toolkit.planner.multiples import batch_words, divisors
 from toolkit.planner.request import Request
-from toolkit.planner.resolve import base_setup, is_undivided, state_bytes, with_recompute
+from toolkit.planner.resolve import base_setup, is_undivided, own_stages, state_bytes, with_recompute, with_tp_sequence
 from toolkit.planner.rules import ENGINES, Stage
 from toolkit.planner.setup import Checkpointing, Offload, OffloadTo, Setup
 from toolkit.planner.step_rules import step_faults
@@ -65,6 +64,7 @@ def generate(request: Request, tally: Tally) -> Iterator[Group]:
     for engine in request.engines:
         base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
         base = with_recompute(base, request.fixed.recompute)._replace(stages=request.fixed.stages or ())
+        base = with_tp_sequence(base, request.fixed.tp_sequence)
         for layout in _layouts(request, engine, base, tally):
             for states in _states(request, engine, layout, tally):
                 yield from _groups(request, engine, states, tally)
@@ -191,6 +191,9 @@ def _by_split(group: Group) -> Iterator[Group]:
     if not is_undivided(group.setup):
         yield group
         return
+    if group.setup.profile.memory.split != "balanced":
+        yield group._replace(setup=group.setup._replace(stages=own_stages(group.setup)))
+        return
     for mode in group.checkpointing:
         split = functools.partial(_split, group.setup._replace(checkpointing=mode))
         for stages, micros in itertools.groupby(group.micro_batches, split):
@@ -200,7 +203,7 @@ def _by_split(group: Group) -> Iterator[Group]:
 
 
 def _split(setup: Setup, micro_batch: int) -> tuple[int, ...]:
-    return balanced_stages(setup._replace(micro_batch=micro_batch))
+    return own_stages(setup._replace(micro_batch=micro_batch))
 
 
 def _chunks(request: Request, engine: EngineName, setup: Setup) -> list[int]:

@@ -15,7 +15,6 @@ from toolkit.planner.memory.activations import MicroBatch, micro_batch_bytes
 from toolkit.planner.memory.estimate import HEADROOM, Peak, Resident, context_bytes, estimate_of, peak, residents_of
 from toolkit.planner.memory.host import offloaded_bytes
 from toolkit.planner.plan import Candidate
-from toolkit.planner.release import RELEASED
 from toolkit.planner.request import Request
 from toolkit.planner.setup import Checkpointing, Setup
 from toolkit.planner.strategy import EngineName, Layout, Strategy
@@ -60,6 +59,7 @@ class Judged(NamedTuple):
             offload_activations=setup.offload_activations,
             vpp=setup.vpp,
             stages=setup.stages,
+            tp_sequence=setup.tp_sequence,
             micro_batch=setup.micro_batch,
             grad_accum=setup.grad_accum,
         )
@@ -121,39 +121,21 @@ def judge(request: Request) -> Verdict:
     return verdict
 
 
-def judge_eligible(request: Request) -> Verdict:
-    """Of the search space what this release runs, or all of it where more was asked for."""
-    return judge(_eligible(request))
-
-
 def anything_fits(request: Request) -> bool:
-    """True where something that may be chosen fits; ends with the first."""
+    """True where something fits; ends with the first."""
     verdict = Verdict([], {}, Tally())
-    question = _eligible(request)
-    judge_group = _Judge(question, verdict).judge_group
-    for group in generate(question, verdict.tally):
+    judge_group = _Judge(request, verdict).judge_group
+    for group in generate(request, verdict.tally):
         judge_group(group)
         if verdict.fits:
             return True
     return False
 
 
-def _eligible(request: Request) -> Request:
-    if request.beyond_release:
-        return request
-    today = tuple(engine for engine in request.among if engine in RELEASED)
-    return request._replace(among=today)
-
-
 def timed(judged: Judged) -> Timed:
     """A candidate with its step time."""
     time = estimate_time(judged.setup)
     return Timed(judged, time, time.step_seconds)
-
-
-def released(judged: Judged) -> bool:
-    """True where this release runs a candidate's engine; the method is the user's own choice."""
-    return judged.engine in RELEASED
 
 
 class _Judge:

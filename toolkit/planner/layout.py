@@ -1,6 +1,7 @@
 """One layout that is given whole: whether an engine can run it, what it takes, and whether it fits."""
 
 import math
+from typing import Any
 
 from pydantic import Field
 
@@ -13,7 +14,6 @@ from toolkit.planner.memory import estimate_memory
 from toolkit.planner.memory.room import overshoot
 from toolkit.planner.multiples import batch_words
 from toolkit.planner.plan import Plan
-from toolkit.planner.release import runs_today
 from toolkit.planner.request import Fixed, Request, choice_faults, workload_faults
 from toolkit.planner.resolve import setup_of
 from toolkit.planner.strategy import Layout, Strategy
@@ -43,7 +43,7 @@ def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, 
     strategy = None if found else _strategy(request, given, found)
     if strategy is not None:
         setup = setup_of(model, cluster, workload=workload, strategy=strategy)
-        strategy = strategy.model_copy(update={"stages": setup.stages})
+        strategy = strategy.model_copy(update={"stages": setup.stages, "tp_sequence": setup.tp_sequence})
         found += [fault.words for fault in faults(strategy.engine, setup)]
     if strategy is None or found:
         raise SpecError("\n".join(dict.fromkeys(found)))
@@ -53,8 +53,6 @@ def judge_layout(model: ModelSpec, cluster: ClusterSpec, workload: Workload, *, 
     else:
         request = request._replace(fixed=_pins(strategy, given, all_degrees=True))
         told = [f"It does not fit: {binding_constraint(memory, cluster)}.", *helpful_options(request, memory)]
-    if later := runs_today(strategy):
-        told.append(f"Planned, not written: {later}.")
     told += step_words(setup)
     stages = range(setup.pp) if setup.pp > 1 else ()
     return Plan(
@@ -109,6 +107,7 @@ def _strategy(request: Request, given: GivenLayout, found: list[str]) -> Strateg
         offload_activations=fixed.recompute.offload,
         vpp=fixed.vpp or 1,
         stages=fixed.stages or (),
+        tp_sequence=fixed.tp_sequence is not False,
         micro_batch=micro,
         grad_accum=accum,
     )
@@ -116,10 +115,12 @@ def _strategy(request: Request, given: GivenLayout, found: list[str]) -> Strateg
 
 def _pins(strategy: Strategy, given: GivenLayout, *, all_degrees: bool = False) -> Fixed:
     """Everything of a strategy; degrees of 1 only if asked for, layers of stages only if given."""
+    degrees: dict[str, Any] = {name: size for name, size in strategy.degrees.items() if size > 1 or all_degrees}
     return Fixed(
         engine=strategy.engine,
-        **{name: size for name, size in strategy.degrees.items() if size > 1 or all_degrees},
+        **degrees,
         stages=given.stages,
+        tp_sequence=given.tp_sequence,
         zero_stage=strategy.zero_stage,
         micro_batch=strategy.micro_batch,
         offload=strategy.offload,

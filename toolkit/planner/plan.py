@@ -1,7 +1,7 @@
 """The Plan: every decision of a run, resolved, and the reasons; the only thing that crosses to the cluster half."""
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from toolkit.errors import ConfigError, SpecError
 from toolkit.planner.estimates import MemoryEstimate, TimeEstimate
+from toolkit.planner.megatron_limits import recipe_gaps
 from toolkit.planner.request import Fixed
 from toolkit.planner.strategy import Strategy
 from toolkit.planner.zero_plus_plus import zero_plus_plus_faults
@@ -17,6 +18,7 @@ from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.communication import CommunicationConfig
 from toolkit.specs.model import ModelSpec
+from toolkit.specs.recipe import Recipe
 from toolkit.specs.workload import Workload
 from toolkit.specs.zero_plus_plus import ZeroPlusPlus
 
@@ -168,6 +170,48 @@ class Plan(Spec):
             yield f"it is for whole gradients on every rank, zero_stage is {zero_stage}; plan again with --zero 0"
         if strategy.layout.dp != self.world_size:
             yield f"it is between replicas of one rank, the plan has {strategy.words}; plan again with --tp 1 --sp 1"
+
+    def recipe_faults(self, recipe: Recipe) -> list[str]:
+        """What the recipe asks for that the plan's engine does not do, whatever the layout, one sentence each."""
+        return list(recipe_gaps(recipe)) if self.strategy.engine == "mcore" else []
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuse a recipe that asks for what the plan's engine does not do.
+
+        Raises:
+            ConfigError: with all of it.
+        """
+        if found := self.recipe_faults(recipe):
+            raise ConfigError("\n".join([*found[:-1], f"{found[-1]}; or plan again with --engine zero"]))
+
+    def check_ranks(self, environment: Mapping[str, str], folder: Path) -> None:
+        """Refuse to be one of other ranks than planned, by what the launcher has told this one.
+
+        Raises:
+            ConfigError: as `check_world_size` and `check_launcher`.
+        """
+        self.check_world_size(int(environment.get("WORLD_SIZE", "1")), folder)
+        self.check_launcher(environment)
+
+    def check_launcher(self, environment: Mapping[str, str]) -> None:
+        """Refuse ranks that accelerate has started as Megatron's with another layout than the plan's.
+
+        Raises:
+            ConfigError: naming each value that differs; accelerate.yaml was changed, or `accelerate launch` was given
+                other options.
+        """
+        layout = self.strategy.layout
+        planned = {"TP_DEGREE": layout.tp, "PP_DEGREE": layout.pp, "CONTEXT_PARALLEL_SIZE": layout.cp}
+        given = {name: environment.get(f"MEGATRON_LM_{name}") for name in planned}
+        if differing := [
+            f"megatron_lm_{name.lower()} is {given[name]}, planned {size}"
+            for name, size in planned.items()
+            if given[name] not in (None, str(size))
+        ]:
+            raise ConfigError(
+                f"accelerate launches another layout than plan.json: {'; '.join(differing)}; change it back in "
+                "accelerate.yaml or among the options of `accelerate launch`, or plan again with --tp, --pp and --cp"
+            )
 
     def check_world_size(self, world_size: int, folder: Path) -> None:
         """Refuse another number of processes than planned.

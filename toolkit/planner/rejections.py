@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from toolkit.planner.explain import SILENT_ZERO_0, Choice, binding_constraint, compared_words
-from toolkit.planner.judge import Judged, Timed, Verdict, released
+from toolkit.planner.explain import SILENT_ZERO_0, binding_constraint
+from toolkit.planner.judge import Judged, Timed, Verdict
 from toolkit.planner.plan import Rejection
 from toolkit.planner.request import Request
 from toolkit.planner.setup import Setup
-from toolkit.units import human_bytes, human_seconds
 
 MAX_SHOWN = 12
 
@@ -26,35 +25,19 @@ KNOBS = (
 """What may be changed in a candidate, and how much one change of it weighs beside the others."""
 
 
-def rejections(request: Request, verdict: Verdict, *, choice: Choice, fits: Sequence[Timed]) -> tuple[Rejection, ...]:
-    """The most telling: what this release cannot run yet, then the nearest miss of each family where nothing fits.
+def rejections(request: Request, verdict: Verdict, *, chosen: Timed, fits: Sequence[Timed]) -> tuple[Rejection, ...]:
+    """The most telling: what is never chosen, then the nearest miss of each family where nothing fits.
 
     Args:
         request: the question.
         verdict: all candidates.
-        choice: what was chosen, and what this release cannot run.
+        chosen: the choice.
         fits: all that fit, with their times.
     """
-    chosen = choice.chosen
-    told = [*_unsafe(request), *_later(choice), *_misses(verdict, chosen=chosen, fits=fits)]
+    told = [*_unsafe(request), *_misses(verdict, chosen=chosen, fits=fits)]
     if len(told) < MAX_SHOWN and request.fixed.given():
         told += [Rejection(strategy=engine, reason=words) for (engine, _), words in verdict.tally.examples.items()]
     return tuple(told[:MAX_SHOWN])
-
-
-def best_of_engines(fits: Sequence[Timed]) -> list[Timed]:
-    """The fastest of each engine among those that this release cannot run, fastest first."""
-    best: dict[str, Timed] = {}
-    for one in fits:
-        known = best.get(one.judged.engine)
-        if (known is None or one.step_seconds < known.step_seconds) and not released(one.judged):
-            best[one.judged.engine] = one
-    return sorted(best.values(), key=lambda one: one.step_seconds)
-
-
-def pin_of(judged: Judged) -> str:
-    """What to fix so that a strategy which this release cannot run is planned."""
-    return f"engine={judged.engine}"
 
 
 def _unsafe(request: Request) -> Iterator[Rejection]:
@@ -64,25 +47,11 @@ def _unsafe(request: Request) -> Iterator[Rejection]:
         yield Rejection(strategy="ZeRO-0", reason=reason, knob="zero_stage=1, or precision=fp32")
 
 
-def _later(choice: Choice) -> Iterator[Rejection]:
-    if not released(choice.chosen.judged):
-        return
-    for one in choice.later:
-        total = human_bytes(one.judged.peak.total)
-        takes = f"{human_seconds(one.step_seconds)} per step ({compared_words(one, choice.chosen)}) in {total}"
-        yield Rejection(
-            strategy=one.judged.strategy.words,
-            reason=f"not in this release; would take {takes}",
-            knob=f"{pin_of(one.judged)}, to plan it",
-        )
-
-
 def _misses(verdict: Verdict, *, chosen: Timed, fits: Sequence[Timed]) -> Iterator[Rejection]:
-    """Families of what could be chosen where nothing fits; and the chosen one's: why not a larger micro-batch."""
+    """Families in which nothing fits; and the chosen one's: why not a larger micro-batch."""
     with_fits = {one.judged.family for one in fits} - {chosen.judged.family}
-    today = released(chosen.judged)
     for judged in sorted(verdict.nearest.values(), key=lambda one: one.overshoot):
-        if judged.family in with_fits or (today and not released(judged)):
+        if judged.family in with_fits:
             continue
         yield Rejection(
             strategy=judged.strategy.words,
@@ -93,13 +62,12 @@ def _misses(verdict: Verdict, *, chosen: Timed, fits: Sequence[Timed]) -> Iterat
 
 def _knob(missed: Judged, fits: Sequence[Timed]) -> str:
     """The fewest changes that make a candidate fit, the fastest of them: 'micro-batch 1, checkpointing'."""
-    today = released(missed)
     best: tuple[int, float] | None = None
     target: Setup | None = None
     was = missed.setup
     for one in fits:
         judged, setup = one.judged, one.judged.setup
-        if judged.engine != missed.engine or (today and not released(judged)):
+        if judged.engine != missed.engine:
             continue
         weight = sum(cost for name, cost in KNOBS if getattr(setup, name) != getattr(was, name))
         if best is None or (weight, one.step_seconds) < best:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from toolkit.planner.plan import Plan
-from toolkit.planner.release import RELEASED
 from toolkit.planner.request import Fixed
 from toolkit.units import human_bytes
 
@@ -26,8 +25,7 @@ def less_memory(plan: Plan, folder: Path) -> str:
         folder: of the run.
     """
     told = []
-    runs = [one for one in plan.pareto if one.strategy.engine in RELEASED]
-    smaller = [one for one in runs if one.memory.total_bytes < _MUCH_LESS * plan.memory.total_bytes]
+    smaller = [one for one in plan.pareto if one.memory.total_bytes < _MUCH_LESS * plan.memory.total_bytes]
     if smaller:
         best = smaller[0]  # the fastest
         command = plan.replan_command(plan.world_size, folder, fixed=Fixed.of(best.strategy))

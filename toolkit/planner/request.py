@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import Field, NonNegativeInt, model_validator
 from typing_extensions import Self
@@ -10,8 +10,7 @@ from typing_extensions import Self
 from toolkit.errors import SpecError
 from toolkit.planner.engines import faults, is_lack
 from toolkit.planner.multiples import batch_words, close_choice, divisors
-from toolkit.planner.release import RELEASED
-from toolkit.planner.resolve import base_setup, with_recompute
+from toolkit.planner.resolve import base_setup, with_recompute, with_tp_sequence
 from toolkit.planner.rules import DEGREES, ENGINES
 from toolkit.planner.setup import Checkpointing, OffloadActivations, Setup
 from toolkit.planner.strategy import EngineName, Recompute, Strategy, stages_words
@@ -30,8 +29,12 @@ class Fixed(Spec):
 
     engine: EngineName | None = None
     """Which engine runs the step: zero, pipeline or mcore."""
+    without: tuple[EngineName, ...] | None = Field(default=None, min_length=1)
+    """Engines that are not chosen."""
     tp: int | None = Field(default=None, gt=0)
     """Tensor-parallel ranks per replica."""
+    tp_sequence: bool | None = None
+    """Tensor-parallel ranks divide the tokens of norms and residuals too (Megatron's sequence parallelism)."""
     pp: int | None = Field(default=None, gt=0)
     """Pipeline stages per replica."""
     vpp: int | None = Field(default=None, gt=0)
@@ -82,11 +85,30 @@ class Fixed(Spec):
             raise ValueError(f"stages={stages[0]}: one stage divides nothing; give the layers of two or more, or none")
         return {**given, "stages": stages, "pp": given.get("pp") or len(stages) or None}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_names(cls, given: Any) -> Any:
+        """`without` as the command line has it: names with commas between."""
+        if not isinstance(given, dict) or not isinstance(names := given.get("without"), str):
+            return given
+        return {**given, "without": tuple(name.strip() for name in names.split(","))}
+
+    @model_validator(mode="after")
+    def _leaves_an_engine(self) -> Self:
+        left = [one for one in get_args(EngineName) if one not in (self.without or ())]
+        if not left or self.engine not in (None, *left):
+            words = ",".join(self.without or ())
+            asked = f"engine={self.engine}" if self.engine else "every engine"
+            raise ValueError(f"without={words} leaves out {asked}; leave one of the two out")
+        return self
+
     @classmethod
     def of(cls, strategy: Strategy) -> Self:
         """Every decision of a strategy."""
         values: dict[str, Any] = {name: getattr(strategy, name, None) for name in cls.model_fields}
-        return cls(**{**values, **strategy.degrees, "stages": strategy.stages or None})
+        divides = strategy.engine == "mcore" and strategy.layout.tp > 1
+        own = {"stages": strategy.stages or None, "tp_sequence": strategy.tp_sequence if divides else None}
+        return cls(**{**values, **strategy.degrees, **own})
 
     @property
     def recompute(self) -> Recompute:
@@ -94,16 +116,20 @@ class Fixed(Spec):
         return Recompute(self.checkpointing_every or 1, self.offload_activations or "none")
 
     def given(self) -> dict[str, object]:
-        """The pins that are set, by name; `stages` as the command line has them."""
+        """The pins that are set, by name; lists as the command line has them."""
         pins = {name: value for name, value in self if value is not None}
-        return pins | ({"stages": stages_words(self.stages)} if self.stages else {})
+        pins |= {"stages": stages_words(self.stages)} if self.stages else {}
+        return pins | ({"without": ",".join(self.without)} if self.without else {})
 
     def options(self) -> list[str]:
         """The pins as words of a `toolkit plan` line."""
         words: list[str] = []
         for name, value in self.given().items():
-            option = OPTION_NAMES.get(name, name)
-            words += [f"--{option.replace('_', '-')}", str(value)]
+            option = OPTION_NAMES.get(name, name).replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", str(value)]
         return words
 
 
@@ -114,18 +140,6 @@ class Request(NamedTuple):
     cluster: ClusterSpec
     workload: Workload
     fixed: Fixed
-    among: tuple[EngineName, ...] = tuple(ENGINES)
-    """Engines that are looked at."""
-
-    @property
-    def beyond_release(self) -> bool:
-        """True where the user asks for what this release plans and cannot run yet."""
-        fixed = self.fixed
-        known = {degree for engine in RELEASED for degree in ENGINES[engine].degrees}
-        modes = {mode for engine in RELEASED for mode in ENGINES[engine].checkpointing}
-        asked = fixed.engine not in (None, *RELEASED)
-        asked = asked or any((getattr(fixed, degree) or 1) > 1 for degree in DEGREES if degree not in known)
-        return asked or fixed.activation_checkpointing not in (None, *modes)
 
     @property
     def spans_replicas(self) -> bool:
@@ -143,7 +157,8 @@ class Request(NamedTuple):
     @property
     def named(self) -> list[EngineName]:
         """The engines that may be chosen."""
-        return [engine for engine in self.among if self.fixed.engine in (None, engine)]
+        fixed = self.fixed
+        return [one for one in ENGINES if fixed.engine in (None, one) and one not in (fixed.without or ())]
 
     @property
     def able(self) -> list[EngineName]:
@@ -161,7 +176,7 @@ def given_setup(request: Request, engine: EngineName) -> Setup:
     """What is given as a set-up of an engine; what is not given is as legal as it can be."""
     fixed, world = request.fixed, request.cluster.world_size
     base = base_setup(request.model, request.cluster, workload=request.workload, engine=engine)
-    base = with_recompute(base, fixed.recompute)
+    base = with_tp_sequence(with_recompute(base, fixed.recompute), fixed.tp_sequence)
     base = base._replace(tp=fixed.tp or 1, sp=fixed.sp or 1, cp=fixed.cp or 1, vpp=fixed.vpp or 1)
     base = base._replace(offload=fixed.offload or "none", offload_to=fixed.offload_to or "cpu")
     base = base._replace(checkpointing=fixed.activation_checkpointing or "none", stages=fixed.stages or ())

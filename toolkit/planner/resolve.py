@@ -2,6 +2,8 @@
 
 from toolkit.planner.buckets import zero_buckets
 from toolkit.planner.cost.balance import balanced_stages
+from toolkit.planner.megatron_limits import layer_gaps
+from toolkit.planner.memory.stages import stage_layers
 from toolkit.planner.profile import profiles
 from toolkit.planner.setup import NF4_BYTES, Setup, StateBytes
 from toolkit.planner.shape import Shape
@@ -34,6 +36,7 @@ def base_setup(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, en
         optimizer=workload.optimizer,
         # toolkit/data/loader.py pads the rows of a micro-batch to the longest.
         pads=engine != "mcore",
+        layer_gaps=layer_gaps(model, seq_len=workload.seq_len) if engine == "mcore" else (),
         # DeepSpeed's tensor parallelism replicates norms and residual stream (module_inject/auto_tp.py).
         tp_sequence=engine == "mcore",
         # Transformer Engine's fused attention needs compute capability 8.0, as bf16 does; torch's own
@@ -66,7 +69,13 @@ def with_strategy(base: Setup, strategy: Strategy) -> Setup:
         offload_to=strategy.offload_to,
         checkpointing=strategy.activation_checkpointing,
         states=state_bytes(base, strategy.zero_stage),
+        tp_sequence=base.tp_sequence and strategy.tp_sequence,
     )
+
+
+def with_tp_sequence(base: Setup, given: bool | None) -> Setup:
+    """The set-up with what is given for Megatron's sequence parallelism; without it what the engine does by itself."""
+    return base if given is None else base._replace(tp_sequence=given)
 
 
 def with_recompute(base: Setup, recompute: Recompute) -> Setup:
@@ -103,11 +112,16 @@ def state_bytes(base: Setup, zero_stage: int) -> StateBytes:
 
 
 def setup_of(model: ModelSpec, cluster: ClusterSpec, *, workload: Workload, strategy: Strategy) -> Setup:
-    """The set-up of one strategy; where nobody has decided the layers of each stage and it is ours to do, balanced."""
+    """The set-up of one strategy, its layers divided over the stages as the engine does where nobody has decided."""
     setup = with_strategy(base_setup(model, cluster, workload=workload, engine=strategy.engine), strategy)
-    return setup._replace(stages=balanced_stages(setup)) if is_undivided(setup) else setup
+    return setup._replace(stages=own_stages(setup)) if is_undivided(setup) else setup
 
 
 def is_undivided(setup: Setup) -> bool:
-    """True where the layers of each stage are ours to decide and nobody has."""
-    return setup.pp > 1 and not setup.stages and setup.profile.memory.split == "balanced"
+    """True where nobody has decided the layers of each stage."""
+    return setup.pp > 1 and not setup.stages
+
+
+def own_stages(setup: Setup) -> tuple[int, ...]:
+    """Decoder layers of each stage as the engine's own way has them: balanced in time, or in equal numbers."""
+    return balanced_stages(setup) if setup.profile.memory.split == "balanced" else tuple(stage_layers(setup))

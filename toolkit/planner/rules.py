@@ -41,10 +41,9 @@ class Rules(NamedTuple):
     """Methods together with tensor parallelism: DeepSpeed's AutoTP replaces peft's layers and the adapters are gone."""
     optimizers: tuple[OptimizerName, ...] = OPTIMIZER_NAMES
     mixed: tuple[Mixed, ...] = ("master", "autocast", "none")
-    shared_kv_heads: bool = False
-    """Tensor-parallel ranks may share a key/value head: tp may be a multiple of their number."""
     even_stages: bool = False
-    """Stages hold equal numbers of layers, but that embedding and head may each take the place of one."""
+    """Unless asked otherwise stages hold equal numbers of layers, but that embedding and head may each take the place
+    of one; chunks of an interleaved schedule always do."""
     own_stages: bool = False
     """Stages hold the numbers of layers that the plan says."""
     devices: tuple[str, ...] = ("cuda", "rocm", "cpu")
@@ -81,12 +80,12 @@ ENGINES: dict[EngineName, Rules] = {
         checkpointing=("none", "selective", "full"),
         methods=("full", "lora"),
         tp_methods=("full", "lora"),
-        shared_kv_heads=True,
         even_stages=True,
+        own_stages=True,
         # Its kernels (Transformer Engine) are for GPUs; a CPU can rehearse a layout, nobody trains so.
         devices=("cuda", "rocm"),
-        # Its distributed optimizer divides buffers of its own (core/optimizer/distrib_optimizer.py).
-        optimizers=("adamw", "sgd"),
+        # DistributedOptimizer.__init__ asserts Adam (core/optimizer/distrib_optimizer.py).
+        optimizers=("adamw",),
         mixed=("master",),
     ),
 }

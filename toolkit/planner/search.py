@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 from toolkit.errors import NoFeasiblePlan, SpecError
 from toolkit.planner.explain import Choice, binding_constraint, reasons, usable_words
-from toolkit.planner.judge import Judged, Timed, Verdict, judge, released, timed
+from toolkit.planner.judge import Judged, Timed, Verdict, judge, timed
 from toolkit.planner.knobs import helpful_changes
 from toolkit.planner.memory import estimate_memory
 from toolkit.planner.plan import Objective, Plan
 from toolkit.planner.rank import best_of_families, front, ranked
-from toolkit.planner.rejections import best_of_engines, pin_of, rejections
-from toolkit.planner.release import RELEASED
+from toolkit.planner.rejections import rejections
 from toolkit.planner.request import Fixed, Request, check_request, choice_faults
 from toolkit.planner.sizes import fewest_gpus, halvings
 from toolkit.specs.cluster import ClusterSpec
@@ -35,8 +34,6 @@ class Found(NamedTuple):
     verdict: Verdict
     fits: list[Timed]
     """All that fit."""
-    eligible: list[Timed]
-    """Those of them that may be chosen: by this release, or because the user asked for more."""
 
 
 def make_plan(
@@ -54,8 +51,7 @@ def make_plan(
         model: what is trained.
         cluster: on what.
         workload: the work of one optimizer step.
-        fixed: what the user has decided. With an engine or a degree that this release cannot run, the plan is made and
-            shown; only writing it is refused.
+        fixed: what the user has decided.
         gradient_clipping: largest global gradient norm.
         objective: what is best. `fewest-gpus` and `cheapest` may take a part of the cluster.
 
@@ -66,11 +62,9 @@ def make_plan(
     request = Request(model, cluster, workload, fixed)
     check_request(request)
     found = _search(request, objective)
-    order = best_of_families(ranked(found.eligible, objective), MAX_ALTERNATIVES + 1)
+    order = best_of_families(ranked(found.fits, objective), MAX_ALTERNATIVES + 1)
     chosen, setup = order[0], order[0].judged.setup
-    others = [one for one in found.eligible if one is not chosen]
-    choice = Choice(chosen, others, best_of_engines(found.fits), cluster)
-    later = len(found.fits) - len(found.eligible)
+    choice = Choice(chosen, [one for one in found.fits if one is not chosen], cluster)
     return Plan(
         model=model,
         cluster=found.request.cluster,
@@ -85,9 +79,9 @@ def make_plan(
         stage_memory=tuple(estimate_memory(setup, stage) for stage in range(setup.pp)) if setup.pp > 1 else (),
         alternatives=tuple(one.candidate for one in order[1:]),
         pareto=tuple(one.candidate for one in front(found.fits)),
-        rejected=rejections(found.request, found.verdict, choice=choice, fits=found.fits),
+        rejected=rejections(found.request, found.verdict, chosen=chosen, fits=found.fits),
         judged=found.verdict.judged,
-        rejections=dict(found.verdict.tally.counts) | ({"not in this release": later} if later else {}),
+        rejections=dict(found.verdict.tally.counts),
     )
 
 
@@ -96,7 +90,7 @@ def _search(request: Request, objective: Objective) -> Found:
 
     Raises:
         SpecError: what was given leaves no strategy that any engine could run.
-        NoFeasiblePlan: nothing that may be chosen fits.
+        NoFeasiblePlan: nothing fits.
     """
     match objective:
         case "fewest-gpus":
@@ -105,24 +99,18 @@ def _search(request: Request, objective: Objective) -> Found:
             found = _cheapest(request)
         case _:
             found = _look(request)
-    if not found.eligible:
+    if not found.fits:
         misses = list(found.verdict.nearest.values())
-        if not request.beyond_release:
-            misses = [one for one in misses if released(one)]
         if not misses:
-            # An engine that this release cannot run may have nothing against it; those that it runs are what counts.
-            asked = request if request.beyond_release else request._replace(among=RELEASED)
-            raise SpecError("\n".join(list(choice_faults(asked)) or found.verdict.tally.most_telling()))
-        raise NoFeasiblePlan(_nothing_fits(found.request, misses, found.fits))
+            raise SpecError("\n".join(list(choice_faults(request)) or found.verdict.tally.most_telling()))
+        raise NoFeasiblePlan(_nothing_fits(found.request, misses))
     return found
 
 
 def _look(request: Request) -> Found:
     with _without_collections():
         verdict = judge(request)
-        fits = [timed(one) for one in verdict.fits]
-    eligible = fits if request.beyond_release else [one for one in fits if released(one.judged)]
-    return Found(request, verdict, fits, eligible)
+        return Found(request, verdict, [timed(one) for one in verdict.fits])
 
 
 @contextlib.contextmanager
@@ -148,23 +136,20 @@ def _cheapest(request: Request) -> Found:
     least = math.inf
     for cluster in halvings(request.cluster):
         found = whole if cluster is request.cluster else _look(request._replace(cluster=cluster))
-        if found.eligible:
-            cost = min(one.step_seconds for one in found.eligible) * cluster.world_size
+        if found.fits:
+            cost = min(one.step_seconds for one in found.fits) * cluster.world_size
             if cost < least:
                 least, best = cost, found
     return best
 
 
-def _nothing_fits(request: Request, misses: Sequence[Judged], fits: Sequence[Timed]) -> str:
+def _nothing_fits(request: Request, misses: Sequence[Judged]) -> str:
     cluster = request.cluster
     nearest, *others = sorted(misses, key=lambda one: (one.overshoot, one.peak.total))
     where = f"{request.model.name} on {cluster.world_size} x {cluster.device.name} with {usable_words(cluster)}"
     reason = binding_constraint(nearest.memory, cluster)
     lines = [f"no plan fits {where}; the nearest, {nearest.strategy.words}, {reason}"]
     lines += helpful_changes(request, [one.memory for one in (nearest, *others)])
-    for later in best_of_engines(fits)[:1]:
-        words = later.judged.strategy.words
-        lines.append(f"fits, but not in this release: {words} ({pin_of(later.judged)} plans it)")
     for one in others[: MAX_MISSES - 1]:
         lines.append(f"next nearest: {one.strategy.words}, {binding_constraint(one.memory, cluster)}")
     return "\n".join(lines)

@@ -98,6 +98,8 @@ class Setup(NamedTuple):
     states: StateBytes = StateBytes()
     pads: bool = False
     """Rows of one micro-batch differ in length, so that attention gets a mask; a micro-batch of one has none."""
+    layer_gaps: tuple[str, ...] = ()
+    """What the model's layers compute and the engine's do not, in words."""
     tp_sequence: bool = True
     """Norms and residual stream divided over the tensor-parallel ranks too (Megatron's sequence parallelism)."""
     flash_attention: bool = True

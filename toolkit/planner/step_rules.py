@@ -22,16 +22,19 @@ def step_faults(engine: EngineName, setup: Setup) -> Iterator[Fault]:
 
 def _megatron_faults(setup: Setup) -> Iterator[Fault]:
     """Its layers and its loss are its own."""
+    every = setup.checkpointing_every
     own = (
         ("loss=chunked", setup.chunked_loss, "has a loss of its own; use loss=full"),
-        (f"checkpointing_every={setup.checkpointing_every}", setup.checkpointing_every > 1, "recomputes all layers"),
-        ("offload_activations=cpu", setup.offload_activations != "none", "keeps what it recomputes from"),
+        (f"checkpointing_every={every}", every > 1, "recomputes all layers or none; use checkpointing_every=1"),
+        ("offload_activations=cpu", setup.offload_activations != "none", "keeps them on the device; use none"),
+        ("lora_targets=lm_head", setup.lora_head, "adapts layers of the decoder; leave lm_head out"),
         ("compile=true", setup.compiled, "compiles what it can by itself; use compile=false"),
         (f"attention={setup.attention}", setup.attention != "sdpa", "chooses its own kernels; leave it out"),
     )
     for given, asked, words in own:
         if asked:
             yield lacks(f"{given}: engine mcore {words}")
+    yield from map(lacks, setup.layer_gaps)
 
 
 def _recompute_faults(setup: Setup) -> Iterator[Fault]:

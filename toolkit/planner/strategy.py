@@ -84,6 +84,11 @@ class Strategy(Spec):
     """Forward/backward passes per optimizer step."""
 
     @property
+    def on_deepspeed(self) -> bool:
+        """True where DeepSpeed runs the step, by a ds_config.json."""
+        return self.engine in ("zero", "pipeline")
+
+    @property
     def chunks(self) -> tuple[tuple[int, ...], ...]:
         """Decoder layers of each model chunk of each stage; one chunk per stage unless the schedule is interleaved.
 

@@ -53,7 +53,7 @@ class ModelSpec(Spec):
     name: str
     """Folder, file, hub id or catalog name, as it was given."""
     model_type: ModelType
-    """Architecture: llama or mistral (the same layers; its sliding window changes no count)."""
+    """Architecture: llama or mistral (the same layers, but for the sliding window)."""
     vocab_size: int = Field(gt=0, le=_MAX_SIZE)
     """Rows of the embedding and of the head."""
     hidden_size: int = Field(gt=0, le=_MAX_SIZE)
@@ -76,10 +76,14 @@ class ModelSpec(Spec):
     """True where gate, up and down have biases."""
     max_position_embeddings: int = Field(gt=0)
     """Longest sequence in tokens that the model was made for."""
+    norm_eps: float | None = Field(default=None, gt=0)
+    """Added to the mean square in each norm; None where it is not known. It changes no count."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling | None = None
     """Stretching of the rotary frequencies, where there is one."""
+    sliding_window: int | None = Field(default=None, gt=0)
+    """Tokens that a token attends to, itself among them; all before it where None. It changes no count."""
     dtype: CheckpointDtype = "float32"
     """Type of the weights in the checkpoint."""
     added_rows: int = Field(default=0, ge=0)
@@ -210,6 +214,9 @@ class ModelSpec(Spec):
             "tied_embeddings": config.get("tie_word_embeddings") or False,
             "attention_bias": model_type == "llama" and (config.get("attention_bias") or False),
             "mlp_bias": model_type == "llama" and (config.get("mlp_bias") or False),
+            "norm_eps": config.get("rms_norm_eps"),
+            # transformers' MistralConfig has a window of 4096 where the key is missing (but not where it is null).
+            "sliding_window": config.get("sliding_window", 4096) if model_type == "mistral" else None,
             "dtype": str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch."),
         }
         return cls.parse(given, source=where)

@@ -126,9 +126,13 @@ def num_warmup_steps(schedule: ScheduleConfig, num_steps: int) -> int:
     """Warm-up in optimizer steps, whichever way it was given."""
     if schedule.warmup_steps is not None:
         return min(schedule.warmup_steps, num_steps)
+    return math.ceil(warmup_ratio(schedule) * num_steps)
+
+
+def warmup_ratio(schedule: ScheduleConfig) -> float:
+    """Part of all steps that the warm-up takes where no number of steps is given."""
     default = _WARMUP_RATIOS.get(schedule.kind, _WARMUP_RATIO)
-    ratio = default if schedule.warmup_ratio is None else schedule.warmup_ratio
-    return math.ceil(ratio * num_steps)
+    return default if schedule.warmup_ratio is None else schedule.warmup_ratio
 
 
 def learning_rate(schedule: ScheduleConfig, step: int, *, num_steps: int, peak: float, factor: float = 1.0) -> float:
@@ -191,7 +195,7 @@ def _one_cycle(schedule: ScheduleConfig, step: int, *, num_steps: int) -> float:
     if num_steps == 1:
         return 1.0  # torch takes the only step at the end of the fall, where it moves nothing
     first = 1 / schedule.div_factor
-    ratio = _WARMUP_RATIOS["one_cycle"] if schedule.warmup_ratio is None else schedule.warmup_ratio
+    ratio = warmup_ratio(schedule)
     rise = ratio * num_steps if schedule.warmup_steps is None else min(schedule.warmup_steps, num_steps)
     top = rise - 1
     if step <= top:

@@ -15,9 +15,10 @@ from toolkit.specs.model import ModelSpec
 from toolkit.specs.workload import Workload
 
 
-def plan(cluster: str = "4xA100-80GB", *, model: str = "smollm-135m", **given: int) -> Plan:
+def plan(cluster: str = "4xA100-80GB", *, model: str = "smollm-135m", **given: object) -> Plan:
     precision = "fp32" if "cpu" in cluster else "bf16"
-    workload, fixed = Workload(seq_len=512, global_batch=32, precision=precision), Fixed.model_validate(given)
+    pins = given if "engine" in given else {"without": "mcore", **given}
+    workload, fixed = Workload(seq_len=512, global_batch=32, precision=precision), Fixed.model_validate(pins)
     return make_plan(ModelSpec.resolve(model), ClusterSpec.resolve(cluster), workload, fixed=fixed)
 
 
@@ -77,3 +78,67 @@ def test_the_launcher_takes_the_command(cluster: str, tmp_path: Path, monkeypatc
     assert args.training_script == "toolkit.finetune"
     expected = ["--recipe", str(tmp_path / "recipe.yaml"), "--plan", str(tmp_path / "plan.json")]
     assert args.training_script_args == expected
+
+
+MEGATRON = {"engine": "mcore", "tp": 2, "pp": 2, "activation_checkpointing": "full"}
+
+
+def megatron_values(made: Plan) -> dict[str, Any]:
+    config = yaml.safe_load(accelerate_yaml(made, ds_config_path="x"))
+    assert config["distributed_type"] == "MEGATRON_LM"
+    assert "deepspeed_config" not in config
+    return {name.removeprefix("megatron_lm_"): value for name, value in config["megatron_lm_config"].items()}
+
+
+def test_megatrons_layout_is_written_whole() -> None:
+    made = plan("4xA100-80GB", model="llama-3.2-1b", **MEGATRON, cp=1)
+    assert megatron_values(made) == {
+        "tp_degree": 2,
+        "pp_degree": 2,
+        "context_parallel_size": 1,
+        "sequence_parallelism": True,
+        "use_distributed_optimizer": True,
+        "gradient_clipping": 1.0,
+        "num_micro_batches": made.strategy.grad_accum,
+        "calculate_per_token_loss": True,
+        "recompute_activations": False,
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+    }
+    assert megatron_values(plan(**{**MEGATRON, "tp": 1}, cp=2))["context_parallel_size"] == 2
+    assert not megatron_values(plan(model="llama-3.2-1b", **MEGATRON, tp_sequence=False))["sequence_parallelism"]
+
+
+@pytest.mark.parametrize("cluster", ["4xA100-80GB", "2x4xA100-80GB", "4xcpu"])
+def test_the_launcher_tells_megatrons_layout_to_the_ranks(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = pytest.importorskip("accelerate.commands.launch")
+    from accelerate.utils import launch as environments
+    from accelerate.utils.dataclasses import MegatronLMPlugin
+
+    started: list[Any] = []
+    monkeypatch.setattr(launcher, "multi_gpu_launcher", started.append)
+    made = plan(cluster, model="llama-3.2-1b", **MEGATRON)
+    (tmp_path / "accelerate.yaml").write_text(accelerate_yaml(made, ds_config_path="x"))
+    address = "10.0.0.1" if made.cluster.num_nodes > 1 else None
+    words = launch_command(tmp_path, made, machine_rank=made.cluster.num_nodes - 1, main_process_ip=address)
+    assert "--deepspeed_config_file" not in words
+
+    launcher.launch_command(launcher.launch_command_parser().parse_args(words[2:]))
+
+    (args,) = started
+    assert args.use_megatron_lm
+    assert not args.use_deepspeed
+    assert args.num_processes == made.world_size
+    environment = environments.prepare_multi_gpu_env(args)
+    made.check_launcher(environment)
+    told = {name: value for name, value in environment.items() if name.startswith("MEGATRON_LM_")}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    plugin = MegatronLMPlugin()
+    assert (plugin.tp_degree, plugin.pp_degree, plugin.context_parallel_size) == (2, 2, 1)
+    assert plugin.sequence_parallelism
+    assert plugin.use_distributed_optimizer
+    assert plugin.recompute_granularity == "full"

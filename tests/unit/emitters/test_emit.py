@@ -9,6 +9,7 @@ import pytest
 import toolkit.emitters
 from toolkit.emitters import emit
 from toolkit.emitters.ds_config import ds_config
+from toolkit.emitters.megatron_args import megatron_args
 from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
 from toolkit.planner.search import Fixed, make_plan
@@ -19,8 +20,11 @@ from toolkit.specs.recipe import Recipe
 from toolkit.specs.workload import Workload
 
 FILES = {"accelerate.yaml", "ds_config.json", "launch.sh", "plan.json", "recipe.yaml"}
+MEGATRON_FILES = FILES - {"ds_config.json"} | {"megatron_args.sh"}
 WORK = Workload(seq_len=512, global_batch=8)
-PLAN = make_plan(ModelSpec.resolve("smollm-135m"), ClusterSpec.resolve("2xA100-80GB"), WORK, fixed=Fixed())
+MODEL, CLUSTER = ModelSpec.resolve("smollm-135m"), ClusterSpec.resolve("2xA100-80GB")
+PLAN = make_plan(MODEL, CLUSTER, WORK, fixed=Fixed(engine="zero"))
+MEGATRON = make_plan(MODEL, CLUSTER, WORK, fixed=Fixed(engine="mcore"))
 RECIPE = Recipe(model="smollm-135m", workload=WORK, data=DataConfig(train="samples.jsonl"))
 
 
@@ -118,21 +122,44 @@ def test_a_recipe_for_another_workload_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("given", [{"tp": 2}, {"pp": 2}, {"sp": 2}])
-def test_every_way_to_divide_a_replica_is_written(tmp_path: Path, given: dict[str, int]) -> None:
-    model, machines = ModelSpec.resolve("llama-3.2-1b"), ClusterSpec.resolve("2xA100-80GB")
-    divided = make_plan(model, machines, WORK, fixed=Fixed.model_validate(given))
-    assert names(emit(divided, tmp_path / "run", RECIPE)) == FILES
-    assert {name: getattr(Plan.load(tmp_path / "run/plan.json").strategy.layout, name) for name in given} == given
+DIVIDED = [{"tp": 2}, {"pp": 2}, {"sp": 2}, {"cp": 2}, {"pp": 2, "vpp": 2}, {"engine": "mcore", "tp": 2}]
 
 
-@pytest.mark.parametrize("given", [{"engine": "mcore"}, {"cp": 2}, {"pp": 2, "vpp": 2}], ids=str)
-def test_what_this_release_cannot_run_is_not_written(tmp_path: Path, given: dict[str, object]) -> None:
-    model, machines = ModelSpec.resolve("llama-3.2-1b"), ClusterSpec.resolve("2xA100-80GB")
-    later = make_plan(model, machines, WORK, fixed=Fixed.model_validate(given))
-    with pytest.raises(ConfigError, match=r"^[a-z_]+=.*this release .*; such a plan is shown, not written$"):
-        emit(later, tmp_path / "run", RECIPE)
+@pytest.mark.parametrize("given", DIVIDED, ids=str)
+def test_every_way_to_divide_a_replica_is_written(tmp_path: Path, given: dict[str, object]) -> None:
+    divided = make_plan(ModelSpec.resolve("llama-3.2-1b"), CLUSTER, WORK, fixed=Fixed.model_validate(given))
+    files = FILES if divided.strategy.on_deepspeed else MEGATRON_FILES
+    assert names(emit(divided, tmp_path / "run", RECIPE)) == files
+    strategy = Plan.load(tmp_path / "run/plan.json").strategy
+    assert {name: {**strategy.model_dump(), **strategy.degrees}[name] for name in given} == given
+
+
+def test_a_run_on_megatron_has_no_deepspeed_file(tmp_path: Path) -> None:
+    folder = emit(MEGATRON, tmp_path / "run", RECIPE)
+    assert names(folder) == MEGATRON_FILES
+    assert (folder / "megatron_args.sh").read_text() == megatron_args(MEGATRON, RECIPE)
+    for name in ("accelerate.yaml", "launch.sh"):
+        assert "deepspeed" not in (folder / name).read_text().lower()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "files"), [(PLAN, MEGATRON, MEGATRON_FILES), (MEGATRON, PLAN, FILES)], ids=["from zero", "back"]
+)
+def test_another_engine_leaves_none_of_the_first_ones_files(
+    tmp_path: Path, before: Plan, after: Plan, files: set[str]
+) -> None:
+    folder = emit(before, tmp_path / "run", RECIPE)
+    emit(after, folder, RECIPE, overwrite=True)
+    assert names(folder) == files
+    assert Plan.load(folder / "plan.json") == after
+
+
+def test_a_recipe_that_the_engine_cannot_follow_is_refused(tmp_path: Path) -> None:
+    noisy = RECIPE.model_copy(update={"neftune_alpha": 5.0})
+    with pytest.raises(ConfigError, match=r"^neftune_alpha=5: engine mcore .*; or plan again with --engine zero$"):
+        emit(MEGATRON, tmp_path / "run", noisy)
     assert not list(tmp_path.iterdir())
+    assert names(emit(PLAN, tmp_path / "run", noisy)) == FILES
 
 
 def test_qlora_is_written_for_gpus(tmp_path: Path) -> None:

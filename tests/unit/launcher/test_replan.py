@@ -7,6 +7,7 @@ import pytest
 import toolkit
 from toolkit.launcher.replan import plan_on_fewer_ranks, plan_with_half_the_micro_batch
 from toolkit.planner.plan import Plan
+from toolkit.planner.request import Fixed
 from toolkit.specs.recipe import Recipe
 from toolkit.specs.reliability import FaultConfig
 
@@ -60,3 +61,20 @@ def test_half_the_micro_batch_and_all_else_as_it_was(choices: dict[str, Any], mi
 def test_the_recipe_must_allow_less_and_one_sample_is_the_least() -> None:
     assert halved(4, allowed=False)[1] is None
     assert halved(1)[1] is None
+
+
+ON_MEGATRON = ({"engine": "mcore"}, {"mcore"})
+
+
+@pytest.mark.parametrize(("choices", "engines"), [({"without": "mcore"}, {"zero", "pipeline"}), ON_MEGATRON])
+def test_a_run_on_megatron_stays_there_and_others_stay_away(choices: dict[str, Any], engines: set[str]) -> None:
+    began = toolkit.plan("llama-3.2-1b", "4xA100-80GB", seq_len=64, global_batch=12, **choices)
+    assert began.strategy.engine in engines
+    # What the search left out once is not what the user has decided.
+    began = began.model_copy(update={"fixed": Fixed()})
+    faults = FaultConfig(min_ranks=1)
+    left = plan_on_fewer_ranks(began, Recipe(model="llama-3.2-1b", workload=began.workload, faults=faults))
+    assert left is not None
+    assert left.world_size == 3
+    assert left.strategy.engine in engines
+    assert left.fixed == Fixed()

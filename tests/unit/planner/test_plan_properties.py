@@ -17,7 +17,6 @@ from toolkit.planner.judge import judge
 from toolkit.planner.memory import estimate_memory
 from toolkit.planner.memory.states import states_of
 from toolkit.planner.plan import Plan
-from toolkit.planner.release import runs_today
 from toolkit.planner.request import Fixed, Request
 from toolkit.planner.resolve import base_setup, setup_of, state_bytes
 from toolkit.planner.rules import ENGINES
@@ -34,9 +33,13 @@ CLUSTERS = st.sampled_from(["1xA100-80GB", "8xA100-80GB", "6xRTX4090-24GB", "4x8
     ClusterSpec.resolve
 )
 PINS = st.sampled_from(
-    [{}, {}, {"sp": 2}, {"tp": 2}, {"tp": 2, "sp": 2}, {"pp": 2}, {"pp": 3}, {"pp": 2, "tp": 2}, {"engine": "pipeline"}]
+    [
+        *({}, {}, {"sp": 2}, {"tp": 2}, {"tp": 2, "sp": 2}, {"pp": 2}, {"pp": 3}, {"pp": 2, "tp": 2}),
+        *({"engine": "pipeline"}, {"without": "mcore"}, {"engine": "mcore", "tp": 2}),
+        *({"engine": "mcore", "pp": 2, "vpp": 3}, {"cp": 2}),
+    ]
 ).map(Fixed.model_validate)
-"""Nothing, and every way to divide a replica that this release runs."""
+"""Nothing, and every way to divide a replica."""
 WORKLOADS = st.builds(
     Workload,
     seq_len=st.sampled_from([256, 1000, 2048]),
@@ -71,7 +74,7 @@ def test_every_candidate_is_legal_and_multiplies_out(
         assert fault(engine, setup) is None  # type: ignore[arg-type]
         assert setup.dp * setup.tp * setup.pp * setup.sp * setup.cp == cluster.world_size
         assert setup.micro_batch * setup.grad_accum * setup.dp == workload.global_batch
-        assert sum(setup.stages) == (model.num_layers if engine == "pipeline" else 0)
+        assert sum(setup.stages) == (model.num_layers if setup.pp > 1 else 0)
     assert len({(engine, setup[4:]) for engine, setup in found}) == len(found), "nothing is judged twice"
 
 
@@ -124,14 +127,13 @@ def test_a_plan_is_consistent_and_loads_again(
         return
     layout = made.strategy.layout
     assert layout.dp * layout.tp * layout.pp * layout.sp * layout.cp == made.world_size == cluster.world_size
-    assert runs_today(made.strategy) is None
     for one in (made, *made.alternatives, *made.pareto):
         setup = setup_of(model, cluster, workload=workload, strategy=one.strategy)
         assert not list(faults(one.strategy.engine, setup))
         assert setup.stages == one.strategy.stages
-        if one.strategy.engine == "pipeline":
+        if one.strategy.layout.pp > 1:
             assert len(one.strategy.stages) == one.strategy.layout.pp
-            assert sum(one.strategy.stages) == model.num_layers
+            assert sum(one.strategy.stages) == sum(map(sum, one.strategy.chunks)) == model.num_layers
         assert one.memory.total_bytes == sum(getattr(one.memory, term) for term in MEMORY_TERMS)
         assert one.memory == estimate_memory(setup)
         assert 0 < one.memory.total_bytes <= cluster.device.memory_bytes * 0.95
@@ -142,6 +144,9 @@ def test_a_plan_is_consistent_and_loads_again(
             return
         run = emit(made, Path(folder) / "run", Recipe(model=model.name, workload=workload))
         assert Plan.load(run / "plan.json") == made
+        if not made.strategy.on_deepspeed:
+            assert RunFolder(run).megatron_args.is_file()
+            return
         # DeepSpeed's own parser, and every value compared with the plan.
         config = pytest.importorskip(
             "toolkit.engines.ds.config", reason="needs the training half", exc_type=ImportError

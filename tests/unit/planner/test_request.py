@@ -18,7 +18,7 @@ CP_LENGTH = "cp=2 needs a seq_len that 2 x cp = 4 divides, not 4095; use seq_len
 TP_ZERO_0 = "zero_stage=0 with tp=2: use zero_stage=1, 2 or 3, or tp=1"
 KV_8 = "does not divide 8 key/value heads"
 ZERO_PP = "pp=2: engine zero has no pipeline parallelism; use pp=1"
-PP_7 = "pp=7 does not divide 32 layers into equal stages; use 1 or 2"
+PP_7 = "pp=7 does not divide 32 layers into equal stages; use 1 or 2, or stages=5,5,5,5,4,4,4"
 PIPELINE_ZERO = "zero_stage=0: engine pipeline runs zero_stage=1 only; use zero_stage=1"
 
 
@@ -35,7 +35,7 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
     ("given", "message"),
     [
         ({"tp": 6}, "tp=6 does not divide 32 attention heads; use 1, 2, 4 or 8"),
-        ({"tp": 16}, "tp=16 does not divide 8 ranks; use 1, 2, 4 or 8"),
+        ({"tp": 16}, "tp=16 does not divide 8 key/value heads; use 1, 2, 4 or 8"),
         ({"tp": 16, "engine": "zero"}, "tp=16 does not divide 8 key/value heads; use 1, 2, 4 or 8"),
         ({"tp": 4, "pp": 4}, "tp=4 x pp=4 does not divide 8 ranks; use tp=1 or 2, or pp=1 or 2"),
         ({"pp": 64}, "pp=64 exceeds the model's 32 layers; use 1 to 32"),
@@ -72,7 +72,7 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
         ),
         (
             {"engine": "mcore", "work": {"optimizer": "lion"}},
-            "optimizer=lion: engine mcore has adamw or sgd; use one of them, or engine=zero",
+            "optimizer=lion: engine mcore has adamw; use one of them, or engine=zero",
         ),
         (
             {"engine": "zero", "zero_stage": 3, "work": {"optimizer": "muon"}},

@@ -109,9 +109,10 @@ def test_a_split_of_the_user_decides_memory_too() -> None:
 
 def test_the_search_keeps_a_given_split() -> None:
     made = plan("llama-3.1-8b", "8xA100-80GB", **WORK, stages="9,8,8,7")
-    assert (made.strategy.engine, made.strategy.layout.pp, made.strategy.stages) == ("pipeline", 4, (9, 8, 8, 7))
+    assert (made.strategy.layout.pp, made.strategy.vpp, made.strategy.stages) == (4, 1, (9, 8, 8, 7))
     assert any("pp=4, stages=9,8,8,7" in reason for reason in made.reasons)
     assert {one.strategy.stages for one in made.alternatives} == {(9, 8, 8, 7)}
+    assert {one.strategy.engine for one in made.pareto} == {"pipeline", "mcore"}
 
 
 def test_adapters_leave_no_stage_without_a_layer() -> None:
@@ -126,8 +127,9 @@ def test_adapters_leave_no_stage_without_a_layer() -> None:
         estimate(shallow, "3xA100-80GB", work=work, strategy={"stages": "2,2,0"})
 
 
-def test_other_engines_have_no_split_to_decide() -> None:
-    assert judged(engine="mcore", pp=4).strategy.stages == judged(tp=2).strategy.stages == ()
+def test_megatrons_stages_are_equal_where_nobody_decides() -> None:
+    assert judged(engine="mcore", pp=4).strategy.stages == (8, 8, 8, 8)
+    assert judged(tp=2).strategy.stages == ()
     model, machines = ModelSpec.resolve("llama-3.1-8b"), ClusterSpec.resolve("8xA100-80GB")
     fields = {"engine": "mcore", "layout": {"dp": 2, "pp": 4}, "zero_stage": 1, "micro_batch": 1, "grad_accum": 32}
     one = setup_of(model, machines, workload=Workload(**WORK), strategy=Strategy.model_validate(fields))
@@ -145,8 +147,8 @@ def test_other_engines_have_no_split_to_decide() -> None:
         ),
         ({"stages": "11,11,10"}, "pp=3 does not divide 8 ranks; use 1, 2, 4 or 8"),
         (
-            {"stages": "16,16", "engine": "mcore"},
-            "stages=16,16: engine mcore takes no split of the layers; use engine=pipeline, or no stages",
+            {"stages": "16,16", "engine": "zero"},
+            "stages=16,16: engine zero takes no split of the layers; use engine=pipeline or mcore, or no stages",
         ),
         (
             {"stages": "16,x"},

@@ -24,7 +24,7 @@ def states(made: Plan, stage: int = 0) -> States:
 
 
 def test_frozen_weights_have_no_states() -> None:
-    every, last = states(plan()), states(plan(train_only=["model.layers.3[01].*"]))
+    every, last = states(plan(engine="zero")), states(plan(engine="zero", train_only=["model.layers.3[01].*"]))
     assert (every.trainable, every.optimizer) == (MODEL.num_params, 12 * MODEL.num_params / 8)
     trained = 2 * MODEL.layer_params
     assert (last.trainable, last.gradients, last.optimizer) == (trained, 2 * trained, 12 * trained / 8)
