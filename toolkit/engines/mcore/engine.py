@@ -35,6 +35,8 @@ class MegatronEngine:
     """
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
+        plan.check_recipe(recipe)
+        plan.check_communication(recipe.communication)
         check_groups(recipe.optimizer, model.module)
         self.device = processes.join(plan)
         with cpu_as_cuda():
