@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from deepspeed.accelerator import get_accelerator
 
 from toolkit.engines.ds.config import DsConfig
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
@@ -35,7 +36,8 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
     """The process group of all ranks, with DeepSpeed configured.
 
     Raises:
-        MachineError: no GPU for a GPU plan, GPUs in the way of a CPU plan, no compiler for DeepSpeed's CPU ops.
+        MachineError: no GPU for a GPU plan, GPUs in the way of a CPU plan, no compiler for DeepSpeed's CPU ops, fp16 on
+            a processor without it.
         EngineError: the processes do not see each other.
     """
     _make_ready(plan)
@@ -168,6 +170,12 @@ def _check_device(plan: Plan) -> None:
         raise MachineError(
             f"the plan is for {plan.cluster.name}, this process sees CUDA devices; "
             "plan again without --cluster, or export CUDA_VISIBLE_DEVICES= (empty) and DS_ACCELERATOR=cpu"
+        )
+    if planned == "cpu" and plan.workload.precision == "fp16" and not get_accelerator().is_fp16_supported():
+        # DeepSpeed ends with a ValueError after the weights were read.
+        raise MachineError(
+            "precision=fp16: this processor has no products in fp16 (AVX512-FP16 or AMX); plan again with --precision "
+            "fp32 or bf16"
         )
     compiler = os.environ.get("CXX", "g++")
     if planned == "cpu" and shutil.which(compiler) is None:
