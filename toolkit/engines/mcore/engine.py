@@ -60,7 +60,7 @@ class MegatronEngine:
     ) -> None:
         """Weights, optimizer and schedule; `cuda` is there."""
         for chunk in chunks:
-            add_adapters(chunk, model, plan.model, config)
+            add_adapters(chunk, model, plan.model, config=config)
             chunk.to(self.device)
         self._tensors = held_tensors(chunks, model, plan.model, place=self._place)
         read_weights(self._tensors, model)
