@@ -3,6 +3,7 @@
 On the same layout bit for bit; on another within the tolerance of the layouts themselves.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp2": {"cluster": "2xcpu", "pp": 2},
     "pp2-dp2": {"cluster": "4xcpu", "pp": 2},
     "pp2-tp2": {"cluster": "4xcpu", "pp": 2, "tp": 2},
+    "mcore-cp2": {"cluster": "2xcpu", "engine": "mcore", "cp": 2},
+    "mcore-tp2-pp2": {"cluster": "4xcpu", "engine": "mcore", "tp": 2, "pp": 2},
 }
 # Each layout saves or goes on at least once; what is in between is the same for all, and `make soak` tries all pairs.
 PAIRS = [
@@ -51,7 +54,7 @@ PAIRS = [
 
 def write(folder: Path, model: Path, **choices: Any) -> Path:
     ranks = int(choices.get("cluster", "2xcpu").partition("x")[0])
-    replicas = ranks // (choices.get("tp", 1) * choices.get("sp", 1) * choices.get("pp", 1))
+    replicas = ranks // math.prod(choices.get(degree, 1) for degree in ("tp", "sp", "pp", "cp"))
     return write_run(folder, model, micro_batch=GLOBAL_BATCH // replicas // 2, **choices)
 
 

@@ -55,7 +55,7 @@ class Updater:
         tensors: of this rank.
         plan: precision, and the largest norm.
         settings: of the recipe.
-        shapes: the whole model's parameters by name, for groups that their dimensions decide.
+        model: whole, for groups that names and dimensions decide.
     """
 
     def __init__(
