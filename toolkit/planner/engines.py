@@ -121,6 +121,9 @@ def _tensor_faults(engine: EngineName, rules: Rules, setup: Setup) -> Iterator[F
     if setup.method not in rules.tp_methods:
         words = "loses the adapters where it divides layers" if engine == "zero" else "divides full layers only"
         yield rule(f"tp={setup.tp}: engine {engine} {words}; use tp=1 with method={setup.method}")
+    if engine == "mcore" and setup.shape.ffn % setup.tp:
+        works = _that_divide(setup, "tp", [n for n in divisors(setup.shape.num_kv_heads) if setup.shape.ffn % n == 0])
+        yield Fault("heads", f"tp={setup.tp} does not divide intermediate_size={setup.shape.ffn}; use {choice(works)}")
     of_cp = setup.cp > 1 and setup.seq_len % (2 * setup.cp)  # told by itself
     if setup.tp_sequence and setup.seq_len // setup.cp % setup.tp and not heads and not of_cp:
         ranks = f"tp={setup.tp}" + (f" x cp={setup.cp}" if setup.cp > 1 else "")

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from deepspeed.accelerator import get_accelerator
 
 from toolkit.engines.common.machine import TIMEOUT, check_world, make_ready, own_device
 from toolkit.engines.ds.config import DsConfig
@@ -31,7 +32,8 @@ def start(config: DsConfig, plan: Plan) -> Accelerator:
     """The process group of all ranks, with DeepSpeed configured.
 
     Raises:
-        MachineError: no GPU for a GPU plan, GPUs in the way of a CPU plan, no compiler for DeepSpeed's CPU ops.
+        MachineError: no GPU for a GPU plan, GPUs in the way of a CPU plan, no compiler for DeepSpeed's CPU ops, fp16 on
+            a processor without it.
         EngineError: the processes do not see each other.
     """
     _make_ready(plan)
@@ -87,6 +89,7 @@ def _make_ready(plan: Plan) -> None:
     # back by a broadcast of its own, not through this one.
     warnings.filterwarnings("ignore", message="c10d::broadcast_: an autograd kernel was not registered")
     if plan.cluster.device.kind == "cpu":
+        _check_processor(plan)
         _check_compiler()
         _load_cpu_collectives()
 
@@ -117,6 +120,15 @@ def make_swap_folder(folder: Path) -> None:
             f"{folder}: cannot be written ({error.strerror}); set `nvme_path` in ds_config.json to a folder on the "
             "local disk"
         ) from None
+
+
+def _check_processor(plan: Plan) -> None:
+    if plan.workload.precision == "fp16" and not get_accelerator().is_fp16_supported():
+        # DeepSpeed ends with a ValueError after the weights were read.
+        raise MachineError(
+            "precision=fp16: this processor has no products in fp16 (AVX512-FP16 or AMX), DeepSpeed refuses it; plan "
+            "again with --precision fp32 or bf16"
+        )
 
 
 def _check_compiler() -> None:

@@ -35,6 +35,8 @@ class MegatronEngine:
     """
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
+        plan.check_recipe(recipe)
+        plan.check_communication(recipe.communication)
         check_groups(recipe.optimizer, model.module)
         self.device = processes.join(plan)
         with cpu_as_cuda():
@@ -58,12 +60,11 @@ class MegatronEngine:
     ) -> None:
         """Weights, optimizer and schedule; `cuda` is there."""
         for chunk in chunks:
-            add_adapters(chunk, model, plan.model, config)
+            add_adapters(chunk, model, plan.model, config=config)
             chunk.to(self.device)
         self._tensors = held_tensors(chunks, model, plan.model, place=self._place)
         read_weights(self._tensors, model)
-        if plan.workload.method != "full" and config.recompute_granularity == "full":
-            _let_gradients_through(chunks)
+        _let_gradients_through(chunks)
         self._chunks = with_gradients(chunks, config)
         self._updater = Updater(self._chunks, self._tensors, plan=plan, settings=recipe.optimizer, model=model.module)
         check_nothing_lost(
@@ -166,9 +167,13 @@ def _supervised(batches: Sequence[Batch]) -> int:
 
 
 def _let_gradients_through(chunks: Sequence[Llama]) -> None:
-    """Where the embedding is frozen, let what enters the recomputed layers ask for gradients: else they get none."""
+    """Where the embedding is frozen, let what comes of it ask for gradients.
+
+    Megatron recomputes a layer for the backward pass only if something that enters it does: its weights would get no
+    gradient, without a word.
+    """
     for chunk in chunks:
-        if chunk.pre_process:
+        if chunk.pre_process and not chunk.embedding.word_embeddings.weight.requires_grad:
             chunk.embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
 
 

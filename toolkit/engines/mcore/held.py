@@ -78,7 +78,7 @@ def held_tensors(chunks: Sequence[Llama], model: UnloadedModel, spec: ModelSpec,
             shapes = [tuple(tensor.shape) for _, tensor in found]
             row = row._replace(names=tuple(one for one, _ in found))
             replicated = copied or (row.dim is None and place.tp > 0)
-            tensors.append(Held(parameter, tuple(segments(row, shapes, spec, cut)), replicated))
+            tensors.append(Held(parameter, tuple(segments(row, shapes, spec, cut=cut)), replicated))
             _mark(parameter, row.dim, trains={one: tensor.requires_grad for one, tensor in found})
     return tensors
 
@@ -119,7 +119,7 @@ def _row_of(name: str, chunk: Llama) -> Row:
     return Row((f"{prefix}{layer}.{lora.A if is_a else lora.B}",), dim=dim)
 
 
-def add_adapters(chunk: Llama, model: UnloadedModel, spec: ModelSpec, config: TransformerConfig) -> None:
+def add_adapters(chunk: Llama, model: UnloadedModel, spec: ModelSpec, *, config: TransformerConfig) -> None:
     """Give a chunk's linears the adapters that peft has given the model's layers; they hold anything yet."""
     found = lora.adapters_of(model.base)
     tp = config.tensor_model_parallel_size

@@ -51,7 +51,7 @@ class Attention(MegatronModule):  # type: ignore[misc]
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        *masks: torch.Tensor | None,
         **_: Any,
     ) -> torch.Tensor:
         """What each of this rank's tokens takes from those that it sees.
@@ -60,20 +60,21 @@ class Attention(MegatronModule):  # type: ignore[misc]
             query: [seq / cp, batch, heads, head_dim] of this rank's tokens.
             key: the same with key/value heads.
             value: as `key`.
-            attention_mask: bool [batch or 1, 1, seq / cp, seq], True where a token is seen; None is causal, for cp=1.
+            masks: one, bool [batch or 1, 1, seq / cp, seq], True where a token is seen; None is causal, for cp=1.
 
         Returns:
             [seq / cp, batch, heads x head_dim].
         """
         if self._group.size() > 1:
             key, value = self._whole(key), self._whole(value)
+        (seen,) = masks
         q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
         mixed = scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=attention_mask,
-            is_causal=attention_mask is None,
+            attn_mask=seen,
+            is_causal=seen is None,
             scale=self._scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )

@@ -3,7 +3,6 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -11,11 +10,7 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
 from toolkit.engines.common.machine import TIMEOUT, check_world, make_ready, own_device
-from toolkit.errors import EngineError
 from toolkit.planner.plan import Plan
-
-_MEGATRON_LM = "MEGATRON_LM_"
-"""How the variables begin that `accelerate launch` sets for `distributed_type: MEGATRON_LM`."""
 
 
 def join(plan: Plan) -> torch.device:
@@ -23,11 +18,9 @@ def join(plan: Plan) -> torch.device:
 
     Raises:
         MachineError: no GPU for a GPU plan, GPUs in the way of a CPU plan.
-        EngineError: the processes do not see each other, or the launcher was told another layout.
+        EngineError: the processes do not see each other.
     """
     make_ready(plan)
-    if faults := list(_launcher_faults(plan, os.environ)):
-        raise EngineError("\n".join(faults))
     # Megatron calls collectives by names that torch 2.13 deprecates: nothing a user could mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # Kernels then start in the order in which they were given: a collective begins before the product that hides it.
@@ -61,17 +54,3 @@ def leave() -> None:
     """Megatron's groups first: another engine of this process may divide the ranks anew."""
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
-
-
-def _launcher_faults(plan: Plan, environment: Mapping[str, str]) -> Iterator[str]:
-    """What accelerate's own configuration says of the layout is not what runs: let nobody believe it does."""
-    layout = plan.strategy.layout
-    planned = {"TP_DEGREE": layout.tp, "PP_DEGREE": layout.pp, "CP_DEGREE": layout.cp}
-    for name, size in planned.items():
-        given = environment.get(f"{_MEGATRON_LM}{name}")
-        if given is not None and given != str(size):
-            key = name.split("_")[0].lower()
-            yield (
-                f"accelerate was told {key}={given}, the plan has {key}={size}; change accelerate.yaml back, or plan "
-                f"again with --{key} {given}"
-            )

@@ -85,7 +85,7 @@ def padded_vocab(vocab_size: int, tp: int) -> int:
     return -(-vocab_size // tp) * tp
 
 
-def segments(row: Row, shapes: list[tuple[int, ...]], model: ModelSpec, cut: Cut) -> Iterator[Segment]:
+def segments(row: Row, shapes: list[tuple[int, ...]], model: ModelSpec, *, cut: Cut) -> Iterator[Segment]:
     """What one of Megatron's tensors holds on this rank, padding left out.
 
     Args:
