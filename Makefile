@@ -43,7 +43,7 @@ $(VENV)/.train: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[train,optimizers,quant,notebook,dev]'
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[train,megatron,optimizers,quant,notebook,dev]'
 	touch $@
 
 clean:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from toolkit.planner.megatron_launch import launch_values
 from toolkit.planner.plan import Plan
 
 
@@ -47,25 +48,8 @@ def _deepspeed(ds_config_path: str) -> dict[str, Any]:
 def _megatron(plan: Plan) -> dict[str, Any]:
     """accelerate's own Megatron engine runs with no released Megatron; as a launcher it starts the ranks and tells them
     these values in MEGATRON_LM_*, which must be the plan's (`Plan.check_launcher`)."""
-    strategy, layout = plan.strategy, plan.strategy.layout
-    mode = strategy.activation_checkpointing
-    degrees: dict[str, Any] = {
-        "tp_degree": layout.tp,
-        "pp_degree": layout.pp,
-        # Its default is 2 (MegatronLMPlugin.__post_init__).
-        "context_parallel_size": layout.cp,
-        "sequence_parallelism": strategy.tp_sequence and layout.tp > 1,
-        "use_distributed_optimizer": True,
-        "gradient_clipping": plan.gradient_clipping,
-        "num_micro_batches": strategy.grad_accum,
-        "calculate_per_token_loss": True,
-        "recompute_activations": mode == "selective",
-    }
-    if mode != "none":
-        degrees["recompute_granularity"] = mode
-    if mode == "full":
-        degrees |= {"recompute_method": "uniform", "recompute_num_layers": 1}
+    values = launch_values(plan.strategy, gradient_clipping=plan.gradient_clipping)
     return {
-        "megatron_lm_config": {f"megatron_lm_{name}": value for name, value in degrees.items()},
+        "megatron_lm_config": {f"megatron_lm_{name}": value for name, value in values.items() if value is not None},
         "distributed_type": "MEGATRON_LM",
     }

@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from toolkit.errors import ConfigError, SpecError
 from toolkit.planner.estimates import MemoryEstimate, TimeEstimate
+from toolkit.planner.megatron_launch import launch_faults, launch_values
 from toolkit.planner.megatron_limits import recipe_gaps
 from toolkit.planner.request import Fixed
 from toolkit.planner.strategy import Strategy
@@ -194,23 +195,17 @@ class Plan(Spec):
         self.check_launcher(environment)
 
     def check_launcher(self, environment: Mapping[str, str]) -> None:
-        """Refuse ranks that accelerate has started as Megatron's with another layout than the plan's.
+        """Refuse ranks that accelerate has started as Megatron's with other values than the plan's.
 
         Raises:
             ConfigError: naming each value that differs; accelerate.yaml was changed, or `accelerate launch` was given
                 other options.
         """
-        layout = self.strategy.layout
-        planned = {"TP_DEGREE": layout.tp, "PP_DEGREE": layout.pp, "CONTEXT_PARALLEL_SIZE": layout.cp}
-        given = {name: environment.get(f"MEGATRON_LM_{name}") for name in planned}
-        if differing := [
-            f"megatron_lm_{name.lower()} is {given[name]}, planned {size}"
-            for name, size in planned.items()
-            if given[name] not in (None, str(size))
-        ]:
+        planned = launch_values(self.strategy, gradient_clipping=self.gradient_clipping)
+        if self.strategy.engine == "mcore" and (differing := list(launch_faults(planned, environment))):
             raise ConfigError(
-                f"accelerate launches another layout than plan.json: {'; '.join(differing)}; change it back in "
-                "accelerate.yaml or among the options of `accelerate launch`, or plan again with --tp, --pp and --cp"
+                f"accelerate launches another run than plan.json: {'; '.join(differing)}; change it back in "
+                "accelerate.yaml or among the options of `accelerate launch`, or plan again"
             )
 
     def check_world_size(self, world_size: int, folder: Path) -> None:

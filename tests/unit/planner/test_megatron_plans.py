@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -297,12 +298,29 @@ def test_all_that_a_recipe_asks_for_is_told_at_once() -> None:
 def test_ranks_that_accelerate_started_for_another_layout_are_refused() -> None:
     made = judged(tp=2, pp=2)
     planned = {"MEGATRON_LM_TP_DEGREE": "2", "MEGATRON_LM_PP_DEGREE": "2", "MEGATRON_LM_CONTEXT_PARALLEL_SIZE": "1"}
+    planned |= {"MEGATRON_LM_SEQUENCE_PARALLELISM": "true", "MEGATRON_LM_GRADIENT_CLIPPING": "1.0"}
     made.check_launcher({})
     made.check_launcher(planned)
+    others = {"TP_DEGREE": "4", "CONTEXT_PARALLEL_SIZE": "2", "RECOMPUTE_GRANULARITY": "full"}
+    changed = {**planned, **{f"MEGATRON_LM_{name}": value for name, value in others.items()}}
     with pytest.raises(ConfigError) as failure:
-        made.check_launcher({**planned, "MEGATRON_LM_TP_DEGREE": "4", "MEGATRON_LM_CONTEXT_PARALLEL_SIZE": "2"})
-    told = "accelerate launches another layout than plan.json: megatron_lm_tp_degree is 4, planned 2; "
-    assert str(failure.value).startswith(f"{told}megatron_lm_context_parallel_size is 2, planned 1; change it back")
+        made.check_launcher(changed)
+    assert str(failure.value).partition("; change it back")[0] == (
+        "accelerate launches another run than plan.json: megatron_lm_tp_degree is 4, planned 2; "
+        "megatron_lm_context_parallel_size is 2, planned 1; megatron_lm_recompute_granularity is full, "
+        "planned without it"
+    )
+    # DeepSpeed's engines are started with a file of their own.
+    estimate(LLAMA, "8xA100-80GB", work=WORK, strategy={"engine": "zero"}).check_launcher(changed)
+
+
+def test_other_ranks_than_planned_are_refused(tmp_path: Path) -> None:
+    made = judged(tp=2)
+    made.check_ranks({"WORLD_SIZE": "8"}, tmp_path)
+    with pytest.raises(ConfigError, match=r"^4 process"):
+        made.check_ranks({"WORLD_SIZE": "4"}, tmp_path)
+    with pytest.raises(ConfigError, match="megatron_lm_tp_degree is 1, planned 2"):
+        made.check_ranks({"WORLD_SIZE": "8", "MEGATRON_LM_TP_DEGREE": "1"}, tmp_path)
 
 
 def followed(asked: Recipe, **fixed: Any) -> tuple[Plan, Plan]:
