@@ -2,6 +2,7 @@
 
 Same model, same batches, same ZeRO config, same optimizer; the loops take turns in blocks of steps, so that whatever
 else the machine does meets both. The toolkit's is all that a run trains with: telemetry, signals, heartbeat, watchdog.
+Every token counts in the loss: of others the toolkit computes no logits and a bare loop does, which no loop costs.
 Run it with `make benchmark`; it starts its own processes.
 """
 
@@ -119,7 +120,7 @@ class Turns:
         """What the toolkit's loop asks for at the beginning of a step."""
         if index % STEPS_PER_ROUND == 0:
             self.bare_turn(index)
-        return self._batches.step(index)
+        return self._supervised(index)
 
     def bare_turn(self, index: int) -> None:
         """The bare loop's turn on the round that ends before step `index`."""
@@ -127,9 +128,12 @@ class Turns:
         if index:
             self.seconds["toolkit"].append(now - self._began)
             for earlier in range(index - STEPS_PER_ROUND, index):
-                self._bare_step(self._batches.step(earlier))
+                self._bare_step(self._supervised(earlier))
             self.seconds["bare"].append(time.perf_counter() - now)
         self._began = time.perf_counter()
+
+    def _supervised(self, index: int) -> Any:
+        return [{**batch, "labels": batch["input_ids"]} for batch in self._batches.step(index)]
 
 
 def bare_loop(run: Any, plan: Any, learning_rate: float) -> Callable[[Any], None]:
