@@ -109,10 +109,11 @@ def estimate(
         model: as in `plan`.
         cluster: as in `plan`.
         work: values of the workload.
-        strategy: values of the layout: `engine`, `tp`, `pp`, `stages`, `vpp`, `sp`, `cp`, `dp`, `zero_stage`,
-            `offload`, `offload_to`, `activation_checkpointing`, `checkpointing_every`, `offload_activations`,
-            `micro_batch`, `grad_accum`. What is left out is 1, none or, for the ZeRO stage, 1; `dp` follows from the
-            number of ranks, `grad_accum` from the global batch, `stages` from the time of layers and head.
+        strategy: values of the layout: `engine`, `tp`, `tp_sequence`, `pp`, `stages`, `vpp`, `sp`, `cp`, `dp`,
+            `zero_stage`, `offload`, `offload_to`, `activation_checkpointing`, `checkpointing_every`,
+            `offload_activations`, `micro_batch`, `grad_accum`. What is left out is 1, none or, for the ZeRO stage, 1;
+            `dp` follows from the number of ranks, `grad_accum` from the global batch, `stages` from the time of layers
+            and head, or as Megatron divides them.
 
     Returns:
         A plan also where the layout does not fit; the first of its `reasons` says which.

@@ -64,6 +64,11 @@ def fit_words(memory: MemoryEstimate, cluster: ClusterSpec) -> list[str]:
 def step_words(setup: Setup) -> list[str]:
     """What choices about a step's computation do not do here, or not to the estimates."""
     told = []
+    if setup.profile.name == "megatron":
+        told.append(
+            "The estimates are of Megatron with Transformer Engine's fused kernels, as published runs have them; "
+            "engine mcore computes with torch's own, which take more time and memory."
+        )
     if setup.offload_activations != "none" and not setup.offloaded_activations:
         told.append("offload_activations=cpu changes nothing here: a CPU's activations are in host memory anyway.")
     if setup.compiled:

@@ -47,7 +47,17 @@ def halved(micro_batch: int, *, allowed: bool = True, **choices: Any) -> tuple[P
     )
 
 
-@pytest.mark.parametrize("choices", [{"zero_stage": 1}, {"tp": 2}, {"sp": 2}, {"pp": 2}, {"stages": "9,7"}, {}])
+MEGATRON = [
+    {"engine": "mcore", "pp": 2, "vpp": 2},
+    {"engine": "mcore", "tp": 2, "tp_sequence": False},
+    {"engine": "mcore", "stages": "9,7"},
+    {"cp": 2},
+]
+
+
+@pytest.mark.parametrize(
+    "choices", [{"zero_stage": 1}, {"tp": 2}, {"sp": 2}, {"pp": 2}, {"stages": "9,7"}, {}, *MEGATRON], ids=str
+)
 @pytest.mark.parametrize("micro_batch", [2, 4])
 def test_half_the_micro_batch_and_all_else_as_it_was(choices: dict[str, Any], micro_batch: int) -> None:
     plan, less = halved(micro_batch, **choices)

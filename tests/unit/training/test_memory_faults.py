@@ -14,7 +14,7 @@ from toolkit.training.out_of_memory import memory_fault
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return toolkit.plan("llama-3.1-8b", "8xA100-80GB", seq_len=4096, global_batch=64)
+    return toolkit.plan("llama-3.1-8b", "8xA100-80GB", seq_len=4096, global_batch=64, engine="zero")
 
 
 def test_a_tensor_that_no_machine_holds(plan: Plan) -> None:
