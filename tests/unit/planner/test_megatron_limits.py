@@ -1,13 +1,12 @@
 """What engine mcore refuses of steps, models, recipes and launchers; what keeps the search away from it."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from toolkit.errors import ConfigError, SpecError
-from toolkit.planner.api import estimate, plan, plan_for, plan_that_follows
+from toolkit.planner.api import estimate, plan
 from toolkit.planner.plan import Plan
 from toolkit.specs.model import ModelSpec, RopeScaling
 from toolkit.specs.recipe import Recipe
@@ -149,30 +148,3 @@ def test_other_ranks_than_planned_are_refused(tmp_path: Path) -> None:
         made.check_ranks({"WORLD_SIZE": "4"}, tmp_path)
     with pytest.raises(ConfigError, match="megatron_lm_tp_degree is 1, planned 2"):
         made.check_ranks({"WORLD_SIZE": "8", "MEGATRON_LM_TP_DEGREE": "1"}, tmp_path)
-
-
-def followed(asked: Recipe, **fixed: Any) -> tuple[Plan, Plan]:
-    search = partial(plan_for, LLAMA, "8xA100-80GB", work={**WORK, "method": asked.workload.method})
-    chosen = search(fixed=fixed)
-    return chosen, plan_that_follows(asked, chosen, search=search)
-
-
-def test_a_recipe_leaves_out_the_engine_that_cannot_follow_it() -> None:
-    chosen, followed_by = followed(recipe(neftune_alpha=5))
-    assert chosen.strategy.engine == "mcore"
-    assert followed_by.strategy.engine != "mcore"
-    assert followed_by.fixed.without == ("mcore",)
-    assert any(one.startswith("Left out by the recipe: neftune_alpha=5: engine mcore") for one in followed_by.reasons)
-    followed_by.check_recipe(recipe(neftune_alpha=5))
-
-
-@pytest.mark.parametrize("fixed", [{"engine": "mcore"}, {"cp": 2}, {"without": "zero,pipeline"}])
-def test_what_the_user_has_asked_for_is_not_replaced(fixed: dict[str, Any]) -> None:
-    chosen, followed_by = followed(recipe(neftune_alpha=5), **fixed)
-    assert followed_by == chosen
-    assert chosen.strategy.engine == "mcore"
-
-
-def test_a_recipe_that_every_engine_can_follow_changes_nothing() -> None:
-    chosen, followed_by = followed(recipe())
-    assert followed_by is chosen
