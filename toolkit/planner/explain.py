@@ -163,7 +163,7 @@ def _untimed_words(chosen: Timed, untimed: Timed) -> str:
     engine, _, rest = untimed.judged.strategy.words.partition(", ")
     takes = f"would take {human_seconds(untimed.step_seconds)}, {compared_words(untimed, chosen)}"
     return (
-        f"engine {engine} with {rest} {takes}, as Megatron with Transformer Engine's kernels does; here it has torch's, "
+        f"engine {engine} with {rest} {takes}, as Megatron with Transformer Engine does; here it has torch's kernels, "
         f"and nobody has timed it on GPUs: --engine {engine} takes it."
     )
 
