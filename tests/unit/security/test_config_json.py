@@ -51,7 +51,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"dtype": "load"}, "`dtype` is 'load'"),
     ({"num_hidden_layers": 10**9}, "less than or equal to 10000"),
     ({"head_dim": 10**12}, "less than or equal to 10000000"),
-    ({"rms_norm_eps": {"evil": 1}}, "cannot be used ("),
+    ({"rms_norm_eps": {"evil": 1}}, "`norm_eps` is {'evil': 1}: input should be a valid number"),
     ({"architectures": "evil" * 3, "eos_token_id": {"a": 1}}, "cannot be used ("),
 ]
 
