@@ -42,6 +42,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "machine.yaml"
 
 
+@pytest.mark.soak
 def test_the_file_is_a_cluster_of_measured_rates(measured: Path) -> None:
     cluster = ClusterSpec.resolve(str(measured))
     rates = cluster.measured

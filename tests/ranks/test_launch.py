@@ -81,6 +81,7 @@ def test_both_launch_forms_give_the_same_losses(inputs: Path, tmp_path: Path) ->
     assert any((one / "curves").rglob("events.out.tfevents*"))
 
 
+@pytest.mark.soak
 def test_world_size_that_was_not_planned(inputs: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", inputs / "model", inputs / "data.jsonl")
     result = command_line(
@@ -94,6 +95,7 @@ def test_world_size_that_was_not_planned(inputs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.soak
 def test_stopped_from_outside_and_started_again(inputs: Path, tmp_path: Path) -> None:
     """SIGTERM to the launcher lets the ranks save and leave; a new run that cannot start leaves the results alone."""
     run = make_run(tmp_path / "run", inputs / "model", inputs / "data.jsonl", steps=10_000)

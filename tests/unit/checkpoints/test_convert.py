@@ -386,6 +386,7 @@ for source, target, shards in ((hf, meta, 4), (meta, again, None)):
 """
 
 
+@pytest.mark.soak
 def test_memory_is_that_of_a_file_not_of_the_model(tmp_path: Path) -> None:
     """At most twice the largest of Meta's files, whatever their number; the libraries themselves take 0.36 GB more."""
     sizes = {"vocab_size": 8192, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
