@@ -35,7 +35,7 @@ class UniqueKeys(yaml.constructor.SafeConstructor):
         return super().construct_mapping(node, deep)
 
 
-class _Loader(UniqueKeys, yaml.SafeLoader):
+class BoundedLoader(UniqueKeys, yaml.SafeLoader):
     """Counts while it reads: what aliases repeat is small in memory, but not once it is validated or shown."""
 
     def __init__(self, text: str) -> None:
@@ -84,7 +84,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_yaml(text: str, *, source: str, loader: type[yaml.SafeLoader] = _Loader) -> Any:
+def parse_yaml(text: str, *, source: str, loader: type[yaml.SafeLoader] = BoundedLoader) -> Any:
     """The value of a YAML text; `source` opens an error's message.
 
     Raises:

@@ -1,0 +1,52 @@
+"""All rules of a ds_config.json, ours or anybody's."""
+
+from collections.abc import Callable, Iterator
+
+from toolkit.check.auto_values import auto_values
+from toolkit.check.batch_rules import batch, clipping
+from toolkit.check.context import Context, Values
+from toolkit.check.ds_schema import DS_CONFIG, IGNORED
+from toolkit.check.finding import Finding
+from toolkit.check.known import Walk, check_keys, homes
+from toolkit.check.known_bad import known_bad
+from toolkit.check.optimizers import optimizer, scheduler
+from toolkit.check.parallel_rules import parallelism
+from toolkit.check.plan_rules import against_plan
+from toolkit.check.precision_rules import precision
+from toolkit.check.removed import LOCATIONS, removed_keys
+from toolkit.check.zero_rules import zero
+
+RULES: tuple[Callable[[Values, Context], Iterator[Finding]], ...] = (
+    removed_keys,
+    auto_values,
+    batch,
+    clipping,
+    precision,
+    zero,
+    parallelism,
+    optimizer,
+    scheduler,
+    known_bad,
+    against_plan,
+)
+"""To add one: a function of the file's values and the context, in the module of its subject, and its name here."""
+
+_HOMES = homes(DS_CONFIG)
+
+
+def check_ds_config(values: Values, context: Context) -> Iterator[Finding]:
+    """Every fault of the file."""
+    content = values.content
+    if content and not any(DS_CONFIG.find(str(name)) for name in content):
+        told = f"none of its {len(content)} keys is one of DeepSpeed's"
+        yield Finding("warning", "no-ds-config", (), told, "DeepSpeed reads nothing of it", "give the right file")
+        return
+    ignored = {(name,) for name in IGNORED}
+    yield from check_keys(content, DS_CONFIG, Walk(context, LOCATIONS | ignored, _HOMES))
+    for name in content:
+        if name in IGNORED:
+            severity, instead = IGNORED[name]
+            told = "is no section or key of DeepSpeed"
+            yield Finding(severity, "ignored-key", (name,), told, "it is ignored without a word", instead)
+    for rule in RULES:
+        yield from rule(values, context)
