@@ -108,7 +108,7 @@ def _deepspeed(values: Values, folder: Path) -> Iterator[Finding]:
     stage = values.whole("deepspeed_config", "zero_stage")
     stage = 2 if stage is None else stage
     if not values.has("deepspeed_config", "gradient_clipping"):
-        told = "`gradient_clipping` is missing: accelerate fills in 1.0 by itself"
+        told = "`gradient_clipping` is missing: accelerate fills in 1.0, the Trainer its max_grad_norm"
         effect = "`clip_grad_norm_(max_norm)` of the script does not count under DeepSpeed"
         yield Finding("note", "clipping-default", section, told, effect, "write the norm")
     if stage < 3 and values.get("deepspeed_config", "offload_param_device") not in (None, "none"):

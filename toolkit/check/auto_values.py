@@ -54,7 +54,8 @@ def auto_values(values: Values, context: Context) -> Iterator[Finding]:
         if at not in _FILLED:
             yield _elsewhere(at)
     if filled := [at for at in found if at in _FILLED]:
-        told = f'{len(filled)} value(s) are "auto": the file is for transformers\' Trainer, which fills them in'
+        number = "one value is" if len(filled) == 1 else f"{len(filled)} values are"
+        told = f'{number} "auto": the file is for transformers\' Trainer, which fills them in'
         effect = "given to deepspeed.initialize by another script, they fail, or become DeepSpeed's defaults"
         remedy = "nothing, with the Trainer; else write the numbers"
         yield Finding("note", "auto", filled[0], told, effect, remedy)

@@ -7,7 +7,7 @@ from toolkit.check.batch_rules import batch, clipping
 from toolkit.check.context import Context, Values
 from toolkit.check.ds_schema import DS_CONFIG, IGNORED
 from toolkit.check.finding import Finding
-from toolkit.check.known import Walk, check_keys, homes
+from toolkit.check.known import Walk, check_keys, homes, nearest
 from toolkit.check.known_bad import known_bad
 from toolkit.check.optimizers import optimizer, scheduler
 from toolkit.check.parallel_rules import parallelism
@@ -37,7 +37,7 @@ _HOMES = homes(DS_CONFIG)
 def check_ds_config(values: Values, context: Context) -> Iterator[Finding]:
     """Every fault of the file."""
     content = values.content
-    if content and not any(DS_CONFIG.find(str(name)) for name in content):
+    if content and not any(_recognized(str(name)) for name in content):
         told = f"none of its {len(content)} keys is one of DeepSpeed's"
         yield Finding("warning", "no-ds-config", (), told, "DeepSpeed reads nothing of it", "give the right file")
         return
@@ -50,3 +50,8 @@ def check_ds_config(values: Values, context: Context) -> Iterator[Finding]:
             yield Finding(severity, "ignored-key", (name,), told, "it is ignored without a word", instead)
     for rule in RULES:
         yield from rule(values, context)
+
+
+def _recognized(name: str) -> bool:
+    """Whether a key is, was, or is meant to be one of DeepSpeed's."""
+    return (name,) in LOCATIONS or name in _HOMES or nearest(name, DS_CONFIG.names()) is not None

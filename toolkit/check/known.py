@@ -12,13 +12,18 @@ from toolkit.check.value import value_faults
 _CLOSE = 0.8
 """Likeness (difflib) from which a name is taken for a misspelt one: `gradient_cliping` has 0.97."""
 _LIKE = 0.6
+_LONG = 8
+"""Letters from which the end of a known name is enough."""
 
 
 def nearest(name: str, known: list[str], *, cutoff: float = _CLOSE) -> str | None:
     """The known name that looks most like it, if one does; letter case counts for nothing."""
-    lowered = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), lowered, n=1, cutoff=cutoff)
-    return lowered[close[0]] if close else None
+    lowered, plain = {one.lower(): one for one in known}, name.lower().replace("-", "_")
+    if close := difflib.get_close_matches(plain, lowered, n=1, cutoff=cutoff):
+        return lowered[close[0]]
+    # `micro_batch_size_per_gpu`, `multinode_launcher`: the right name without its first word.
+    longer = [one for key, one in lowered.items() if key.endswith(f"_{plain}")]
+    return longer[0] if len(longer) == 1 and len(plain) >= _LONG else None
 
 
 class Walk(NamedTuple):

@@ -38,6 +38,15 @@ _ZERO: dict[str, Removed] = {
     "mics_hierarchical_params_gather": Removed("0.19.7", "remove it; see `zero_hpz_partition_size`"),
     "zeropp_loco_param": Removed("0.19.8", "remove it; `zero_quantized_gradients` works without it"),
 }
+_LOSS_SCALE = ("auto_cast", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "min_loss_scale")
+_NEVER: dict[Location, str] = {
+    **{("bf16", name): "is a key of fp16; bf16 scales no loss" for name in (*_LOSS_SCALE, "consecutive_hysteresis")},
+    **{
+        ("compile", name): "is no key of `compile` any more: `engine.compile()` starts torch.compile"
+        for name in ("disable", "enabled", "backend", "kwargs")
+    },
+}
+"""Keys that old templates carry in sections that refuse them."""
 _REPLACED: dict[str, str] = {
     "cpu_offload": '"offload_optimizer": {"device": "cpu"}',
     "cpu_offload_param": '"offload_param": {"device": "cpu"}',
@@ -49,7 +58,7 @@ ONE_BIT = {"onebitadam", "zerooneadam", "onebitlamb"}
 """Optimizers (lower case) that 0.19.7 took away."""
 
 LOCATIONS: frozenset[Location] = frozenset(
-    {*((name,) for name in _TOP), *(("zero_optimization", name) for name in _ZERO)}
+    {*((name,) for name in _TOP), *(("zero_optimization", name) for name in _ZERO), *_NEVER}
 )
 """Where they stand; no other rule speaks of them."""
 
@@ -59,6 +68,11 @@ def removed_keys(values: Values, context: Context) -> Iterator[Finding]:
     for name in values.content:
         if name in _TOP:
             yield _finding((name,), _TOP[name], context)
+    for location, why in _NEVER.items():
+        if values.has(*map(str, location)):
+            yield Finding(
+                "error", "removed-key", location, why, "the file is refused at start", "remove it", Edit("remove")
+            )
     zero = values.get("zero_optimization")
     for name in zero if isinstance(zero, dict) else ():
         here = ("zero_optimization", str(name))

@@ -115,8 +115,8 @@ def _range(value: float, key: Key, at: Location) -> Iterator[Finding]:
 
 
 def _choice(value: Any, key: Key, at: Location) -> Finding:
-    known = list(dict.fromkeys(one.lower() for one in key.choices))
-    told = f"is {shown(value)}, needs {', '.join(known[:-1])} or {known[-1]}"
+    known = list({one.lower(): one for one in reversed(key.choices)}.values())[::-1]
+    told = f"is {shown(value)}, needs {' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
     return Finding("error", "wrong-value", at, told, "it is refused at start", f"write one of {', '.join(known)}")
 
 

@@ -43,6 +43,7 @@ class BoundedLoader(UniqueKeys, yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """A scalar; a number of thousands of signs is refused."""
         # PyYAML multiplies 1:00:00:... out, and nothing can print the number.
         if node.tag in _NUMBERS and len(node.value) > _MAX_DIGITS:
             problem = f"a number of {len(node.value):,} signs"
@@ -50,6 +51,7 @@ class BoundedLoader(UniqueKeys, yaml.SafeLoader):
         return super().construct_scalar(node)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node, its size counted; aliases that repeat too much are refused."""
         repeats = self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
         if node is not None and not repeats:
