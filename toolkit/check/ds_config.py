@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from toolkit.check.auto_values import auto_values
 from toolkit.check.batch_rules import batch, clipping
 from toolkit.check.context import Context, Values
+from toolkit.check.data_rules import data_efficiency
 from toolkit.check.ds_schema import DS_CONFIG, IGNORED
 from toolkit.check.finding import Finding
 from toolkit.check.known import Walk, check_keys, homes, nearest
@@ -26,6 +27,7 @@ RULES: tuple[Callable[[Values, Context], Iterator[Finding]], ...] = (
     parallelism,
     optimizer,
     scheduler,
+    data_efficiency,
     known_bad,
     against_plan,
 )

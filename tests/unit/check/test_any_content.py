@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.check.api import FileKind, Question, check_document
 from toolkit.check.accelerate_schema import ACCELERATE
+from toolkit.check.api import FileKind, Question, check_document
 from toolkit.check.context import PlanFacts, Reader, Values
 from toolkit.check.document import json_document
 from toolkit.check.ds_schema import DS_CONFIG

@@ -1,18 +1,20 @@
 """Broken ds_configs are told with path and line, good ones are left alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unit.check.ds_cases import BROKEN, GOOD, Broken, Good, complete
 from toolkit.check.api import Question, check_document
 from toolkit.check.document import json_document
 from toolkit.check.finding import Placed
 from toolkit.check.releases import Release
+from unit.check.ds_cases import BROKEN, Broken, Good, complete
+from unit.check.ds_good import GOOD
 
 
-def findings(text: str, options: dict[str, Any]) -> list[Placed]:
+def findings(text: str, options: Mapping[str, Any]) -> list[Placed]:
     given = {"deepspeed": "0.19.8", **options}
     question = Question(**{**given, "deepspeed": Release.parse(given["deepspeed"])})
     return list(check_document(json_document(Path("ds_config.json"), text), question))

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from unit.check.ds_cases import BROKEN, Broken, complete
 
 from toolkit.check.api import Question, check_document
 from toolkit.check.document import Document, json_document, yaml_document
 from toolkit.check.fix import difference, fixed, fixed_name
 from toolkit.check.releases import Release
+from unit.check.ds_cases import BROKEN, Broken, complete
 
 QUESTION = Question(Release.parse("0.19.8"))
 FIXABLE = {"unknown-key", "removed-key", "deprecated-key", "batch-under-tp", "auto", "optimizer"}
