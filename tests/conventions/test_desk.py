@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("cli", "specs", "planner", "emitters", "launcher", "report")
+PARTS = ("cli", "specs", "planner", "emitters", "check", "launcher", "report")
 
 # Stands in for a machine on which only the project's first dependencies are installed.
 BLOCK = """

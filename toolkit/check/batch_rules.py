@@ -41,11 +41,11 @@ def divides_models(values: Values, context: Context) -> bool:
 
 
 def replicas(values: Values, context: Context) -> int | None:
-    """Data-parallel replicas that DeepSpeed divides the global batch by; None where ranks are not known."""
-    if context.plan is not None and context.world_size is None:
-        dp, layout = context.plan.whole("strategy", "layout", "dp"), ("strategy", "layout")
-        sp = context.plan.whole(*layout, "sp") or 1
-        return None if dp is None or sp > 1 else dp
+    """Data-parallel replicas that DeepSpeed divides the global batch by; None where they are not known."""
+    if context.plan is not None:
+        layout = ("strategy", "layout")
+        spans = context.plan.whole(*layout, "sp") or 1
+        return context.plan.whole(*layout, "dp") if spans == 1 else None
     spans = values.whole("sequence_parallel_size") or 1
     ranks = context.world_size
     return None if ranks is None or spans < 1 or ranks % spans else ranks // spans

@@ -1,4 +1,4 @@
-"""The tables say what DeepSpeed's and accelerate's own sources say, and what is mended passes DeepSpeed's own parser."""
+"""The tables say what DeepSpeed's and accelerate's own sources say; what is mended passes DeepSpeed's own parser."""
 
 import dataclasses
 import json
