@@ -148,7 +148,6 @@ AIO = Section(
         "block_size": whole(1_048_576, low=0, above=True),
         "queue_depth": whole(8, low=0, above=True),
         "intra_op_parallelism": whole(1, low=0, above=True),
-        "thread_count": whole(1, low=0, above=True),
         "single_submit": flag(),
         "overlap_events": flag(True),
         "use_gds": flag(),

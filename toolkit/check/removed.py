@@ -58,7 +58,7 @@ ONE_BIT = {"onebitadam", "zerooneadam", "onebitlamb"}
 """Optimizers (lower case) that 0.19.7 took away."""
 
 LOCATIONS: frozenset[Location] = frozenset(
-    {*((name,) for name in _TOP), *(("zero_optimization", name) for name in _ZERO), *_NEVER}
+    {*((name,) for name in _TOP), *(("zero_optimization", name) for name in _ZERO), *_NEVER, ("aio", "thread_count")}
 )
 """Where they stand; no other rule speaks of them."""
 
@@ -73,6 +73,10 @@ def removed_keys(values: Values, context: Context) -> Iterator[Finding]:
             yield Finding(
                 "error", "removed-key", location, why, "the file is refused at start", "remove it", Edit("remove")
             )
+    if values.has("aio", "thread_count"):
+        told, effect = "is called `intra_op_parallelism` now", "it is ignored without a word: one thread a rank"
+        edit, remedy = Edit("rename", "intra_op_parallelism"), "write `intra_op_parallelism`"
+        yield Finding("warning", "removed-key", ("aio", "thread_count"), told, effect, remedy, edit)
     zero = values.get("zero_optimization")
     for name in zero if isinstance(zero, dict) else ():
         here = ("zero_optimization", str(name))
@@ -81,8 +85,8 @@ def removed_keys(values: Values, context: Context) -> Iterator[Finding]:
         elif name in _REPLACED:
             told = f"is deprecated; its successor is {_REPLACED[name]}"
             effect = "DeepSpeed still reads it and says so in the log"
-            edit = _successor(str(name), zero)
-            yield Finding("warning", "deprecated-key", here, told, effect, f"write {_REPLACED[name]}", edit)
+            remedy = f"write {_REPLACED[name]}"
+            yield Finding("warning", "deprecated-key", here, told, effect, remedy, _successor(str(name), zero))
 
 
 def _successor(name: str, zero: Any) -> Edit | None:

@@ -199,6 +199,8 @@ BROKEN = (
     Broken("1-bit Adam", '"optimizer": {^"type": "OneBitAdam"}', "optimizer.type", "removed in DeepSpeed 0.19.7"),
     Broken("old offload", zero('"stage": 2,\n    ^"cpu_offload": true'), f"{Z}.cpu_offload", "deprecated",
            severity="warning"),
+    Broken("threads of old", '"aio": {^"thread_count": 2}', "aio.thread_count", "is called `intra_op_parallelism`",
+           severity="warning"),
     Broken("legacy stage 1", zero('"stage": 1,\n    ^"legacy_stage1": true'), f"{Z}.legacy_stage1", "gone since 0.5.9"),
     Broken("key of a later release", zero('"stage": 2,\n    ^"zenflow": {"topk_ratio": 0.1}'), f"{Z}.zenflow",
            "came with DeepSpeed 0.17.5", {"deepspeed": "0.17.2"}),

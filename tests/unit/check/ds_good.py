@@ -39,7 +39,7 @@ GOOD = (
     Good("all on a disk",
            zero('"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/nvme", "buffer_count": 5,'
          '"buffer_size": 1e8, "max_in_cpu": 1e9}, "offload_optimizer": {"device": "nvme", "nvme_path": "/nvme"}')
-         + ', "aio": {"block_size": 262144, "queue_depth": 32, "thread_count": 1, "single_submit": false}'),
+         + ', "aio": {"block_size": 262144, "queue_depth": 32, "intra_op_parallelism": 1, "single_submit": false}'),
     Good("partial offload", zero('"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.3}')),
     Good("super offload", zero('"stage": 3, "offload_optimizer": {"device": "cpu", "super_offload": true}')),
     Good("ZeRO++", zero('"stage": 3, "zero_quantized_weights": true, "zero_hpz_partition_size": 8,'

@@ -16,7 +16,9 @@ from toolkit.check.api import Question, check
 from toolkit.check.releases import Release
 
 ROOT = Path(__file__).parents[3]
-BROKEN = '{\n  "train_micro_batch_size_per_gpu": 1,\n  "gradient_cliping": 1.0,\n  "zero_optimization": {"stage": 1}\n}\n'
+BROKEN = (
+    '{\n  "train_micro_batch_size_per_gpu": 1,\n  "gradient_cliping": 1.0,\n  "zero_optimization": {"stage": 1}\n}\n'
+)
 
 
 @pytest.fixture
