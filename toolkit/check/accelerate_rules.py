@@ -38,7 +38,14 @@ def check_accelerate(values: Values, context: Context, *, folder: Path) -> Itera
     yield from check_keys(_with_prefixes(content), ACCELERATE, Walk(context, frozenset(), _HOMES))
     if "distributed_type" not in content:
         told = "`distributed_type` is missing"
-        yield Finding("error", "distributed-type", (), told, _REFUSED, "add it, as `distributed_type: DEEPSPEED`")
+        yield Finding(
+            "error",
+            "distributed-type",
+            ("distributed_type",),
+            told,
+            _REFUSED,
+            "add it, as `distributed_type: DEEPSPEED`",
+        )
     yield from _words(values)
     yield from _cpu(values)
     yield from _deepspeed(values, folder)

@@ -19,7 +19,7 @@ def batch(values: Values, context: Context) -> Iterator[Finding]:
         told = f"neither `{_TOTAL}` nor `{_MICRO}` is given"
         effect = "DeepSpeed refuses the file, unless the script puts one of them in"
         severity: Severity = "error" if context.read_by in ("toolkit", "deepspeed") else "warning"
-        yield Finding(severity, "no-batch-size", (), told, effect, f"give `{_MICRO}`")
+        yield Finding(severity, "no-batch-size", (_MICRO,), told, effect, f"give `{_MICRO}`")
         return
     if divides_models(values, context):
         yield from _with_tensor_parallel(values)
@@ -82,7 +82,7 @@ def clipping(values: Values, context: Context) -> Iterator[Finding]:
         effect = "runs of two releases clip differently; the Trainer's max_grad_norm does not count without the key"
         remedy = 'write the norm, as 1.0, or 0 for none ("auto" with the Trainer)'
         severity: Severity = "error" if context.read_by == "toolkit" else "warning"
-        yield Finding(severity, "clipping-default", (), told, effect, remedy)
+        yield Finding(severity, "clipping-default", ("gradient_clipping",), told, effect, remedy)
     if values.number("optimizer", "params", "max_grad_norm") is not None:
         at = ("optimizer", "params", "max_grad_norm")
         told, remedy = "is not a number of the optimizer in DeepSpeed", "write `gradient_clipping` at the top level"

@@ -37,8 +37,9 @@ class Values:
         return isinstance(section, Mapping) and path[-1] in section
 
     def on(self, *path: str) -> bool:
-        """Whether true is given at a path."""
-        return self.get(*path) is True
+        """Whether true is given at a path, also as 1 or as a text, which DeepSpeed's sections take for it."""
+        value = self.get(*path)
+        return value is True or (value == 1 and isinstance(value, int | float)) or str(value).lower() == "true"
 
     def number(self, *path: str) -> int | float | None:
         """The number at a path; None for anything else, also for true."""

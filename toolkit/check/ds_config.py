@@ -7,6 +7,7 @@ from toolkit.check.batch_rules import batch, clipping
 from toolkit.check.context import Context, Values
 from toolkit.check.data_rules import data_efficiency
 from toolkit.check.ds_schema import DS_CONFIG, IGNORED
+from toolkit.check.engine_rules import engine
 from toolkit.check.finding import Finding
 from toolkit.check.known import Walk, check_keys, homes, nearest
 from toolkit.check.known_bad import known_bad
@@ -28,6 +29,7 @@ RULES: tuple[Callable[[Values, Context], Iterator[Finding]], ...] = (
     optimizer,
     scheduler,
     data_efficiency,
+    engine,
     known_bad,
     against_plan,
 )

@@ -11,6 +11,7 @@ from toolkit.check.finding import Finding
 from toolkit.check.zero_rules import stage_of
 
 _REFUSED = "DeepSpeed refuses it at start"
+_Z = "zero_optimization"
 
 
 def parallelism(values: Values, context: Context) -> Iterator[Finding]:
@@ -45,12 +46,9 @@ def _pipeline(values: Values, context: Context) -> Iterator[Finding]:
     planned = context.plan is not None and context.plan.engine == "pipeline"
     stages = values.whole("pipeline", "stages") or 0
     if stage is not None and stage >= 2 and (values.has("pipeline") or planned):
-        certain = planned or stages > 1
         told = f"is {stage}; a pipeline runs with 0 and 1 only"
-        effect = _REFUSED if certain else "DeepSpeed refuses a PipelineModule; without one, `pipeline` is not read"
         remedy = "set it to 1, or remove `pipeline`"
-        yield Finding("error" if certain else "warning", "pipeline-stage", ("zero_optimization", "stage"), told,
-                      effect, remedy)  # fmt: skip
+        yield Finding("error", "pipeline-stage", (_Z, "stage"), told, _REFUSED, remedy)
     if values.get("managed_gradient_accumulation") is False and (stages > 1 or planned):
         told = "false is not for pipelines"
         yield Finding(

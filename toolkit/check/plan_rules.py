@@ -26,7 +26,7 @@ def against_plan(values: Values, context: Context) -> Iterator[Finding]:
         given, wanted = values.get(name), plan.whole("strategy", planned)
         if given is None:
             told = f"`{name}` is missing; the plan has {wanted}"
-            yield Finding("error", "plan", (), told, _REFUSED, f"write {wanted}")
+            yield Finding("error", "plan", (name,), told, _REFUSED, f"write {wanted}")
         elif wanted is not None and given != wanted and given != "auto":
             told = f"is {shown(given)}, the plan has {wanted}"
             remedy = "change it back, or plan again with --micro-batch or --global-batch"

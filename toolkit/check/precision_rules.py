@@ -76,6 +76,10 @@ def _low_precision_states(values: Values) -> Iterator[Finding]:
 
 
 def _loss_scale(values: Values) -> Iterator[Finding]:
+    for name in ("loss_scale", "loss_scale_window", "min_loss_scale"):
+        if isinstance(values.get("fp16", name), bool):
+            told, effect = "is a truth value, needs a number", "DeepSpeed refuses it at start"
+            yield Finding("error", "wrong-type", ("fp16", name), told, effect, "write a number")
     dynamic = values.on("fp16", "enabled") and not values.number("fp16", "loss_scale")
     for name in ("loss_scale_window", "min_loss_scale"):
         given = values.number("fp16", name)

@@ -110,6 +110,9 @@ def _refusals(values: Values, stage: int) -> Iterator[Finding]:
         if stage not in (1, 2):
             told = f"false is for ZeRO 1 and 2, the stage is {stage}"
             yield Finding("error", "grad-norm", at, told, _REFUSED, "remove it")
+        elif device_of(values, "offload_optimizer") != "none" or isinstance(values.get(_Z, "zenflow"), dict):
+            told = "false is for optimizers on the GPU, without offload and ZenFlow"
+            yield Finding("error", "grad-norm", at, told, _REFUSED, "remove it")
         elif values.number("gradient_clipping") != 0:
             told = "false with gradient clipping, which needs the norm"
             yield Finding("error", "grad-norm", at, told, "gradients are not clipped by it", "remove it")

@@ -57,7 +57,8 @@ GOOD = (
     Good("own optimizer and schedule", '"optimizer": {"type": "AdamW", "params": {"lr": 3e-5, "betas": [0.9, 0.95],'
          '"eps": 1e-8, "weight_decay": 0.1, "torch_adam": true}}, "scheduler": {"type": "WarmupCosineLR",'
          '"params": {"total_num_steps": 100, "warmup_num_steps": 10}}'),
-    Good("torch's SGD", '"optimizer": {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9}}'),
+    Good("torch's SGD", '"zero_allow_untested_optimizer": true,'
+         '"optimizer": {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9}}'),
     Good("one cycle", '"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": 1e-5, "cycle_max_lr": 1e-3}}'),
     Good("monitors", '"tensorboard": {"enabled": true, "output_path": "logs"}, "csv_monitor": {"enabled": false},'
          '"wandb": {"enabled": false, "project": "p"}'),

@@ -42,7 +42,7 @@ BROKEN = (
            "deepspeed_config.zero3_save_16bits_model", "did you mean `zero3_save_16bit_model`"),
     Broken("without a prefix", "deepspeed_config:\n  gradient_clipping: 1.0\n  ^multinode_launcher: pdsh\n",
            "deepspeed_config.multinode_launcher", "did you mean `deepspeed_multinode_launcher`"),
-    Broken("no type", "distributed_typ: DEEPSPEED\n", "", "`distributed_type` is missing"),
+    Broken("no type", "distributed_typ: DEEPSPEED\n", "distributed_type", "`distributed_type` is missing"),
     Broken("unknown type", "^distributed_type: DEEP_SPEED\n", "distributed_type", "DEEPSPEED"),
     Broken("use_cpu", "^use_cpu: true\n" + STAGE3, "use_cpu", "beside distributed_type DEEPSPEED"),
     Broken("precision beside a file", "^mixed_precision: bf16\n" + NAMED, "mixed_precision", "stands beside"),
