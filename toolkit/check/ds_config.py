@@ -15,6 +15,7 @@ from toolkit.check.optimizers import optimizer, scheduler
 from toolkit.check.parallel_rules import parallelism
 from toolkit.check.plan_rules import against_plan
 from toolkit.check.precision_rules import precision
+from toolkit.check.releases import TESTED_DEEPSPEED, Release
 from toolkit.check.removed import LOCATIONS, removed_keys
 from toolkit.check.zero_rules import zero
 
@@ -45,6 +46,9 @@ def check_ds_config(values: Values, context: Context) -> Iterator[Finding]:
         told = f"none of its {len(content)} keys is one of DeepSpeed's"
         yield Finding("warning", "no-ds-config", (), told, "DeepSpeed reads nothing of it", "give the right file")
         return
+    if context.deepspeed > Release.parse(TESTED_DEEPSPEED):
+        told = f"DeepSpeed {context.deepspeed} is newer than the tables of this check, which are of {TESTED_DEEPSPEED}"
+        yield Finding("note", "newer-release", (), told, "what it added or removed is not known", "")
     ignored = {(name,) for name in IGNORED}
     yield from check_keys(content, DS_CONFIG, Walk(context, LOCATIONS | ignored, _HOMES))
     for name in content:

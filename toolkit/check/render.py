@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from toolkit.check.finding import Placed, Severity
+from toolkit.check.finding import Finding, Placed, Severity
 
 Format = Literal["text", "json", "sarif", "github"]
 
@@ -39,11 +39,16 @@ def summary(found: Sequence[Placed], files: int) -> str:
 
 def _text(one: Placed) -> str:
     finding = one.finding
-    where = f"{finding.path}: " if finding.path else ""
-    lines = [f"{one.file}:{one.line}:{one.column}: {finding.severity}: {where}{finding.message} [{finding.rule}]"]
+    lines = [f"{one.file}:{one.line}:{one.column}: {finding.severity}: {_told(finding)} [{finding.rule}]"]
     lines += [f"    if left: {finding.effect}"] if finding.effect else []
     lines += [f"    fix: {finding.remedy}"] if finding.remedy else []
     return "\n".join(lines)
+
+
+def _told(finding: Finding) -> str:
+    """The message with its path, unless it names it itself."""
+    named = not finding.path or f"`{finding.path}`" in finding.message
+    return finding.message if named else f"{finding.path}: {finding.message}"
 
 
 def _plain(found: Sequence[Placed], files: int) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def _plain(found: Sequence[Placed], files: int) -> dict[str, Any]:
 
 def _sentences(one: Placed) -> str:
     finding = one.finding
-    parts = [f"{finding.path}: {finding.message}" if finding.path else finding.message]
+    parts = [_told(finding)]
     parts += [f"If left: {finding.effect}"] if finding.effect else []
     parts += [f"Fix: {finding.remedy}"] if finding.remedy else []
     return ". ".join(parts)

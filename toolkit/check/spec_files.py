@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from toolkit.check.finding import Edit, Finding, Location
+from toolkit.check.known import nearest
 from toolkit.planner.plan import Plan
 from toolkit.specs.base import Spec, placed_faults
 from toolkit.specs.recipe import Recipe
@@ -30,10 +31,13 @@ def _checked(spec: type[Spec], content: Any) -> tuple[Any, list[Finding]]:
     made, faults = placed_faults(spec, content)
     found = []
     for fault in faults:
-        edit = Edit("rename", fault.nearest) if fault.nearest and spec is Recipe else None
+        # The message names what looks a little like it; only what looks very much like it is written.
+        sure = fault.nearest and nearest(str(fault.location[-1]), [fault.nearest])
+        edit = Edit("rename", sure) if sure and spec is Recipe else None
         rule = "unknown-key" if "unknown key" in fault.words else "wrong-value"
         effect = "`toolkit` refuses the file"
-        found.append(Finding("error", rule, fault.location, fault.words, effect, _REMEDIES[spec], edit))
+        remedy = f"write `{fault.nearest}`" if fault.nearest and spec is Recipe else _REMEDIES[spec]
+        found.append(Finding("error", rule, fault.location, fault.words, effect, remedy, edit))
     return made, found
 
 

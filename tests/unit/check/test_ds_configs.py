@@ -46,6 +46,11 @@ def test_a_good_one_raises_no_alarm(case: Good) -> None:
     assert not [one.finding for one in found if one.finding.severity != "note"]
 
 
+def test_a_release_newer_than_the_tables_is_said() -> None:
+    (note,) = findings(complete(""), {"deepspeed": "0.20.0"})
+    assert (note.finding.severity, note.finding.rule) == ("note", "newer-release")
+
+
 def test_one_fault_does_not_hide_another() -> None:
     text = complete('"amp": {},\n  "fp16": {"enabled": true},\n  "gradient_cliping": 1')
     rules = {one.finding.rule for one in findings(text, {}) if one.finding.severity == "error"}

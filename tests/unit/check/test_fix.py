@@ -97,6 +97,12 @@ def test_yaml_keeps_its_comments() -> None:
     )
 
 
+def test_a_recipe_is_set_right() -> None:
+    text = "model: m  # any\nworkload:\n  seq_len: 64\n  globl_batch: 8  # a step\n  tokens: 3\n"
+    document = yaml_document(Path("recipe.yaml"), text)
+    assert mended(document) == text.replace("globl_batch", "global_batch")
+
+
 def test_the_difference_is_shown() -> None:
     document = json_document(Path("a.json"), '{\n  "gradient_cliping": 1.0\n}\n')
     shown = difference(document, mended(document), "a.fixed.json").splitlines()
