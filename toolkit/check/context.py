@@ -41,6 +41,11 @@ class Values:
         value = self.get(*path)
         return value is True or (value == 1 and isinstance(value, int | float)) or str(value).lower() == "true"
 
+    def off(self, *path: str) -> bool:
+        """Whether false is given at a path, also as 0 or as a text."""
+        value = self.get(*path)
+        return value is False or (value == 0 and isinstance(value, int | float)) or str(value).lower() == "false"
+
     def number(self, *path: str) -> int | float | None:
         """The number at a path; None for anything else, also for true."""
         value = self.get(*path)

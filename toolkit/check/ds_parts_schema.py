@@ -10,14 +10,14 @@ _TP = Section({"tp_size": whole(1, low=0, above=True), "tp_grain_size": whole(1)
               unknown="refused", strict=False)  # fmt: skip
 TENSOR_PARALLEL = Section(
     {
-        "dtype": OPEN,
+        "dtype": Key("never", default="torch.float16"),
         "autotp_size": whole(0, low=0),
         "tp_overlap_comm": flag(),
         "vocab_parallel_lm_head": flag(None),
         "vocab_parallel_ce_backend": one_of("torch", "liger", default="torch"),
         "tensor_parallel": part(_TP),
-        "injection_policy_tuple": OPEN,
-        "partition_config": OPEN,
+        "injection_policy_tuple": Key("list"),
+        "partition_config": Key("mapping"),
         "preset_model": text(),
         "keep_module_on_host": flag(),
         "replace_with_kernel_inject": flag(),
@@ -71,7 +71,7 @@ CHECKPOINT = Section(
         "writer": part(_WRITER),
     }
 )
-_LOGGED = {"enabled": flag(), "output_path": text(), "job_name": text()}
+_LOGGED = {"enabled": flag(), "output_path": text(""), "job_name": text("DeepSpeedJobName")}
 _COMET = Section(
     {"enabled": flag(), "samples_log_interval": whole(100), "project": text(), "workspace": text(), "api_key": text(),
      "experiment_name": text(), "experiment_key": text(), "online": flag(None), "mode": text()},
@@ -139,7 +139,13 @@ HYBRID = Section(
     strict=False,
 )
 COMMS = Section(
-    {"enabled": flag(), "prof_all": flag(True), "prof_ops": OPEN, "verbose": flag(), "debug": flag()},
+    {
+        "enabled": flag(),
+        "prof_all": flag(True),
+        "prof_ops": Key("list", default=()),
+        "verbose": flag(),
+        "debug": flag(),
+    },
     unknown="refused",
     strict=False,
 )
@@ -163,6 +169,6 @@ def _pydantic(keys: dict[str, Key]) -> Section:
 MONITORS: dict[str, Key] = {
     "tensorboard": part(_pydantic(_LOGGED)),
     "csv_monitor": part(_pydantic(_LOGGED)),
-    "wandb": part(_pydantic({"enabled": flag(), "group": text(), "team": text(), "project": text()})),
+    "wandb": part(_pydantic({"enabled": flag(), "group": text(), "team": text(), "project": text("deepspeed")})),
     "comet": part(_COMET),
 }

@@ -94,12 +94,12 @@ _DATA_TYPES = Section(
         "grad_accum_dtype": _DTYPE,
         "param_dtype": _DTYPE,
         "buffer_dtype": _DTYPE,
-        "keep_in_fp32_modules": Key("open", "auto", since="0.19.7"),
+        "keep_in_fp32_modules": Key("texts", "auto", since="0.19.7"),
     }
 )
 _PRECISION: dict[str, Key] = {
     "fp16": part(_FP16),
-    "bf16": part(_BF16),
+    "bf16": part(_BF16, nullable=True),
     "torch_autocast": part(_AUTOCAST, since="0.17.2"),
     "data_types": part(_DATA_TYPES),
     "communication_data_type": _SENT,
@@ -122,7 +122,7 @@ _SECTIONS: dict[str, Key] = {
     "checkpoint": part(CHECKPOINT),
     "data_efficiency": part(EFFICIENCY),
     "autotuning": part(AUTOTUNING),
-    "aio": part(AIO),
+    "aio": part(AIO, nullable=True),
     "flops_profiler": part(PROFILER),
     "comms_logger": part(COMMS),
     "hybrid_engine": part(HYBRID),

@@ -5,7 +5,7 @@ runtime/zenflow/zenflow_config.py. All of them are pydantic models that refuse w
 and take the value "auto" for a key that was left out.
 """
 
-from toolkit.check.schema import OPEN, Key, Section, flag, number, one_of, part, text, whole
+from toolkit.check.schema import OPEN, WORDS, Key, Section, flag, number, one_of, part, text, whole
 
 OFFLOAD_PARAM = Section(
     {
@@ -54,7 +54,7 @@ _ZENFLOW = Section(
     strict=False,
 )
 
-_LEAF_MODULE = Section({"classes": OPEN, "names": OPEN, "name_suffixes": OPEN}, unknown="refused", strict=False)
+_LEAF_MODULE = Section(dict.fromkeys(("classes", "names", "name_suffixes"), WORDS), unknown="refused", strict=False)
 
 STAGE3_ALIASES = {
     name.removeprefix("stage3_"): name
@@ -76,7 +76,7 @@ _STAGE3: dict[str, Key] = {
     "sub_group_size": whole(1_000_000_000, low=0),
     "stage3_prefetch_bucket_size": whole(50_000_000, low=0),
     "stage3_param_persistence_threshold": whole(100_000, low=0),
-    "stage3_model_persistence_threshold": whole(low=0),
+    "stage3_model_persistence_threshold": whole(2**63 - 1, low=0),
     "stage3_max_live_parameters": whole(1_000_000_000, low=0),
     "stage3_max_reuse_distance": whole(1_000_000_000, low=0),
     "stage3_gather_16bit_weights_on_model_save": flag(),
@@ -87,7 +87,7 @@ _STAGE3: dict[str, Key] = {
     "pipeline_loading_checkpoint": flag(),
     "override_module_apply": flag(True),
     "save_muon_momentum_buffer_in_memory": flag(),
-    "leaf_module": part(_LEAF_MODULE),
+    "leaf_module": part(_LEAF_MODULE, nullable=True),
 }
 
 _OLD: dict[str, Key] = {
@@ -117,9 +117,9 @@ ZERO = Section(
         "compute_grad_norm": flag(True),
         "load_from_fp32_weights": flag(True),
         "elastic_checkpoint": flag(),
-        "offload_param": part(OFFLOAD_PARAM),
-        "offload_optimizer": part(OFFLOAD_OPTIMIZER),
-        "zenflow": part(_ZENFLOW, since="0.17.5"),
+        "offload_param": part(OFFLOAD_PARAM, nullable=True),
+        "offload_optimizer": part(OFFLOAD_OPTIMIZER, nullable=True),
+        "zenflow": part(_ZENFLOW, since="0.17.5", nullable=True),
         "ignore_unused_parameters": flag(True),
         "legacy_stage1": flag(),
         "round_robin_gradients": flag(),

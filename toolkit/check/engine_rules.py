@@ -41,13 +41,13 @@ def _optimizer(values: Values, stage: int) -> Iterator[Finding]:
     if kind.lower() == "lamb" and (values.number("fp16", "loss_scale") or 0) != 0:
         told = "Lamb needs the dynamic loss scale"
         yield Finding("error", "optimizer", at, told, _REFUSED, "set `fp16.loss_scale` to 0")
-    if kind.lower() == "muon" and stage == 3 and values.get(_Z, "reduce_scatter") is not False:
+    if kind.lower() == "muon" and stage == 3 and not values.off(_Z, "reduce_scatter"):
         told = "Muon with ZeRO-3 does not go with `reduce_scatter`, which is on unless it is switched off"
         yield Finding("error", "optimizer", at, told, _REFUSED, 'add "reduce_scatter": false to zero_optimization')
 
 
 def _reduction(values: Values, stage: int) -> Iterator[Finding]:
-    if stage >= 2 and values.get(_Z, "reduce_scatter") is not False:
+    if stage >= 2 and not values.off(_Z, "reduce_scatter"):
         factor = values.number("gradient_predivide_factor")
         if factor is not None and factor != 1:
             told, at = (
@@ -99,7 +99,7 @@ def _zenflow(values: Values) -> Iterator[Finding]:
         told = "needs the optimizer offloaded to the CPU"
         remedy = 'add "offload_optimizer": {"device": "cpu"}'
         yield Finding("error", "zenflow", at, told, _REFUSED, remedy)
-    if values.on(_Z, "zenflow", "offload") and values.get(_Z, "overlap_comm") is False:
+    if values.on(_Z, "zenflow", "offload") and values.off(_Z, "overlap_comm"):
         told = "offload needs `overlap_comm`"
         yield Finding("error", "zenflow", (*at, "offload"), told, _REFUSED, "set `overlap_comm` to true")
 

@@ -49,7 +49,7 @@ def _pipeline(values: Values, context: Context) -> Iterator[Finding]:
         told = f"is {stage}; a pipeline runs with 0 and 1 only"
         remedy = "set it to 1, or remove `pipeline`"
         yield Finding("error", "pipeline-stage", (_Z, "stage"), told, _REFUSED, remedy)
-    if values.get("managed_gradient_accumulation") is False and (stages > 1 or planned):
+    if values.off("managed_gradient_accumulation") and (stages > 1 or planned):
         told = "false is not for pipelines"
         yield Finding(
             "error", "unmanaged-accumulation", ("managed_gradient_accumulation",), told, _REFUSED, "remove it"

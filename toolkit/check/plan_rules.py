@@ -51,7 +51,7 @@ def _layout(values: Values, plan: PlanFacts) -> Iterator[Finding]:
         yield Finding("error", "plan", ("zero_optimization", "stage"), told, effect, "write 1")
     if plan.engine == "pipeline" and plan.tp > 1:
         for name in ("pipe_partitioned", "grad_partitioned"):
-            if values.get("pipeline", name) is not False:
+            if not values.off("pipeline", name):
                 told = f"`{name}` must be false: micro-batches differ in width"
                 yield Finding("error", "plan", ("pipeline", name), told, _REFUSED, "write false")
     total, wanted = values.whole("train_batch_size"), plan.whole("workload", "global_batch")

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["flag", "int", "number", "text", "choice", "numbers", "texts", "section", "open"]
-"""`open` is whatever: a callable's arguments, or something that the reader hands on."""
+Kind = Literal[
+    "flag", "int", "number", "text", "choice", "numbers", "list", "texts", "words", "mapping", "section", "open",
+    "never",
+]  # fmt: skip
+"""`words` is a text or a list of them. `open` is whatever: something that the reader hands on. `never` is what no file
+can hold, as a dtype of torch."""
 Unknown = Literal["refused", "ignored", "open"]
 """What the reader does with a key that it does not know; `open` means that it has no list of them."""
 
@@ -24,8 +28,8 @@ class Key:
     section: "Section | None" = None
     since: str = ""
     """The release that brought it, where it is newer than what people still run."""
-    nullable: bool = True
-    """Whether null means the same as leaving it out."""
+    nullable: bool = False
+    """Whether null is taken although there is a default; where there is none, it is."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,12 @@ def one_of(*choices: str, default: str | None = None, since: str = "") -> Key:
     return Key("choice", default, choices=choices, since=since)
 
 
-def part(section: Section, *, since: str = "") -> Key:
+def part(section: Section, *, since: str = "", nullable: bool = False) -> Key:
     """An object with keys of its own."""
-    return Key("section", section=section, since=since)
+    return Key("section", section=section, since=since, nullable=nullable)
 
 
 NUMBERS = Key("numbers")
-TEXTS = Key("texts")
+TEXTS = Key("texts", nullable=True)
+WORDS = Key("words", default=())
 OPEN = Key("open")

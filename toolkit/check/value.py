@@ -15,7 +15,11 @@ _NEEDED = {
     "text": "text in quotes",
     "numbers": "a list of numbers, as [0.9, 0.95]",
     "texts": "a list of texts",
+    "list": "a list",
+    "words": "a text or a list of texts",
+    "mapping": "an object",
     "section": "an object with keys of its own",
+    "never": "to be left out: no file can hold what belongs here",
 }
 _TRUTHS = ("true", "false", "yes", "no", "on", "off", "0", "1", "t", "f", "y", "n")
 """Texts that pydantic takes for true or false."""
@@ -42,7 +46,7 @@ def value_faults(value: Any, key: Key, *, strict: bool, at: Location) -> Iterato
         strict: the reader does not convert "4" to 4.
         at: of the key.
     """
-    if key.kind == "open" or (value is None and key.nullable):
+    if key.kind == "open" or (value is None and _takes_null(key)):
         return
     if key.kind == "choice":
         if not isinstance(value, str) or value not in key.choices:
@@ -62,10 +66,21 @@ def value_faults(value: Any, key: Key, *, strict: bool, at: Location) -> Iterato
         yield from _range(converted, key, at)
 
 
+def _takes_null(key: Key) -> bool:
+    return key.nullable or (key.default is None and key.kind != "section")
+
+
 def _is(value: Any, kind: str) -> bool:
     match kind:
         case "flag":
-            return isinstance(value, bool)
+            # Python takes 1 and 0 for true and false, wherever they are asked for.
+            return isinstance(value, bool) or (_number(value) and value in (0, 1))
+        case "list":
+            return isinstance(value, list)
+        case "mapping":
+            return isinstance(value, dict)
+        case "words":
+            return isinstance(value, str) or _is(value, "texts")
         case "int":
             return _number(value) and math.isfinite(value) and value == int(value)
         case "number":
@@ -91,7 +106,11 @@ def _converted(value: Any, kind: str) -> float | None:
         return None
     try:
         number = float(value)
-        return number if kind == "number" or str(value).strip().lstrip("+-").isdecimal() or value is True else None
+        return (
+            number
+            if kind == "number" or str(value).strip().lstrip("+-").isdecimal() or isinstance(value, bool)
+            else None
+        )
     except ValueError:
         return None
 
@@ -117,7 +136,14 @@ def _range(value: float, key: Key, at: Location) -> Iterator[Finding]:
 def _choice(value: Any, key: Key, at: Location) -> Finding:
     known = list({one.lower(): one for one in reversed(key.choices)}.values())[::-1]
     told = f"is {shown(value)}, needs {' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
-    return Finding("error", "wrong-value", at, told, "it is refused at start", f"write one of {', '.join(known)}")
+    return Finding(
+        "error",
+        "wrong-value",
+        at,
+        told,
+        "it is refused at start, or replaced by the default",
+        f"write one of {', '.join(known)}",
+    )
 
 
 def _unquoted(value: Any, kind: str) -> Edit | None:

@@ -105,7 +105,7 @@ def _only_of_stage_3(values: Values, stage: int) -> Iterator[Finding]:
 
 
 def _refusals(values: Values, stage: int) -> Iterator[Finding]:
-    if values.get(_Z, "compute_grad_norm") is False:
+    if values.off(_Z, "compute_grad_norm"):
         at: Location = (_Z, "compute_grad_norm")
         if stage not in (1, 2):
             told = f"false is for ZeRO 1 and 2, the stage is {stage}"
@@ -136,7 +136,7 @@ def _refusals(values: Values, stage: int) -> Iterator[Finding]:
 
 
 def _unmanaged(values: Values, stage: int) -> Iterator[Finding]:
-    if values.get("managed_gradient_accumulation") is not False:
+    if not values.off("managed_gradient_accumulation"):
         return
     at = ("managed_gradient_accumulation",)
     overlap = values.get(_Z, "overlap_comm")

@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+import typing
 from pathlib import Path
 
 import pytest
 
 from toolkit.check.accelerate_schema import ACCELERATE
 from toolkit.check.api import Question, check_document
+from toolkit.check.context import Context
 from toolkit.check.document import json_document
 from toolkit.check.ds_schema import DS_CONFIG
 from toolkit.check.fix import fixed
+from toolkit.check.known import Walk, check_keys
 from toolkit.check.releases import TESTED_DEEPSPEED, Release
 from toolkit.check.schema import Section
+from toolkit.check.value import value_faults
 from unit.check.ds_cases import BROKEN, Broken, complete
 from unit.check.ds_good import GOOD
 
@@ -76,9 +80,66 @@ def test_the_sections_have_the_keys_and_defaults_of_their_models() -> None:
         for name, field in fields.items():
             key = table.find(name)
             assert key is not None
+            takes_null = type(None) in typing.get_args(field.annotation) or key.kind == "open" or name == "leaf_module"
+            null = list(value_faults(None, key, strict=False, at=(name,)))
+            assert (null == []) == takes_null, (path, name)
             if key.kind in ("flag", "int", "number", "choice") and key.default is not None and not field.is_required():
                 default = getattr(field.default, "value", field.default)
                 assert key.default == default, (path, name)
+
+
+VALUES = (
+    True,
+    False,
+    0,
+    1,
+    2,
+    -1,
+    0.5,
+    1.5,
+    5e8,
+    "true",
+    "no",
+    "1",
+    "-1",
+    "0.5",
+    "1e9",
+    "x",
+    "cpu",
+    [],
+    ["a"],
+    {},
+    None,
+)
+OF_SEVERAL_KEYS = {
+    ("zero_optimization", "compute_grad_norm"),
+    ("zero_optimization", "stage"),
+    # A validator of its own; precision_rules.py has it.
+    *(("fp16", name) for name in ("loss_scale", "loss_scale_window", "min_loss_scale")),
+}
+STRICTER_HERE = {("fp16", "initial_scale_power"), ("tensor_parallel", "autotp_size")}
+STRICTER_HERE |= {("tensor_parallel", "tensor_parallel", "tp_size"), ("compile", "passes")}
+
+
+def test_every_value_is_refused_by_both_or_by_neither() -> None:
+    walk = Walk(Context(QUESTION.deepspeed), frozenset(), {})
+    differing = []
+    for path, model in models().items():
+        table = section(*path)
+        for name, key in table.keys.items():
+            if key.section is not None or (*path, name) in OF_SEVERAL_KEYS | STRICTER_HERE:
+                continue
+            for value in VALUES:
+                found = list(check_keys({name: value}, table, walk))
+                try:
+                    model(**{name: value})
+                except (ValueError, TypeError, AssertionError):
+                    refused = True
+                else:
+                    refused = False
+                if refused != bool(found):
+                    differing.append((*path, name, value, refused))
+    assert differing == []
 
 
 def test_the_removed_keys_are_deepspeeds() -> None:
