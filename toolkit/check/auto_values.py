@@ -109,7 +109,4 @@ def _own_word(at: Location) -> bool:
         return True
     if key is not None and (key.default == "auto" or "auto" in key.choices):
         return True
-    return at in (("pipeline", "stages"), *(("zero_optimization", "zenflow", f"{one}_interval") for one in _INTERVALS))
-
-
-_INTERVALS = ("select", "update")
+    return at == ("pipeline", "stages")

@@ -5,7 +5,7 @@ runtime/zenflow/zenflow_config.py. All of them are pydantic models that refuse w
 and take the value "auto" for a key that was left out.
 """
 
-from toolkit.check.schema import OPEN, WORDS, Key, Section, flag, number, one_of, part, text, whole
+from toolkit.check.schema import WORDS, Key, Section, flag, number, one_of, part, text, whole
 
 OFFLOAD_PARAM = Section(
     {
@@ -39,10 +39,11 @@ OFFLOAD_OPTIMIZER = Section(
 
 _ZENFLOW = Section(
     {
-        "topk_ratio": number(0.1, low=0, high=1, above=True),
+        "topk_ratio": Key("number", 0.1, low=0, high=1, above=True, below=True),
         "select_strategy": one_of("auto", "step", "epoch", default="auto"),
-        "select_interval": OPEN,
-        "update_interval": OPEN,
+        # Or the word "auto".
+        "select_interval": Key("int", "auto"),
+        "update_interval": Key("int", "auto", low=1),
         "overlap_step": flag(),
         "offload": flag(),
         "auto_ratio": number(0.99, low=0, high=1),

@@ -24,6 +24,8 @@ class Key:
     high: float | None = None
     above: bool = False
     """Whether `low` itself is too low."""
+    below: bool = False
+    """Whether `high` itself is too high."""
     choices: tuple[str, ...] = ()
     section: "Section | None" = None
     since: str = ""

@@ -118,10 +118,12 @@ def _converted(value: Any, kind: str) -> float | None:
 def _range(value: float, key: Key, at: Location) -> Iterator[Finding]:
     low, high = key.low, key.high
     too_low = low is not None and (value <= low if key.above else value < low)
-    if not too_low and not (high is not None and value > high):
+    too_high = high is not None and (value >= high if key.below else value > high)
+    if not too_low and not too_high:
         return
     least = "" if low is None else f"above {low:g}" if key.above else f"at least {low:g}"
-    needed = " and ".join(one for one in (least, "" if high is None else f"at most {high:g}") if one)
+    most = "" if high is None else f"below {high:g}" if key.below else f"at most {high:g}"
+    needed = " and ".join(filter(None, (least, most)))
     told = f"is {shown(value)}, needs to be {needed}"
     yield Finding(
         "error",
