@@ -34,6 +34,7 @@ CHOICES: tuple[dict[str, Any], ...] = (
     {"zero_stage": 3},
     {"zero_stage": 1, "tp": 2},
     {"pp": 2},
+    {"engine": "mcore", "tp": 2},
 )
 console = Console()
 

@@ -81,9 +81,14 @@ def total_norm(weights: Sequence[torch.Tensor]) -> float:
     return float(torch.linalg.vector_norm(torch.cat([_gradient(weight).flatten() for weight in weights]).double()))
 
 
+def at_least_fp32(tensor: torch.Tensor) -> torch.Tensor:
+    """16 bits in 32, fp64 as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def norm_clipped(weights: Sequence[torch.Tensor], *, largest: float) -> None:
-    """By torch, with the norm in fp32."""
-    norm = torch.nn.utils.get_total_norm([_gradient(weight).float() for weight in weights])
+    """By torch, with the norm in fp32 or better."""
+    norm = torch.nn.utils.get_total_norm([at_least_fp32(_gradient(weight)) for weight in weights])
     torch.nn.utils.clip_grads_with_norm_(weights, largest, norm)
 
 

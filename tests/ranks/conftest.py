@@ -6,6 +6,47 @@ import pytest
 
 from ranks.tiny import write_model
 
+REPEATED = {
+    "test_after_training.py::test_equals_one_process": (
+        "zero1",
+        "lora-zero2",
+        "tp2-zero1",
+        "pp2-dp2",
+        "mcore-pp2-vpp2",
+    ),
+    "test_bad_steps.py::test_a_bad_step_changes_nothing": (
+        "zero_stage=1",
+        "zero_stage=2",
+        "zero_stage=3-precision=bf16",
+        "pp=2-precision=bf16",
+    ),
+    "test_clipping.py::test_equals_one_process": ("agc-zero1", "agc-tp2"),
+    "test_communication.py::test_halves_are_the_mean_rounded": ("bf16",),
+    "test_communication.py::test_fp16_has_room_for_gradients_of_any_size": ("1e-07",),
+    "test_low_precision.py::test_an_overflow_leaves_no_trace": ("{'zero_stage': 2}",),
+    "test_other_optimizers.py::test_does_what_its_library_does": (
+        "lion-{'zero_stage': 2}",
+        "adafactor-{'zero_stage': 2, 'precision': 'bf16'}",
+    ),
+    "test_parity.py::test_divided_replicas": ("tied-tp2-zero2", "tied-sp2-zero2"),
+    "test_parity.py::test_pipelines": ("deep_tied-pp2-dp2",),
+    "test_parity.py::test_tied_embeddings": ("0", "2"),
+    "test_parity.py::test_lora_equals_peft": ("{'pp': 2}-none",),
+    "test_resume.py::test_goes_on_bit_for_bit": ("zero2-dp2",),
+    "test_resume.py::test_goes_on_with_another_layout": ("tp2-zero1-pp2-tp2", "zero0-dp2-zero1-dp1"),
+    "test_resume.py::test_a_run_can_go_back_without_a_new_start": ("{'zero_stage': 3}",),
+}
+"""Cases that show in one layout more what quick ones show in others: `make soak` runs them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to soak what is repeated."""
+    for item in items:
+        test, _, case = item.nodeid.rpartition("/")[2].partition("[")
+        if case.removesuffix("]") in REPEATED.get(test, ()):
+            item.add_marker(pytest.mark.soak)
+
 
 @pytest.fixture(scope="session")
 def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,8 +12,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from ranks.by_hand import Clip, Clipped, norm_clipped, optimizers_by_hand, total_norm
+from ranks.by_hand import Clip, Clipped, at_least_fp32, norm_clipped, optimizers_by_hand, total_norm
 from ranks.settings import (
     BY_NORM,
     CLIP,
@@ -77,6 +78,7 @@ def reference_run(
 
     Args:
         folder: of the model.
+        precision: `fp64` too, in which all of it is computed: how far from it another run ends says what roundings do.
         mixed: with `autocast` the weights are fp32, within torch.autocast; with `none` all that there is is bf16.
         packed: on the documents of each step's packs, a row for each.
         in_parts: micro-batches that a step's rows come in. What that changes is the order of sums: the same training,
@@ -87,18 +89,22 @@ def reference_run(
         alpha: of NEFTune's noise.
         vocab_size: of the model.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES["fp32" if mixed == "autocast" else precision])
+    exact = precision == "fp64"
+    loaded_in = "fp32" if exact or mixed == "autocast" else precision
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[loaded_in])
     if new_tokens:
         _grow(model, new_tokens)
     if method == "lora":
         model = _with_adapters(model, dict(adapters))
+    if exact:
+        _to_fp64(model)
     for name, parameter in model.named_parameters():
         if freeze and fnmatchcase(name, freeze):
             parameter.requires_grad_(False)
     batches = documents_of_packs(num_steps) if packed else global_batches(num_steps, vocab_size=vocab_size + new_tokens)
     clipper = functools.partial(norm_clipped, largest=clip) if clipping.kind == "norm" else Clipped(clipping)
     parts = [_in_parts(batch, in_parts) for batch in batches]
-    masters = DTYPES["bf16" if mixed == "none" else "fp32"]
+    masters = torch.float64 if exact else DTYPES["bf16" if mixed == "none" else "fp32"]
     if mixed == "autocast":
         # Entered anew by every forward pass: one context around all steps would keep the first one's rounded weights.
         model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
@@ -124,13 +130,24 @@ def documents_of_packs(count: int) -> list[Batch]:
 
 
 def mean_loss(model: Any, batch: Batch, *, alpha: float | None = None) -> torch.Tensor:
-    """Mean cross-entropy over the supervised tokens, in fp32; `alpha`: of NEFTune's noise."""
+    """Mean cross-entropy over the supervised tokens, in fp32 or better; `alpha`: of NEFTune's noise."""
     embedded = model.get_input_embeddings()(batch["input_ids"])
     if alpha is not None:
         embedded = embedded + _noise(batch, embedded.shape[-1], alpha)
     logits = model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits
-    predicted, wanted = logits[:, :-1].float(), batch["labels"][:, 1:]
+    predicted, wanted = at_least_fp32(logits[:, :-1]), batch["labels"][:, 1:]
     return cross_entropy(predicted.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+
+
+def _to_fp64(model: Any) -> None:
+    """What was read and drawn in fp32; transformers' norms would compute in fp32 all the same."""
+    model.double()
+    for owner in list(model.modules()):
+        for name, layer in list(owner.named_children()):
+            if isinstance(layer, LlamaRMSNorm):
+                exact = torch.nn.RMSNorm(layer.weight.shape, eps=layer.variance_epsilon)
+                exact.weight = layer.weight
+                setattr(owner, name, exact)
 
 
 def _grow(model: Any, count: int) -> None:

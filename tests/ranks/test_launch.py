@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import toolkit
+from ranks.runs import in_warm_ranks
 from toolkit.checkpoints.store import Store
 from toolkit.demo.model import write_demo_model
 from toolkit.demo.tasks import demo_rows
@@ -33,8 +35,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_run(folder: Path, model: Path, data: Path, *, steps: int = STEPS) -> Path:
-    plan = toolkit.plan(model, "2xcpu", seq_len=64, global_batch=8, zero_stage=2)
+def make_run(folder: Path, model: Path, data: Path, *, steps: int = STEPS, **layout: Any) -> Path:
+    plan = toolkit.plan(model, "2xcpu", seq_len=64, global_batch=8, **(layout or {"zero_stage": 2}))
     recipe = {
         "model": str(model),
         "workload": plan.workload.model_dump(),
@@ -159,6 +161,34 @@ def nan_weights(inputs: Path) -> None:
     weights = load_file(path)
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["toolkit", "launch", "RUN"],
+        pytest.param(
+            ["accelerate", "launch", "--config_file", "RUN/accelerate.yaml", "-m", "toolkit.finetune"],
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            ["accelerate", "launch", "--multi_gpu", "--num_processes", 2, "-m", "toolkit.finetune"],
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(["torchrun", "--nproc-per-node", 2, "-m", "toolkit.finetune"], marks=pytest.mark.soak),
+    ],
+    ids=["toolkit", "accelerate-megatron", "accelerate-plain", "torchrun"],
+)
+def test_megatron_through_every_launcher(inputs: Path, tmp_path: Path, words: list[Any]) -> None:
+    run = make_run(tmp_path / "run", inputs / "model", inputs / "data.jsonl", engine="mcore", tp=2, micro_batch=4)
+    plain = make_run(tmp_path / "plain", inputs / "model", inputs / "data.jsonl", zero_stage=2, micro_batch=2)
+    given = [str(word).replace("RUN", str(run)) for word in words]
+    given += [] if words[0] == "toolkit" else ["--recipe", run / "recipe.yaml", "--plan", run / "plan.json"]
+    result = command_line(*given)
+    assert result.returncode == 0, result.stderr[-3000:]
+    in_warm_ranks(plain)
+    assert losses(run) == pytest.approx(losses(plain), abs=3e-6)
+    assert (run / "final" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,10 @@ REFUSED = {
     "--pp 2 --tp 2 --zero 3": f"--zero 3: engine pipeline {ZERO_1_ONLY}",
     "--tp 2 --zero 0": "--zero 0 with tp=2: use --zero 1, 2 or 3, or tp=1",
     "--tp 2 --method lora --engine zero": (
-        "tp=2: engine zero loses the adapters where it divides layers; use tp=1 with method=lora"
+        "tp=2: engine zero loses the adapters where it divides layers; use tp=1 with method=lora, or engine=mcore"
     ),
     "--tp 2 --pp 2 --method lora --engine pipeline": (
-        "tp=2: engine pipeline divides full layers only; use tp=1 with method=lora"
+        "tp=2: engine pipeline divides full layers only; use tp=1 with method=lora, or engine=mcore"
     ),
     "--sp 2 --engine pipeline": "sp=2: engine pipeline has no sequence parallelism; use sp=1",
     "--sp 2 --pp 2": "no engine has all that is given; the closest: "

@@ -191,6 +191,16 @@ def test_the_line_that_plans_again_keeps_objective_and_price(tmp_path: Path) -> 
     assert Plan.load(tmp_path / "run" / "plan.json") == made
 
 
+def test_a_recipe_that_the_engine_cannot_follow_is_refused(tmp_path: Path) -> None:
+    words = ["--set", "neftune_alpha=5", "-o", "run"]
+    free = toolkit("plan", *PLAN, *words, cwd=tmp_path)
+    assert free.returncode == 0, free.stderr
+    assert (tmp_path / "run" / "ds_config.json").is_file()
+    asked = toolkit("plan", *PLAN, *words, "--engine", "mcore", "--overwrite", cwd=tmp_path)
+    refused(asked, "neftune_alpha=5: engine mcore adds no noise to embeddings", "--engine zero")
+    assert (tmp_path / "run" / "ds_config.json").is_file()
+
+
 def test_the_lines_of_the_page_for_users_run(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "planner.md").read_text(encoding="utf-8")
     lines = page.split("```")[1].replace("\\\n", " ").strip().splitlines()

@@ -1,7 +1,6 @@
 """`toolkit plan` and `toolkit estimate`."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -93,12 +92,17 @@ def plan(
     wanted = recipe_values(recipe, options=values, assignments=set_ or [])
     with options.faults_as_options():
         machines, fixed = options.priced(cluster, price), options.choices(context)
-        search = partial(api.plan_for, wanted["model"], machines, work=wanted["workload"])
-        search = partial(search, gradient_clipping=gradient_clipping, objective=best_at)
-        chosen = search(fixed=fixed)
+        chosen = api.plan_for(
+            wanted["model"],
+            machines,
+            work=wanted["workload"],
+            fixed=fixed,
+            gradient_clipping=gradient_clipping,
+            objective=best_at,
+        )
     work = chosen.workload.model_dump()
     full_recipe = Recipe.parse({**wanted, "workload": work}, source=str(recipe) if recipe else "options")
-    chosen = api.with_board(api.plan_that_follows(full_recipe, chosen, search=search), cluster)
+    chosen = api.with_board(chosen, cluster)
     if output is not None:
         emit(chosen, output, full_recipe, overwrite=overwrite)
     _show(chosen, explain=explain, as_json=as_json, plot=plot)

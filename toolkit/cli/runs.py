@@ -84,8 +84,9 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Run folder; an earlier demo there is replaced.")
     ] = Path("runs/demo"),
+    max_steps: Annotated[int | None, typer.Option(help="Optimizer steps; default: its epochs.", min=1)] = None,
 ) -> None:
     """Plan, train, export and compare a small LLaMA, or your own model and samples."""
     from toolkit.demo.run import run_demo
 
-    run_demo(output, model=model, data=data, console=options.console)
+    run_demo(output, model=model, data=data, console=options.console, max_steps=max_steps)

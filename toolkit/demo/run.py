@@ -26,7 +26,9 @@ from toolkit.specs.model import ModelSpec
 from toolkit.specs.recipe import Recipe
 
 
-def run_demo(output: Path, *, model: str | None, data: str | None, console: Console) -> None:
+def run_demo(
+    output: Path, *, model: str | None, data: str | None, console: Console, max_steps: int | None = None
+) -> None:
     """Run the main job once, from plan to answers, in `output`; an earlier demo there is replaced.
 
     Args:
@@ -34,6 +36,7 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
         model: folder or hub id; None makes a small random LLaMA with a tokenizer of its own.
         data: file, folder or hub id; None makes the embedded instruction set.
         console: where plan and report go.
+        max_steps: optimizer steps after which it ends, instead of its epochs.
 
     Raises:
         ToolkitError: what is wrong with the model, the data or the machine.
@@ -44,6 +47,9 @@ def run_demo(output: Path, *, model: str | None, data: str | None, console: Cons
     if cluster.device.kind == "cpu":
         os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU
     recipe = demo_recipe(output / "inputs", model, data)
+    if max_steps is not None:
+        del recipe["epochs"]
+        recipe["max_steps"] = max_steps
     if cluster.device.kind == "cpu":
         # A catalog knows GPUs; what a processor does, only a measurement tells.
         console.print(Rule("calibration", align="left"))

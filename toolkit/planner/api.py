@@ -1,11 +1,11 @@
 """`toolkit.plan`: names in, Plan out; what the command line and notebooks call."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import NoFeasiblePlan, SpecError
+from toolkit.errors import SpecError
 from toolkit.planner.layout import GivenLayout, judge_layout
 from toolkit.planner.multiples import choice
 from toolkit.planner.plan import OBJECTIVES, Objective, Plan
@@ -13,7 +13,6 @@ from toolkit.planner.search import Fixed, make_plan
 from toolkit.specs.catalog_lookup import board_words
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.model import ModelSpec
-from toolkit.specs.recipe import Recipe
 from toolkit.specs.trained import grown
 from toolkit.specs.workload import Precision, Workload
 
@@ -71,29 +70,6 @@ def plan_for(
     choices = Fixed.parse(fixed, source="choices")
     made = make_plan(spec, machines, workload, fixed=choices, gradient_clipping=gradient_clipping, objective=objective)
     return with_board(made, cluster)
-
-
-def plan_that_follows(recipe: Recipe, chosen: Plan, *, search: Callable[..., Plan]) -> Plan:
-    """The choice, or the best of the other engines where the choice's own does not do what the recipe asks for.
-
-    Args:
-        recipe: of the run.
-        chosen: what was chosen by its workload alone.
-        search: makes a plan under other fixed choices, as `plan_for` with all its other arguments.
-
-    Returns:
-        `chosen` also where the user has asked for that engine, or no other has a plan: writing it tells what is wrong.
-    """
-    engine, faults = chosen.strategy.engine, chosen.recipe_faults(recipe)
-    if not faults or chosen.fixed.engine is not None:
-        return chosen
-    without = ",".join([*(chosen.fixed.without or ()), engine])
-    try:
-        other = search(fixed={**chosen.fixed.given(), "without": without})
-    except (NoFeasiblePlan, SpecError):
-        return chosen
-    told = (f"Left out by the recipe: {fault}." for fault in faults)
-    return other.model_copy(update={"reasons": (*other.reasons, *told)})
 
 
 def estimate(

@@ -120,7 +120,8 @@ def _tensor_faults(engine: EngineName, rules: Rules, setup: Setup) -> Iterator[F
     yield from (heads := list(_heads_faults("tp", setup.tp, setup)))
     if setup.method not in rules.tp_methods:
         words = "loses the adapters where it divides layers" if engine == "zero" else "divides full layers only"
-        yield rule(f"tp={setup.tp}: engine {engine} {words}; use tp=1 with method={setup.method}")
+        instead = ", or engine=mcore" if setup.method in ENGINES["mcore"].tp_methods else ""
+        yield rule(f"tp={setup.tp}: engine {engine} {words}; use tp=1 with method={setup.method}{instead}")
     if engine == "mcore" and setup.shape.ffn % setup.tp:
         works = _that_divide(setup, "tp", [n for n in divisors(setup.shape.num_kv_heads) if setup.shape.ffn % n == 0])
         yield Fault("heads", f"tp={setup.tp} does not divide intermediate_size={setup.shape.ffn}; use {choice(works)}")

@@ -25,7 +25,9 @@ class Choice(NamedTuple):
 
     chosen: Timed
     others: Sequence[Timed]
-    """All others that fit."""
+    """All others that could have been chosen."""
+    untimed: Timed | None
+    """The fastest that fits and that nobody has timed on a GPU."""
     asked: ClusterSpec
     """The whole cluster that was asked for; the choice may take a part of it."""
 
@@ -90,6 +92,8 @@ def reasons(request: Request, choice: Choice, objective: Objective) -> tuple[str
     told += _size_words(request, choice, objective)
     if request.spans_replicas:
         told.append(_batch_words(request))
+    if choice.untimed is not None and choice.untimed.step_seconds < chosen.step_seconds and chosen.is_timed:
+        told.append(_untimed_words(chosen, choice.untimed))
     if pins := ", ".join(f"{name}={value}" for name, value in request.fixed.given().items()):
         told.append(f"Given, not chosen: {pins}.")
     if chosen.judged.setup.zero_stage == 0 and request.workload.weights != "fp32":
@@ -153,6 +157,15 @@ def _size_words(request: Request, choice: Choice, objective: Objective) -> list[
         price = price_of_tokens(request.cluster.price_per_gpu_hour, rate)
         return [f"{of_all} are the cheapest part of the cluster: {price:,.2f} US dollars per billion tokens."]
     return []
+
+
+def _untimed_words(chosen: Timed, untimed: Timed) -> str:
+    engine, _, rest = untimed.judged.strategy.words.partition(", ")
+    takes = f"would take {human_seconds(untimed.step_seconds)}, {compared_words(untimed, chosen)}"
+    return (
+        f"engine {engine} with {rest} {takes}, as Megatron with Transformer Engine does; here it has torch's kernels, "
+        f"and nobody has timed it on GPUs: --engine {engine} takes it."
+    )
 
 
 def compared_words(one: Timed, chosen: Timed) -> str:

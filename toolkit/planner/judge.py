@@ -4,7 +4,8 @@ Numbers here are plain tuples; pydantic models are made of the few that are show
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from typing_extensions import Self
 
@@ -16,6 +17,7 @@ from toolkit.planner.memory.estimate import HEADROOM, Peak, Resident, context_by
 from toolkit.planner.memory.host import offloaded_bytes
 from toolkit.planner.plan import Candidate
 from toolkit.planner.request import Request
+from toolkit.planner.rules import ENGINES
 from toolkit.planner.setup import Checkpointing, Setup
 from toolkit.planner.strategy import EngineName, Layout, Strategy
 from toolkit.specs.cluster import ClusterSpec
@@ -78,6 +80,16 @@ class Timed(NamedTuple):
     step_seconds: float
 
     @property
+    def engine(self) -> EngineName:
+        """What would run it."""
+        return self.judged.engine
+
+    @property
+    def is_timed(self) -> bool:
+        """Steps of its engine have been timed on GPUs."""
+        return ENGINES[self.engine].timed
+
+    @property
     def candidate(self) -> Candidate:
         """For a Plan."""
         return Candidate(strategy=self.judged.strategy, memory=self.judged.memory, time=self.time)
@@ -119,6 +131,19 @@ def judge(request: Request) -> Verdict:
     for group in generate(request, verdict.tally):
         judge_group(group)
     return verdict
+
+
+class _OfEngine(Protocol):
+    @property
+    def engine(self) -> EngineName: ...
+
+
+_Fit = TypeVar("_Fit", bound=_OfEngine)
+
+
+def choosable(fits: Sequence[_Fit]) -> Sequence[_Fit]:
+    """Of those that fit, what may be chosen: of engines that have been timed on GPUs, if any of them is there."""
+    return [one for one in fits if ENGINES[one.engine].timed] or fits
 
 
 def anything_fits(request: Request) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice
 
 from toolkit.planner.estimates import MEMORY_TERMS, MemoryEstimate
-from toolkit.planner.judge import Judged, judge, timed
+from toolkit.planner.judge import Judged, choosable, judge, timed
 from toolkit.planner.memory import HEADROOM
 from toolkit.planner.rank import ranked
 from toolkit.planner.request import Request, batch_faults
@@ -54,8 +54,8 @@ def helpful_options(request: Request, memory: MemoryEstimate) -> list[str]:
     """
     states, degrees = _free(request, _STATES), _free(request, [*_STATES, *DEGREES, "stages"])
     verdict = judge(states)
-    told = list(islice(_option_changes(request, verdict.fits), MAX_TOLD))
-    told = told or list(islice(_option_changes(request, judge(degrees).fits), MAX_TOLD))
+    told = list(islice(_option_changes(request, choosable(verdict.fits)), MAX_TOLD))
+    told = told or list(islice(_option_changes(request, choosable(judge(degrees).fits)), MAX_TOLD))
     told += islice(_that_help(_kinds(request, [memory])), MAX_TOLD - len(told))
     if not told:
         misses = [memory, *(one.memory for one in verdict.nearest.values())]
@@ -78,7 +78,7 @@ def _that_help(kinds: Iterable[Iterator[Knob]]) -> Iterator[str]:
     """Of each kind of change the smallest that helps, and what the planner makes of it."""
     for kind in kinds:
         for words, changed in kind:
-            fits = [timed(one) for one in judge(changed).fits]
+            fits = [timed(one) for one in choosable(judge(changed).fits)]
             if (best := next(ranked(fits, "fastest"), None)) is not None:
                 yield f"{words}: {best.judged.strategy.words}, {human_seconds(best.step_seconds)} per step"
                 break
@@ -88,7 +88,7 @@ def _that_help_with_options(request: Request, kinds: Iterable[Iterator[Knob]]) -
     """Changes that help together with other options than those of the layout."""
     for kind in kinds:
         for words, changed in kind:
-            if (options := next(_option_changes(request, judge(changed).fits), None)) is not None:
+            if (options := next(_option_changes(request, choosable(judge(changed).fits)), None)) is not None:
                 yield f"{words}, and {options}"
                 break
 

@@ -6,6 +6,7 @@ from toolkit.planner.explain import SILENT_ZERO_0, binding_constraint
 from toolkit.planner.judge import Judged, Timed, Verdict
 from toolkit.planner.plan import Rejection
 from toolkit.planner.request import Request
+from toolkit.planner.rules import ENGINES
 from toolkit.planner.setup import Setup
 
 MAX_SHOWN = 12
@@ -50,8 +51,9 @@ def _unsafe(request: Request) -> Iterator[Rejection]:
 def _misses(verdict: Verdict, *, chosen: Timed, fits: Sequence[Timed]) -> Iterator[Rejection]:
     """Families in which nothing fits; and the chosen one's: why not a larger micro-batch."""
     with_fits = {one.judged.family for one in fits} - {chosen.judged.family}
+    known = ENGINES[chosen.engine].timed
     for judged in sorted(verdict.nearest.values(), key=lambda one: one.overshoot):
-        if judged.family in with_fits:
+        if judged.family in with_fits or (known and not ENGINES[judged.engine].timed):
             continue
         yield Rejection(
             strategy=judged.strategy.words,

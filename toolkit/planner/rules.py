@@ -48,6 +48,8 @@ class Rules(NamedTuple):
     """Stages hold the numbers of layers that the plan says."""
     devices: tuple[str, ...] = ("cuda", "rocm", "cpu")
     """Kinds of devices it is for; on others it is planned only if asked for."""
+    timed: bool = True
+    """Its steps have been timed on GPUs; else it is chosen only where it is asked for, or nothing else fits."""
 
 
 ENGINES: dict[EngineName, Rules] = {
@@ -84,6 +86,8 @@ ENGINES: dict[EngineName, Rules] = {
         own_stages=True,
         # Its kernels (Transformer Engine) are for GPUs; a CPU can rehearse a layout, nobody trains so.
         devices=("cuda", "rocm"),
+        # Its law is of Transformer Engine's kernels, which it does not use.
+        timed=False,
         # DistributedOptimizer.__init__ asserts Adam (core/optimizer/distrib_optimizer.py).
         optimizers=("adamw",),
         mixed=("master",),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from toolkit.errors import NoFeasiblePlan, SpecError
 from toolkit.planner.explain import Choice, binding_constraint, reasons, usable_words
-from toolkit.planner.judge import Judged, Timed, Verdict, judge, timed
+from toolkit.planner.judge import Judged, Timed, Verdict, choosable, judge, timed
 from toolkit.planner.knobs import helpful_changes
 from toolkit.planner.memory import estimate_memory
 from toolkit.planner.plan import Objective, Plan
@@ -34,6 +34,11 @@ class Found(NamedTuple):
     verdict: Verdict
     fits: list[Timed]
     """All that fit."""
+
+    @property
+    def eligible(self) -> Sequence[Timed]:
+        """Those of them that may be chosen."""
+        return choosable(self.fits)
 
 
 def make_plan(
@@ -62,9 +67,11 @@ def make_plan(
     request = Request(model, cluster, workload, fixed)
     check_request(request)
     found = _search(request, objective)
-    order = best_of_families(ranked(found.fits, objective), MAX_ALTERNATIVES + 1)
+    order = best_of_families(ranked(found.eligible, objective), MAX_ALTERNATIVES + 1)
     chosen, setup = order[0], order[0].judged.setup
-    choice = Choice(chosen, [one for one in found.fits if one is not chosen], cluster)
+    others = [one for one in found.eligible if one is not chosen]
+    untimed = [] if len(found.eligible) == len(found.fits) else [one for one in found.fits if not one.is_timed]
+    choice = Choice(chosen, others, min(untimed, key=lambda one: one.step_seconds, default=None), cluster)
     return Plan(
         model=model,
         cluster=found.request.cluster,
@@ -81,7 +88,7 @@ def make_plan(
         pareto=tuple(one.candidate for one in front(found.fits)),
         rejected=rejections(found.request, found.verdict, chosen=chosen, fits=found.fits),
         judged=found.verdict.judged,
-        rejections=dict(found.verdict.tally.counts),
+        rejections=dict(found.verdict.tally.counts) | ({"not timed on GPUs": len(untimed)} if untimed else {}),
     )
 
 
@@ -137,7 +144,7 @@ def _cheapest(request: Request) -> Found:
     for cluster in halvings(request.cluster):
         found = whole if cluster is request.cluster else _look(request._replace(cluster=cluster))
         if found.fits:
-            cost = min(one.step_seconds for one in found.fits) * cluster.world_size
+            cost = min(one.step_seconds for one in found.eligible) * cluster.world_size
             if cost < least:
                 least, best = cost, found
     return best

@@ -60,7 +60,7 @@ def refusal(model: str = "llama-3.1-8b", cluster: str = "8xA100-80GB", **rest: A
         ),
         (
             {"engine": "pipeline", "tp": 2, "work": {"method": "lora"}},
-            "tp=2: engine pipeline divides full layers only; use tp=1 with method=lora",
+            "tp=2: engine pipeline divides full layers only; use tp=1 with method=lora, or engine=mcore",
         ),
         (
             {"tp": 2, "work": {"method": "qlora"}},

@@ -171,3 +171,14 @@ def test_what_would_often_run_out_of_memory_has_to_be_much_faster() -> None:
     assert quickest < plan_.time.step_seconds < 1.1 * quickest
     assert plan_.memory.oom_probability(plan_.cluster.device.memory_bytes) < 0.05
     assert any("would end with out of memory there" in reason for reason in plan_.reasons)
+
+
+def test_megatron_is_told_and_not_chosen_until_somebody_has_timed_it() -> None:
+    free, asked = planned("8xA100-80GB"), planned("8xA100-80GB", engine="mcore")
+    assert free.strategy.engine != "mcore"
+    assert asked.time.step_seconds < free.time.step_seconds
+    (told,) = [reason for reason in free.reasons if reason.startswith("engine mcore with")]
+    assert told.endswith("nobody has timed it on GPUs: --engine mcore takes it.")
+    assert asked.strategy.words.removeprefix("mcore, ") in told
+    assert "mcore" not in {one.strategy.engine for one in free.alternatives}
+    assert planned("8xA100-80GB", cp=2).strategy.engine == "mcore"

@@ -79,7 +79,7 @@ def _check_versions(by_rank: Sequence[dict[str, str]]) -> None:
     """
     told = []
     for name, release in by_rank[0].items():
-        others = [(rank, versions[name]) for rank, versions in enumerate(by_rank) if versions[name] != release]
+        others = [(rank, of.get(name, "none")) for rank, of in enumerate(by_rank) if of.get(name) != release]
         told += [f"{name} {release} on rank 0 and {other} on rank {rank}" for rank, other in others[:1]]
     if told:
         raise EngineError(f"the ranks run different releases: {', '.join(told)}; install the same on every machine")
