@@ -22,6 +22,11 @@ _ADAM = {
     "fp32_optimizer_states", "set_grad_none", "adamw_mode", "max_grad_norm", "maximize", "capturable",
     "differentiable", "fused",
 }  # fmt: skip
+_TORCH_SCHEDULES = (
+    "LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "SequentialLR",
+    "PolynomialLR", "CosineAnnealingLR", "ChainedScheduler", "ReduceLROnPlateau", "CyclicLR", "OneCycleLR",
+    "CosineAnnealingWarmRestarts",
+)  # fmt: skip
 _SCHEDULES: dict[str, tuple[set[str], set[str]]] = {
     "WarmupLR": ({"warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type"}, set()),
     "WarmupDecayLR": ({"warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type"}, {"total_num_steps"}),
@@ -61,7 +66,8 @@ def optimizer(values: Values, context: Context) -> Iterator[Finding]:
         close = nearest(kind, [*_OWN, *_TORCH], cutoff=0.6)
         told = f"is {shown(kind)}, which neither DeepSpeed nor torch.optim has"
         told += f"; did you mean {close}?" if close else ""
-        edit = Edit("replace", f'"{close}"') if close else None
+        sure = nearest(kind, [*_OWN, *_TORCH])
+        edit = Edit("replace", f'"{sure}"') if sure else None
         yield Finding("error", "optimizer", at, told, "it is refused at start", f"use {close or 'AdamW'}", edit)
     params = values.get("optimizer", "params")
     for name in params if isinstance(params, dict) and kind.lower() in ("adam", "adamw") else ():
@@ -95,6 +101,8 @@ def scheduler(values: Values, context: Context) -> Iterator[Finding]:
     """The section `scheduler`."""
     kind = values.get("scheduler", "type")
     if context.read_by == "toolkit" or not isinstance(kind, str):
+        return
+    if kind in _TORCH_SCHEDULES:
         return
     if kind not in _SCHEDULES:
         close = nearest(kind, list(_SCHEDULES), cutoff=0.6)

@@ -60,6 +60,7 @@ GOOD = (
     Good("torch's SGD", '"zero_allow_untested_optimizer": true,'
          '"optimizer": {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9}}'),
     Good("one cycle", '"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": 1e-5, "cycle_max_lr": 1e-3}}'),
+    Good("one cycle of torch's", '"scheduler": {"type": "OneCycleLR", "params": {"max_lr": 1e-3, "total_steps": 100}}'),
     Good("monitors", '"tensorboard": {"enabled": true, "output_path": "logs"}, "csv_monitor": {"enabled": false},'
          '"wandb": {"enabled": false, "project": "p"}'),
     Good("profilers", '"flops_profiler": {"enabled": true, "profile_step": 2}, "comms_logger": {"enabled": true}'),

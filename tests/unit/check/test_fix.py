@@ -62,6 +62,8 @@ def test_each_edit(before: str, after: str) -> None:
         '{"fp16": {"enabled": true}, "bf16": {"enabled": true}}',
         '{"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}',
         '{"train_batch_size": 7, "train_micro_batch_size_per_gpu": 2}',
+        # It looks a little like Adam.
+        '{"optimizer": {"type": "FusedAdam"}}',
         "{broken",
     ],
 )
