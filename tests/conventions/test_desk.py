@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("cli", "specs", "planner", "emitters", "launcher", "report")
+PARTS = ("cli", "specs", "planner", "emitters", "check", "launcher", "report")
 
 # Stands in for a machine on which only the project's first dependencies are installed.
 BLOCK = """
@@ -35,7 +35,7 @@ def run_python(code: str) -> str:
 
 def desk_modules() -> list[str]:
     """Dotted names of the desk's modules, without those that draw with a training library."""
-    paths = [path for part in PARTS for path in sorted((REPOSITORY / "toolkit").glob(f"{part}*/**/*.py"))]
+    paths = [path for part in PARTS for path in sorted((REPOSITORY / "toolkit").glob(f"{part}/**/*.py"))]
     paths += [REPOSITORY / "toolkit" / name for name in ("__main__.py", "launcher.py", "run_folder.py", "units.py")]
     for name in ("plots.py", "plan_page.py", "plan_plots.py"):
         paths.remove(REPOSITORY / "toolkit" / "report" / name)

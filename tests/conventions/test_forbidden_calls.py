@@ -108,10 +108,10 @@ def test_the_loaders_of_yaml_are_safe_ones() -> None:
 
     from toolkit.specs import base, reading
 
-    for loader in (reading._Loader, base._CatalogLoader):
+    for loader in (reading.BoundedLoader, base._CatalogLoader):
         assert issubclass(loader, yaml.constructor.SafeConstructor)
         assert not issubclass(loader, yaml.constructor.FullConstructor)
-    assert reading.parse_yaml.__kwdefaults__ == {"loader": reading._Loader}
+    assert reading.parse_yaml.__kwdefaults__ == {"loader": reading.BoundedLoader}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import difflib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -66,8 +66,36 @@ def read_catalog(path: Path) -> dict[str, Any]:
 
 def faults(spec: type[BaseModel], error: ValidationError) -> list[str]:
     """One line per fault: where, what was given, what is needed."""
+    return [_fault(spec, fault) for fault in _own_faults(error)]
+
+
+class PlacedFault(NamedTuple):
+    """A fault of an input, with its place."""
+
+    location: tuple[str | int, ...]
+    """Keys and list indices; of a branch of a union, also its name."""
+    words: str
+    """As in the error of `Spec.parse`."""
+    nearest: str | None
+    """The known key that an unknown one was taken for."""
+
+
+def placed_faults(spec: type[BaseModel], given: Any) -> tuple[BaseModel | None, list[PlacedFault]]:
+    """The object that an input makes, or every fault of it with its place."""
+    try:
+        return spec.model_validate(given), []
+    except ValidationError as error:
+        return None, [_placed(spec, fault) for fault in _own_faults(error)]
+
+
+def _placed(spec: type[BaseModel], fault: Any) -> PlacedFault:
+    known = _close(spec, fault["loc"]) if fault["type"] == "extra_forbidden" else []
+    return PlacedFault(tuple(fault["loc"]), _fault(spec, fault), known[0] if known else None)
+
+
+def _own_faults(error: ValidationError) -> list[Any]:
     # A default that follows from another field is not computed after a fault: no fault of its own.
-    return [_fault(spec, fault) for fault in error.errors() if fault["type"] != "default_factory_not_called"]
+    return [fault for fault in error.errors() if fault["type"] != "default_factory_not_called"]
 
 
 def _fault(spec: type[BaseModel], fault: Any) -> str:
@@ -92,9 +120,12 @@ def _fault(spec: type[BaseModel], fault: Any) -> str:
 
 
 def _nearest(spec: type[BaseModel], location: tuple[str | int, ...]) -> str:
-    known = _fields_at(spec, location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    known, close = _fields_at(spec, location[:-1]), _close(spec, location)
     return f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(sorted(known))}"
+
+
+def _close(spec: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    return difflib.get_close_matches(str(location[-1]), _fields_at(spec, location[:-1]), n=1, cutoff=0.5)
 
 
 def _fields_at(spec: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:

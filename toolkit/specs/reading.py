@@ -35,7 +35,7 @@ class UniqueKeys(yaml.constructor.SafeConstructor):
         return super().construct_mapping(node, deep)
 
 
-class _Loader(UniqueKeys, yaml.SafeLoader):
+class BoundedLoader(UniqueKeys, yaml.SafeLoader):
     """Counts while it reads: what aliases repeat is small in memory, but not once it is validated or shown."""
 
     def __init__(self, text: str) -> None:
@@ -43,6 +43,7 @@ class _Loader(UniqueKeys, yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """A scalar; a number of thousands of signs is refused."""
         # PyYAML multiplies 1:00:00:... out, and nothing can print the number.
         if node.tag in _NUMBERS and len(node.value) > _MAX_DIGITS:
             problem = f"a number of {len(node.value):,} signs"
@@ -50,6 +51,7 @@ class _Loader(UniqueKeys, yaml.SafeLoader):
         return super().construct_scalar(node)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node, its size counted; aliases that repeat too much are refused."""
         repeats = self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
         if node is not None and not repeats:
@@ -84,7 +86,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_yaml(text: str, *, source: str, loader: type[yaml.SafeLoader] = _Loader) -> Any:
+def parse_yaml(text: str, *, source: str, loader: type[yaml.SafeLoader] = BoundedLoader) -> Any:
     """The value of a YAML text; `source` opens an error's message.
 
     Raises:

@@ -1,0 +1,233 @@
+"""All rules of an accelerate config file.
+
+Source: accelerate 1.15.0 commands/launch.py (`_validate_launch_command`, `launch_command`), utils/launch.py,
+utils/dataclasses.py (`DeepSpeedPlugin`, `MegatronLMPlugin`), parallelism_config.py. That `use_cpu` trains copies beside
+each other was measured.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.check.accelerate_schema import ACCELERATE, PREFIXES
+from toolkit.check.context import Context, Values
+from toolkit.check.finding import Edit, Finding
+from toolkit.check.known import Walk, check_keys, homes
+
+_REFUSED = "accelerate refuses it at start"
+_IN_DS_CONFIG = (
+    "gradient_accumulation_steps", "gradient_clipping", "zero_stage", "offload_optimizer_device",
+    "offload_param_device", "offload_param_nvme_path", "offload_optimizer_nvme_path", "zero3_save_16bit_model",
+)  # fmt: skip
+_HOMES = homes(ACCELERATE)
+
+
+def check_accelerate(values: Values, context: Context, *, folder: Path) -> Iterator[Finding]:
+    """Every fault of the file.
+
+    Args:
+        values: its values.
+        context: the plan beside it.
+        folder: where it lies.
+    """
+    content = values.content
+    if values.get("compute_environment") == "AMAZON_SAGEMAKER":
+        told = "SageMaker's keys are not in the tables of this check"
+        yield Finding("note", "not-checked", ("compute_environment",), told, "nothing of the file is checked", "")
+        return
+    yield from check_keys(_with_prefixes(content), ACCELERATE, Walk(context, frozenset(), _HOMES))
+    if "distributed_type" not in content:
+        told = "`distributed_type` is missing"
+        yield Finding(
+            "error",
+            "distributed-type",
+            ("distributed_type",),
+            told,
+            _REFUSED,
+            "add it, as `distributed_type: DEEPSPEED`",
+        )
+    yield from _words(values)
+    yield from _cpu(values)
+    yield from _deepspeed(values, folder)
+    yield from _machines(values)
+    yield from _fsdp(values)
+    yield from _megatron(values)
+    yield from _sections(values)
+    yield from _against_plan(values, context)
+
+
+def _with_prefixes(content: dict[str, Any] | Any) -> dict[str, Any]:
+    """The content without keys that stand in their section without its prefix, which accelerate adds."""
+    found = {}
+    for name, section in content.items():
+        prefix = PREFIXES.get(str(name))
+        if prefix and isinstance(section, dict):
+            known = ACCELERATE.keys[str(name)].section
+            names = known.keys if known else {}
+            section = {key: value for key, value in section.items() if f"{prefix}{key}" not in names}
+        found[name] = section
+    return found
+
+
+def _words(values: Values) -> Iterator[Finding]:
+    """YAML's `no` is false, and accelerate wants the word."""
+    if isinstance(values.get("mixed_precision"), bool):
+        told = "is a YAML truth value; `no` without quotes is false"
+        edit = None if values.on("mixed_precision") else Edit("replace", "'no'")
+        effect, remedy = "an AttributeError at start", "write 'no' in quotes"
+        yield Finding("error", "yaml-no", ("mixed_precision",), told, effect, remedy, edit)
+
+
+def _cpu(values: Values) -> Iterator[Finding]:
+    engine = values.get("distributed_type")
+    if values.on("use_cpu") and engine in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        told = f"true beside distributed_type {engine}"
+        effect = f"{engine} is dropped without a word: ranks train by plain DDP, or each a copy of its own"
+        yield Finding("error", "use-cpu", ("use_cpu",), told, effect, "write false; ranks on CPU work with it too")
+
+
+def _deepspeed(values: Values, folder: Path) -> Iterator[Finding]:
+    section = ("deepspeed_config",)
+    if values.get("distributed_type") != "DEEPSPEED":
+        if values.get("deepspeed_config"):
+            told = f"distributed_type is {values.get('distributed_type')}"
+            yield Finding("warning", "unused-section", section, told, "the section is not read", "write DEEPSPEED")
+        return
+    named = values.get("deepspeed_config", "deepspeed_config_file")
+    if isinstance(named, str):
+        for name in _IN_DS_CONFIG:
+            if values.has("deepspeed_config", name):
+                told = "stands beside `deepspeed_config_file`, in which it belongs"
+                yield Finding(
+                    "error", "beside-ds-config", (*section, name), told, _REFUSED, "remove it here", Edit("remove")
+                )
+        if values.get("mixed_precision") is not None:
+            told = "stands beside `deepspeed_config_file`, in which fp16 and bf16 belong"
+            yield Finding(
+                "error", "beside-ds-config", ("mixed_precision",), told, _REFUSED, "remove it here", Edit("remove")
+            )
+        if not any(place.is_file() for place in (Path(named), folder / named, folder / Path(named).name)):
+            told = f"{named} is neither here nor beside this file"
+            at = (*section, "deepspeed_config_file")
+            yield Finding("warning", "no-file", at, told, "accelerate takes the name for the config's text and fails",
+                          "give a path from where the run is started")  # fmt: skip
+        return
+    stage = values.whole("deepspeed_config", "zero_stage")
+    stage = 2 if stage is None else stage
+    if not values.has("deepspeed_config", "gradient_clipping"):
+        told = "`gradient_clipping` is missing: accelerate fills in 1.0, the Trainer its max_grad_norm"
+        effect = "`clip_grad_norm_(max_norm)` of the script does not count under DeepSpeed"
+        yield Finding("note", "clipping-default", section, told, effect, "write the norm")
+    if stage < 3 and values.get("deepspeed_config", "offload_param_device") not in (None, "none"):
+        at = (*section, "offload_param_device")
+        told = f"weights are offloaded by ZeRO-3 alone, the stage is {stage}"
+        yield Finding("error", "offload-stage", at, told, "they stay on the GPU", "set `zero_stage` to 3")
+    for part in ("optimizer", "param"):
+        device, path = f"offload_{part}_device", f"offload_{part}_nvme_path"
+        if values.get("deepspeed_config", device) == "nvme" and not values.get("deepspeed_config", path):
+            told = f"is nvme and `{path}` is missing"
+            yield Finding("error", "nvme-path", (*section, device), told, "the run fails at its first write",
+                          "name a folder on a local disk")  # fmt: skip
+    if stage > 3:
+        told = f"is {stage}, needs to be 0, 1, 2 or 3"
+        yield Finding("error", "out-of-range", (*section, "zero_stage"), told, "it is refused at start", "write one")
+    if stage != 3 and _true(values.get("deepspeed_config", "zero3_init_flag")):
+        told = f"is for ZeRO-3, the stage is {stage}"
+        yield Finding("note", "zero3-init", (*section, "zero3_init_flag"), told, "accelerate sets it to false", "")
+
+
+def _true(value: Any) -> bool:
+    return value is True or (isinstance(value, str) and value.lower() == "true")
+
+
+def _machines(values: Values) -> Iterator[Finding]:
+    machines, ranks = values.whole("num_machines") or 1, values.whole("num_processes")
+    if ranks is not None and ranks > 0 and ranks % machines:
+        told = f"is {ranks}, which {machines} machines do not divide"
+        effect = "the rest of the ranks is left out without a word"
+        yield Finding("error", "ranks", ("num_processes",), told, effect, "write ranks of all machines together")
+    if machines < 2:
+        return
+    for name in ("main_process_ip", "main_process_port"):
+        if values.get(name) is None:
+            told = f"{machines} machines need `{name}`"
+            effect = "an AssertionError at start, unless `accelerate launch` is given it"
+            yield Finding(
+                "warning", "rendezvous", ("num_machines",), told, effect, f"add `{name}`, or give it at launch"
+            )
+    if values.get("main_process_port") == 0:
+        told = "is 0 with several machines, which each take another free port"
+        yield Finding(
+            "error", "rendezvous", ("main_process_port",), told, "the ranks never meet", "write a port, as 29500"
+        )
+    launcher = values.get("deepspeed_config", "deepspeed_multinode_launcher")
+    if values.get("distributed_type") == "DEEPSPEED" and launcher in (None, "pdsh"):
+        at = ("deepspeed_config", *(("deepspeed_multinode_launcher",) if launcher else ()))
+        hosts = values.get("deepspeed_config", "deepspeed_hostfile")
+        told = "pdsh, the default, starts the ranks of all machines from one" + (
+            "" if hosts else ", and needs a hostfile"
+        )
+        effect = "without pdsh, a hostfile and ssh without passwords nothing starts"
+        yield Finding("note" if hosts else "warning", "launcher", at, told, effect,
+                      "write standard, and start the command on every machine")  # fmt: skip
+
+
+def _fsdp(values: Values) -> Iterator[Finding]:
+    if values.get("distributed_type") != "FSDP":
+        return
+    section = "fsdp_config"
+    loads = values.get(section, "fsdp_cpu_ram_efficient_loading")
+    if _true(loads) and values.get(section, "fsdp_sync_module_states") in (False, "false"):
+        told = "true needs `fsdp_sync_module_states: true`"
+        yield Finding("error", "fsdp", (section, "fsdp_cpu_ram_efficient_loading"), told,
+                      "ranks above 0 train random weights, or accelerate refuses it", "set both to true")  # fmt: skip
+
+
+def _megatron(values: Values) -> Iterator[Finding]:
+    if values.get("distributed_type") != "MEGATRON_LM":
+        return
+    section = ("megatron_lm_config",)
+    if not values.has(*section, "megatron_lm_context_parallel_size"):
+        told = "`megatron_lm_context_parallel_size` is missing, and accelerate's default is 2"
+        effect = "half of the ranks divide sequences that the script does not divide"
+        yield Finding("error", "context-parallel-default", section, told, effect, "write 1")
+
+
+def _sections(values: Values) -> Iterator[Finding]:
+    for engine, section in (("FSDP", "fsdp_config"), ("MEGATRON_LM", "megatron_lm_config")):
+        if values.get(section) and values.get("distributed_type") not in (None, engine):
+            told = f"is for distributed_type {engine}, which is {values.get('distributed_type')}"
+            yield Finding("warning", "unused-section", (section,), told, "it is not read", "remove it")
+    sizes = [values.whole("parallelism_config", f"parallelism_config_{one}_size") or 1 for one in
+             ("dp_replicate", "dp_shard", "tp", "cp", "sp")]  # fmt: skip
+    product, ranks = 1, values.whole("num_processes")
+    for size in sizes:
+        product *= size
+    if values.get("parallelism_config") and ranks is not None and ranks > 0 and product not in (1, ranks):
+        told = f"its sizes multiply to {product}, num_processes is {ranks}"
+        yield Finding("error", "degree", ("parallelism_config",), told, _REFUSED, "make them equal")
+
+
+def _against_plan(values: Values, context: Context) -> Iterator[Finding]:
+    plan = context.plan
+    if plan is None or context.read_by != "toolkit":
+        return
+    ranks, planned = values.whole("num_processes"), plan.world_size
+    if ranks is not None and planned is not None and ranks != planned:
+        told, effect = f"is {ranks}, the plan has {planned} ranks", "the run is refused by its first lines"
+        yield Finding("error", "plan", ("num_processes",), told, effect, f"write {planned}, or plan again")
+    nodes = plan.whole("cluster", "num_nodes")
+    if nodes is not None and values.whole("num_machines") not in (None, nodes):
+        told = f"is {values.whole('num_machines')}, the plan has {nodes} node(s)"
+        yield Finding("error", "plan", ("num_machines",), told, "ranks wait for machines that never come",
+                      f"write {nodes}, or plan again")  # fmt: skip
+    wanted = "MEGATRON_LM" if plan.engine == "mcore" else "DEEPSPEED"
+    if values.get("distributed_type") not in (None, wanted):
+        told = f"is {values.get('distributed_type')}, engine {plan.engine} of the plan needs {wanted}"
+        yield Finding(
+            "error", "plan", ("distributed_type",), told, "the engine finds no process group", f"write {wanted}"
+        )
+    if _true(values.get("deepspeed_config", "zero3_init_flag")):
+        told = "true divides every model that is made in the process, also those that only export"
+        at = ("deepspeed_config", "zero3_init_flag")
+        yield Finding("warning", "zero3-init", at, told, "exports and checks see empty weights", "write false")

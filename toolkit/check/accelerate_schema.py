@@ -1,0 +1,140 @@
+"""Known keys of an accelerate config file.
+
+Read off accelerate 1.15.0: commands/config/config_args.py (`ClusterConfig`) and the options of commands/launch.py. At
+the top level an unknown key is refused; inside the sections each key is set as an option of that name, and one that no
+option has is never looked at.
+"""
+
+from toolkit.check.schema import OPEN, Key, Section, flag, number, one_of, part, text, whole
+
+_WORD = Key("open")
+"""True, false or a text that says so: accelerate compares lower-case texts."""
+
+_DEEPSPEED = Section(
+    {
+        "deepspeed_config_file": text(),
+        "zero_stage": whole(2, low=0),
+        "offload_optimizer_device": one_of("none", "cpu", "nvme", default="none"),
+        "offload_param_device": one_of("none", "cpu", "nvme", default="none"),
+        "offload_optimizer_nvme_path": text(),
+        "offload_param_nvme_path": text(),
+        "gradient_accumulation_steps": whole(1, low=0, above=True),
+        "gradient_clipping": number(low=0),
+        "zero3_init_flag": _WORD,
+        "zero3_save_16bit_model": _WORD,
+        "deepspeed_hostfile": text(),
+        "deepspeed_exclusion_filter": text(),
+        "deepspeed_inclusion_filter": text(),
+        "deepspeed_multinode_launcher": one_of("pdsh", "standard", "openmpi", "mvapich", "mpich", "nossh", "slurm"),
+        "deepspeed_moe_layer_cls_names": text(),
+    }
+)
+_FSDP = Section(
+    {
+        f"fsdp_{name}": OPEN
+        for name in (
+            "version", "offload_params", "min_num_params", "sharding_strategy", "reshard_after_forward",
+            "auto_wrap_policy", "transformer_layer_cls_to_wrap", "backward_prefetch", "state_dict_type",
+            "forward_prefetch", "use_orig_params", "cpu_ram_efficient_loading", "sync_module_states",
+            "activation_checkpointing", "activation_checkpointing_offload", "ignored_modules",
+        )
+    }
+)  # fmt: skip
+_MEGATRON = Section(
+    {
+        **{
+            f"megatron_lm_{name}": whole(low=0)
+            for name in (
+                "tp_degree", "pp_degree", "num_micro_batches", "recompute_num_layers",
+                "decoder_last_pipeline_num_layers", "expert_model_parallel_size",
+                "context_parallel_size", "expert_tensor_parallel_size",
+            )
+        },
+        **{
+            f"megatron_lm_{name}": OPEN
+            for name in (
+                "use_custom_fsdp", "no_load_optim", "eod_mask_loss", "overlap_cpu_optimizer_d2h_h2d", "no_save_optim",
+                "optimizer_cpu_offload", "use_precision_aware_optimizer", "sequence_parallelism",
+                "recompute_activations", "use_distributed_optimizer", "recompute_granularity", "recompute_method",
+                "attention_backend", "attention_softmax_in_fp32", "calculate_per_token_loss",
+                "use_rotary_position_embeddings",
+            )
+        },
+        "megatron_lm_gradient_clipping": number(1.0, low=0),
+        "megatron_lm_attention_dropout": number(low=0, high=1),
+        "megatron_lm_hidden_dropout": number(low=0, high=1),
+    }
+)  # fmt: skip
+_PARALLELISM = Section(
+    {
+        **{
+            f"parallelism_config_{name}": whole(1, low=0, above=True)
+            for name in ("dp_replicate_size", "dp_shard_size", "tp_size", "cp_size", "sp_size")
+        },
+        "parallelism_config_cp_backend": one_of("torch", default="torch"),
+        "parallelism_config_cp_comm_strategy": one_of("allgather", "alltoall", default="allgather"),
+        "parallelism_config_sp_backend": one_of("deepspeed", default="deepspeed"),
+        "parallelism_config_sp_seq_length": OPEN,
+        "parallelism_config_sp_seq_length_is_variable": _WORD,
+        "parallelism_config_sp_attn_implementation": text(),
+    }
+)
+_DYNAMO = Section(
+    {f"dynamo_{name}": OPEN for name in ("backend", "mode", "use_fullgraph", "use_dynamic", "use_regional_compilation")}
+)
+_FP8 = Section(
+    {
+        f"fp8_{name}": OPEN
+        for name in (
+            "backend", "use_autocast_during_eval", "margin", "interval", "format", "amax_history_len",
+            "amax_compute_algo", "override_linear_precision", "opt_level", "enable_fsdp_float8_all_gather",
+            "pad_inner_dim",
+        )
+    }
+)  # fmt: skip
+
+PREFIXES = {"fsdp_config": "fsdp_", "fp8_config": "fp8_", "dynamo_config": "dynamo_"}
+"""Sections whose keys may leave their prefix out."""
+
+ACCELERATE = Section(
+    {
+        "compute_environment": one_of("LOCAL_MACHINE", "AMAZON_SAGEMAKER", default="LOCAL_MACHINE"),
+        "distributed_type": one_of(
+            "NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_MLU", "MULTI_SDAA", "MULTI_MUSA", "MULTI_XPU",
+            "DEEPSPEED", "FSDP", "XLA", "MEGATRON_LM", "MULTI_HPU", "MULTI_NEURON",
+        ),
+        "mixed_precision": one_of("no", "fp16", "bf16", "fp8"),
+        "use_cpu": flag(),
+        "debug": flag(),
+        "num_processes": whole(-1, low=-1),
+        "machine_rank": whole(0, low=0),
+        "num_machines": whole(1, low=0, above=True),
+        "gpu_ids": OPEN,
+        "main_process_ip": text(),
+        "main_process_port": whole(low=0),
+        "rdzv_backend": text("static"),
+        "same_network": flag(),
+        "main_training_function": text("main"),
+        "enable_cpu_affinity": flag(),
+        "fp8_config": part(_FP8),
+        "deepspeed_config": part(_DEEPSPEED),
+        "fsdp_config": part(_FSDP),
+        "parallelism_config": part(_PARALLELISM),
+        "megatron_lm_config": part(_MEGATRON),
+        "mpirun_config": part(Section({"mpirun_hostfile": text(), "mpirun_ccl": OPEN})),
+        "downcast_bf16": OPEN,
+        "tpu_name": OPEN,
+        "tpu_zone": OPEN,
+        "tpu_use_cluster": OPEN,
+        "tpu_use_sudo": OPEN,
+        "command_file": OPEN,
+        "commands": OPEN,
+        "tpu_vm": OPEN,
+        "tpu_env": OPEN,
+        "dynamo_config": part(_DYNAMO),
+        # Read from files of old releases and converted.
+        "fp16": OPEN,
+        "dynamo_backend": OPEN,
+    },
+    unknown="refused",
+)  # fmt: skip

@@ -1,0 +1,89 @@
+"""Batch sizes that do not multiply, and clipping that nobody has chosen.
+
+Source: deepspeed 0.19.8 runtime/config.py (`_set_batch_related_parameters`, `_batch_assertion`); DeepSpeed #8068 for
+the default of `gradient_clipping`.
+"""
+
+from collections.abc import Iterator
+
+from toolkit.check.context import Context, Values
+from toolkit.check.finding import Edit, Finding, Severity
+from toolkit.check.known import nearest
+
+_TOTAL, _MICRO, _ACCUM = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+
+
+def batch(values: Values, context: Context) -> Iterator[Finding]:
+    """Whether micro-batch x accumulation x replicas is the global batch."""
+    if not values.has(_TOTAL) and not values.has(_MICRO):
+        told = f"neither `{_TOTAL}` nor `{_MICRO}` is given"
+        effect = "DeepSpeed refuses the file, unless the script puts one of them in"
+        severity: Severity = "error" if context.read_by in ("toolkit", "deepspeed") else "warning"
+        yield Finding(severity, "no-batch-size", (_MICRO,), told, effect, f"give `{_MICRO}`")
+        return
+    if divides_models(values, context):
+        yield from _with_tensor_parallel(values)
+        return
+    total, micro, accum = (values.whole(name) for name in (_TOTAL, _MICRO, _ACCUM))
+    if total is None or total <= 0 or (micro is not None and micro <= 0) or (accum is not None and accum <= 0):
+        return
+    ranks = replicas(values, context)
+    if fault := _mismatch(total, micro, accum, ranks=ranks):
+        effect = "DeepSpeed refuses it at start, or rounds the micro-batches down"
+        remedy = f"leave `{_TOTAL}` out: it follows from the other two"
+        yield Finding("error", "batch-arithmetic", (_TOTAL,), fault, effect, remedy)
+
+
+def divides_models(values: Values, context: Context) -> bool:
+    """Whether a replica has several tensor-parallel ranks."""
+    size = values.whole("tensor_parallel", "autotp_size") or 0
+    return size > 1 or (context.plan is not None and context.plan.tp > 1)
+
+
+def replicas(values: Values, context: Context) -> int | None:
+    """Data-parallel replicas that DeepSpeed divides the global batch by; None where they are not known."""
+    if context.plan is not None:
+        layout = ("strategy", "layout")
+        spans = context.plan.whole(*layout, "sp") or 1
+        return context.plan.whole(*layout, "dp") if spans == 1 else None
+    spans = values.whole("sequence_parallel_size") or 1
+    ranks = context.world_size
+    return None if ranks is None or spans < 1 or ranks % spans else ranks // spans
+
+
+def _mismatch(total: int, micro: int | None, accum: int | None, *, ranks: int | None) -> str | None:
+    """What does not go into what, in words; None where all is well or cannot be known."""
+    words = [(micro, "micro-batch"), (accum, "accumulation"), (ranks, "ranks")]
+    given = [(number, name) for number, name in words if number is not None]
+    product = 1
+    for number, _ in given:
+        product *= number
+    told = " x ".join(f"{name} {number}" for number, name in given)
+    if micro is not None and accum is not None and ranks is not None:
+        return None if total == product else f"is {total}, and {told} = {product}"
+    return None if total % product == 0 else f"is {total}, which {told} = {product} does not divide"
+
+
+def _with_tensor_parallel(values: Values) -> Iterator[Finding]:
+    if values.whole(_TOTAL) is not None:
+        told = "with tensor parallelism DeepSpeed counts the ranks of a replica as replicas here"
+        effect = "the right number is refused, and the number that it takes is too large by the tensor-parallel size"
+        remedy = f"remove it; give `{_MICRO}` and `{_ACCUM}`"
+        yield Finding("error", "batch-under-tp", (_TOTAL,), told, effect, remedy, Edit("remove"))
+
+
+def clipping(values: Values, context: Context) -> Iterator[Finding]:
+    """Clipping left to a default that differs between releases, or switched off."""
+    given = values.get("gradient_clipping")
+    misspelt = any(nearest(str(name), ["gradient_clipping"]) for name in values.content)
+    if given is None and not misspelt:
+        now = "1.0" if context.since("0.19.3") else "0, which clips nothing"
+        told = f"`gradient_clipping` is missing: its default is {now} in {context.deepspeed}, and changed in 0.19.3"
+        effect = "runs of two releases clip differently; the Trainer's max_grad_norm does not count without the key"
+        remedy = 'write the norm, as 1.0, or 0 for none ("auto" with the Trainer)'
+        severity: Severity = "error" if context.read_by == "toolkit" else "warning"
+        yield Finding(severity, "clipping-default", ("gradient_clipping",), told, effect, remedy)
+    if values.number("optimizer", "params", "max_grad_norm") is not None:
+        at = ("optimizer", "params", "max_grad_norm")
+        told, remedy = "is not a number of the optimizer in DeepSpeed", "write `gradient_clipping` at the top level"
+        yield Finding("error", "max-grad-norm", at, told, "DeepSpeed refuses it at start", remedy)

@@ -1,0 +1,132 @@
+"""A file as the checks see it: its value, and the line of every key."""
+
+import bisect
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toolkit.check import json_reader
+from toolkit.check.finding import Finding, Location, Placed
+from toolkit.check.json_reader import Member
+from toolkit.specs.reading import MAX_JSON_BYTES, MAX_YAML_BYTES, BoundedLoader, bounded_text
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file that was read."""
+
+    path: Path
+    text: str
+    value: Any
+    members: dict[Location, Member]
+    """Places of keys and list items, by location."""
+    faults: tuple[tuple[Finding, int], ...] = ()
+    """What was wrong while reading, with the offset; a file with a syntax error has the value None."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing could be read."""
+        return any(finding.rule == "syntax" for finding, _ in self.faults)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The mapping; empty where the value is none."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        return [0, *(offset + 1 for offset, sign in enumerate(self.text) if sign == "\n")]
+
+    def place(self, finding: Finding, offset: int | None = None) -> Placed:
+        """The finding with the line of its key, or of the innermost section around it that stands in the file."""
+        if offset is None:
+            location = finding.location
+            while location and location not in self.members:
+                location = location[:-1]
+            offset = self.members[location].key_start if location else 0
+        line = bisect.bisect_right(self._line_starts, offset)
+        return Placed(str(self.path), line, offset - self._line_starts[line - 1] + 1, finding)
+
+
+def read_document(path: Path) -> Document:
+    """Read a file: JSON where its name ends in .json, else YAML.
+
+    Raises:
+        SpecError: missing, unreadable, larger than such files are, or not UTF-8.
+    """
+    if path.suffix.lower() == ".json":
+        return json_document(path, bounded_text(path, MAX_JSON_BYTES))
+    return yaml_document(path, bounded_text(path, MAX_YAML_BYTES))
+
+
+def json_document(path: Path, text: str) -> Document:
+    """The document of a JSON text."""
+    try:
+        read = json_reader.read(text)
+    except json_reader.NotJson as error:
+        return _broken(path, text, f"not JSON: {error}", error.offset)
+    repeated = [(_repeated(location), offset) for location, offset in read.repeated]
+    return Document(path, text, read.value, read.members, (*repeated, *_no_object(read.value)))
+
+
+def yaml_document(path: Path, text: str) -> Document:
+    """The document of a YAML text."""
+    loader = BoundedLoader(text)
+    try:
+        node = loader.get_single_node()
+        value = None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return _broken(path, text, f"not YAML: {problem[:200]}", mark.index if mark else 0)
+    except (ValueError, RecursionError) as error:  # PyYAML lets them out: the date 2001-99-99, thousands of brackets.
+        return _broken(path, text, f"a value that YAML cannot read ({str(error)[:200]}); put it in quotes", 0)
+    finally:
+        loader.dispose()
+    members: dict[Location, Member] = {}
+    if node is not None:
+        _add_members(node, (), members)
+    return Document(path, text, value, members, tuple(_no_object(value)))
+
+
+def _add_members(node: yaml.Node, at: Location, members: dict[Location, Member]) -> None:
+    if len(at) > 20:  # An alias may stand inside itself.
+        return
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                here = (*at, key.value)
+                marks = (key.start_mark, key.end_mark, value.start_mark, value.end_mark)
+                members[here] = Member(*(mark.index for mark in marks))
+                _add_members(value, here, members)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            start, end = value.start_mark.index, value.end_mark.index
+            members[(*at, index)] = Member(start, end, start, end)
+            _add_members(value, (*at, index), members)
+
+
+def _broken(path: Path, text: str, message: str, offset: int) -> Document:
+    finding = Finding("error", "syntax", (), message, "nothing reads the file", "mend the line")
+    return Document(path, text, None, {}, ((finding, min(offset, len(text))),))
+
+
+def _repeated(location: Location) -> Finding:
+    return Finding(
+        "error",
+        "repeated-key",
+        location,
+        "the key is given twice",
+        "DeepSpeed refuses the file; transformers and accelerate take the last value without a word",
+        "keep one of the two",
+    )
+
+
+def _no_object(value: Any) -> list[tuple[Finding, int]]:
+    if isinstance(value, dict):
+        return []
+    told = f"the file holds {'nothing' if value is None else type(value).__name__}, a mapping of keys was expected"
+    return [(Finding("error", "syntax", (), told, "nothing reads the file", "give the right file"), 0)]

@@ -1,0 +1,98 @@
+"""A corrected copy: the edits that cannot make anything worse, in the text as it was written."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from toolkit.check.document import Document, json_document, yaml_document
+from toolkit.check.finding import Edit, Finding, Location
+from toolkit.check.json_reader import Member
+
+_Change = tuple[int, int, str]
+"""From, to, and what stands there instead."""
+
+
+def fixed(document: Document, findings: Iterable[Finding]) -> str:
+    """The text with the edits that the findings carry; the same text where there are none."""
+    wanted: dict[Location, Edit] = {}
+    for finding in findings:
+        if finding.edit is not None and finding.location in document.members:
+            wanted.setdefault(finding.location, finding.edit)
+    gone = {at for at, edit in wanted.items() if edit.kind == "remove"}
+    text = document.text
+    names = {at for at in document.members if at not in gone}
+    changes: list[_Change] = []
+    for at, edit in wanted.items():
+        if _inside(at, gone):
+            continue
+        new = edit.text if edit.kind == "rename" else edit.name
+        if new and (*at[:-1], new) in names:
+            continue  # Both names are there: only their author knows which one counts.
+        names.add((*at[:-1], new))
+        changes += _changes(document, at, edit)
+    if document.path.suffix.lower() == ".json":
+        changes += _removals(document, {at for at in gone if not _inside(at, gone)})
+    for start, end, instead in sorted(changes, reverse=True):
+        text = text[:start] + instead + text[end:]
+    return text
+
+
+def _inside(at: Location, gone: set[Location]) -> bool:
+    return any(at[:length] in gone for length in range(1, len(at)))
+
+
+def difference(document: Document, text: str, name: str) -> str:
+    """The unified diff from the file to its corrected text."""
+    old, new = document.text.splitlines(keepends=True), text.splitlines(keepends=True)
+    return "".join(difflib.unified_diff(old, new, str(document.path), name))
+
+
+def reread(document: Document, text: str, path: Path) -> Document:
+    """The corrected text as the document that is written to a path."""
+    read = json_document if document.path.suffix.lower() == ".json" else yaml_document
+    return read(path, text)
+
+
+def fixed_name(path: Path) -> Path:
+    """ds_config.json -> ds_config.fixed.json."""
+    return path.with_name(f"{path.stem}.fixed{path.suffix}")
+
+
+def _changes(document: Document, at: Location, edit: Edit) -> list[_Change]:
+    member, is_json = document.members[at], document.path.suffix.lower() == ".json"
+    key = (json.dumps if is_json else str)(edit.text if edit.kind == "rename" else edit.name)
+    if edit.kind == "rename":
+        return [(member.key_start, member.key_end, key)]
+    if edit.kind == "replace":
+        changes = [(member.start, member.end, edit.text)]
+        return [*changes, (member.key_start, member.key_end, key)] if edit.name else changes
+    return [] if is_json else _yaml_line(document, member)
+
+
+def _yaml_line(document: Document, member: Member) -> list[_Change]:
+    """A `key: value` line; what spans several lines or shares one is left to its author."""
+    start = document.text.rfind("\n", 0, member.key_start) + 1
+    end = document.text.find("\n", member.key_start) + 1 or len(document.text)
+    alone = not document.text[start : member.key_start].strip()
+    rest = document.text[member.end : end].lstrip()[:1]
+    return [(start, end, "")] if alone and member.end <= end and rest in ("", "#") else []
+
+
+def _removals(document: Document, gone: set[Location]) -> list[_Change]:
+    """Members of JSON objects with the comma that goes with each."""
+    changes: list[_Change] = []
+    for parent in {at[:-1] for at in gone}:
+        siblings = [at for at in document.members if len(at) == len(parent) + 1 and at[:-1] == parent]
+        places = [document.members[at] for at in sorted(siblings, key=lambda at: document.members[at].key_start)]
+        removed = {document.members[at] for at in gone if at[:-1] == parent}
+        kept = [index for index, member in enumerate(places) if member not in removed]
+        if not kept:
+            changes.append((places[0].key_start, places[-1].end, ""))
+            continue
+        for index, member in enumerate(places):
+            if member in removed and index < kept[-1]:  # Up to the next key.
+                changes.append((member.key_start, places[index + 1].key_start, ""))
+            elif member in removed:  # From the end of the one before, its comma too.
+                changes.append((places[index - 1].end, member.end, ""))
+    return changes

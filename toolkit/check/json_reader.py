@@ -1,0 +1,195 @@
+"""JSON with the place of every key, and one clear message where it is not JSON.
+
+The standard library's reader keeps no places and says of a comment only that it expected a key.
+"""
+
+import json
+import math
+import re
+from typing import Any, NamedTuple, NoReturn
+
+from toolkit.check.finding import Location
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+_WORD = re.compile(r"[-+]?[A-Za-z_][A-Za-z0-9_]*")
+_LITERALS = {"true": True, "false": False, "null": None}
+_FOREIGN = {"True": "true", "False": "false", "None": "null"}
+_MAX_DEPTH = 100
+_MAX_DIGITS = 400
+
+
+class Member(NamedTuple):
+    """Where a key and its value stand in a text: offsets of the first character and of the one after the last.
+
+    The items of a list have no key: its offsets are the value's.
+    """
+
+    key_start: int
+    key_end: int
+    start: int
+    end: int
+
+
+class NotJson(Exception):
+    """The text is no JSON."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+class Read(NamedTuple):
+    """A JSON text that was read."""
+
+    value: Any
+    members: dict[Location, Member]
+    """Of every key and list item, by location."""
+    repeated: list[tuple[Location, int]]
+    """Keys that stand twice in an object, with the offset of the second; the last value is kept, as by Python."""
+
+
+def read(text: str) -> Read:
+    """The value of a JSON text and the places of its keys.
+
+    Raises:
+        NotJson: with what is wrong and where.
+    """
+    reader = _Reader(text)
+    start = reader.blank(0)
+    if start == len(text):
+        raise NotJson("the file is empty; a JSON object in braces was expected", start)
+    value, end = reader.value(start, ())
+    if (rest := reader.blank(end)) < len(text):
+        raise NotJson(f"the file goes on after its value, with {text[rest : rest + 10]!r}; remove the rest", rest)
+    return Read(value, reader.members, reader.repeated)
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.members: dict[Location, Member] = {}
+        self.repeated: list[tuple[Location, int]] = []
+
+    def blank(self, offset: int) -> int:
+        """The first offset from here that is no white space; a comment is refused."""
+        found = _SPACE.match(self.text, offset)
+        end = found.end() if found else offset
+        if self.text.startswith(("//", "/*", "#"), end):
+            raise NotJson(
+                "comments are not JSON: DeepSpeed's own reader takes them, those of transformers, accelerate and this "
+                "toolkit do not; remove it",
+                end,
+            )
+        return end
+
+    def value(self, offset: int, at: Location) -> tuple[Any, int]:
+        """The value that begins here, and the offset after it."""
+        if len(at) > _MAX_DEPTH:
+            raise NotJson(f"more than {_MAX_DEPTH} brackets inside each other, which no config needs", offset)
+        match self.text[offset : offset + 1]:
+            case "{":
+                return self._object(offset, at)
+            case "[":
+                return self._array(offset, at)
+            case '"':
+                return self._string(offset)
+        return self._scalar(offset)
+
+    def _object(self, start: int, at: Location) -> tuple[dict[str, Any], int]:
+        content: dict[str, Any] = {}
+        offset = self.blank(start + 1)
+        if self.text.startswith("}", offset):
+            return content, offset + 1
+        while True:
+            key_start = offset
+            if not self.text.startswith('"', offset):
+                self._refuse_key(offset)
+            key, key_end = self._string(offset)
+            offset = self.blank(key_end)
+            if not self.text.startswith(":", offset):
+                raise NotJson(f'a colon is missing after the key "{key}"', offset)
+            here = (*at, key)
+            value_start = self.blank(offset + 1)
+            value, end = self.value(value_start, here)
+            if key in content:
+                self.repeated.append((here, key_start))
+            content[key] = value
+            self.members[here] = Member(key_start, key_end, value_start, end)
+            offset = self._after(end, "}", start)
+            if self.text[offset - 1] == "}":
+                return content, offset
+            offset = self.blank(offset)
+
+    def _array(self, start: int, at: Location) -> tuple[list[Any], int]:
+        content: list[Any] = []
+        offset = self.blank(start + 1)
+        if self.text.startswith("]", offset):
+            return content, offset + 1
+        while True:
+            if self.text.startswith("]", offset):
+                raise NotJson("a comma before the closing bracket; remove the comma", self.text.rfind(",", 0, offset))
+            here = (*at, len(content))
+            value, end = self.value(offset, here)
+            content.append(value)
+            self.members[here] = Member(offset, end, offset, end)
+            offset = self._after(end, "]", start)
+            if self.text[offset - 1] == "]":
+                return content, offset
+            offset = self.blank(offset)
+
+    def _after(self, end: int, closing: str, opened: int) -> int:
+        """The offset after the comma or the closing bracket that follows a value."""
+        offset = self.blank(end)
+        if self.text[offset : offset + 1] in (",", closing):
+            return offset + 1
+        if offset == len(self.text):
+            line = self.text.count("\n", 0, opened) + 1
+            raise NotJson(f"the file ends before the bracket of line {line} is closed with {closing}", offset)
+        raise NotJson(f"a comma or {closing} is missing before {self.text[offset : offset + 10]!r}", end)
+
+    def _refuse_key(self, offset: int) -> NoReturn:
+        if self.text.startswith("}", offset):
+            raise NotJson("a comma before the closing brace; remove the comma", self.text.rfind(",", 0, offset))
+        if self.text.startswith("'", offset):
+            raise NotJson("a key in single quotes; JSON has double quotes", offset)
+        if offset == len(self.text):
+            raise NotJson("the file ends where a key was expected", offset)
+        raise NotJson(f"a key in double quotes was expected, not {self.text[offset : offset + 10]!r}", offset)
+
+    def _string(self, offset: int) -> tuple[str, int]:
+        found = _STRING.match(self.text, offset)
+        if found is None:
+            raise NotJson("a text that does not end on its line with a double quote", offset)
+        if "\\" not in found.group():
+            return found.group()[1:-1], found.end()
+        try:
+            return str(json.loads(found.group())), found.end()
+        except json.JSONDecodeError as error:
+            raise NotJson(f"a broken text ({error.msg})", offset + error.pos) from None
+
+    def _scalar(self, offset: int) -> tuple[Any, int]:
+        if (number := _NUMBER.match(self.text, offset)) and not _WORD.match(self.text, number.end()):
+            return self._number(number), number.end()
+        word = _WORD.match(self.text, offset)
+        found = word.group() if word else self.text[offset : offset + 10]
+        if word and found in _LITERALS:
+            return _LITERALS[found], word.end()
+        if found in _FOREIGN:
+            raise NotJson(f"{found} is Python; JSON has {_FOREIGN[found]}", offset)
+        if found.lstrip("+-") in ("NaN", "Infinity", "inf", "nan"):
+            raise NotJson(f"{found} is no number of JSON; write a finite one", offset)
+        if found.startswith("'"):
+            raise NotJson("text in single quotes; JSON has double quotes", offset)
+        if offset == len(self.text):
+            raise NotJson("the file ends where a value was expected", offset)
+        raise NotJson(f"a value was expected, not {found!r}", offset)
+
+    def _number(self, found: re.Match[str]) -> int | float:
+        if found[1] is None and found[2] is None and len(found.group()) <= _MAX_DIGITS:
+            return int(found.group())
+        number = float(found.group())
+        if not math.isfinite(number):
+            raise NotJson(f"{found.group()[:40]} is too large for a number", found.start())
+        return number

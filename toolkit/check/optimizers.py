@@ -1,0 +1,138 @@
+"""`optimizer` and `scheduler` of a ds_config: which there are, what they take, and who reads the sections.
+
+Source: deepspeed 0.19.8 runtime/config.py (`DEEPSPEED_OPTIMIZERS`), runtime/engine.py (`_configure_basic_optimizer`,
+`_is_supported_optimizer`: any class of torch.optim goes), runtime/lr_schedules.py.
+"""
+
+from collections.abc import Iterator
+
+from toolkit.check.context import Context, Values
+from toolkit.check.finding import Edit, Finding
+from toolkit.check.known import nearest
+from toolkit.check.removed import ONE_BIT
+from toolkit.check.value import shown
+
+_OWN = ("Adam", "AdamW", "Adagrad", "Lamb", "Lion", "Muon", "MuAdam", "MuAdamW", "MuSGD")
+_TORCH = (
+    "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam", "RAdam",
+    "RMSprop", "Rprop", "SGD", "SparseAdam",
+)  # fmt: skip
+_ADAM = {
+    "lr", "betas", "eps", "weight_decay", "amsgrad", "bias_correction", "adam_w_mode", "torch_adam", "foreach",
+    "fp32_optimizer_states", "set_grad_none", "adamw_mode", "max_grad_norm", "maximize", "capturable",
+    "differentiable", "fused",
+}  # fmt: skip
+_TORCH_SCHEDULES = (
+    "LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "SequentialLR",
+    "PolynomialLR", "CosineAnnealingLR", "ChainedScheduler", "ReduceLROnPlateau", "CyclicLR", "OneCycleLR",
+    "CosineAnnealingWarmRestarts",
+)  # fmt: skip
+_SCHEDULES: dict[str, tuple[set[str], set[str]]] = {
+    "WarmupLR": ({"warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type"}, set()),
+    "WarmupDecayLR": ({"warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type"}, {"total_num_steps"}),
+    "WarmupCosineLR": ({"warmup_min_ratio", "warmup_num_steps", "cos_min_ratio", "warmup_type"}, {"total_num_steps"}),
+    "LRRangeTest": ({f"lr_range_test_{part}" for part in ("min_lr", "step_size", "step_rate", "staircase")}, set()),
+    "OneCycle": (
+        {
+            "decay_lr_rate", "cycle_first_step_size", "cycle_second_step_size", "cycle_first_stair_count",
+            "cycle_second_stair_count", "decay_step_size", "cycle_momentum", "cycle_min_mom", "cycle_max_mom",
+            "decay_mom_rate",
+        },
+        {"cycle_min_lr", "cycle_max_lr"},
+    ),
+}  # fmt: skip
+"""Schedule -> what it takes, what it needs besides."""
+
+
+def optimizer(values: Values, context: Context) -> Iterator[Finding]:
+    """The section `optimizer`."""
+    if context.read_by == "toolkit":
+        yield from _unread(values)
+        return
+    kind = values.get("optimizer", "type")
+    if isinstance(values.get("optimizer"), dict) and not isinstance(kind, str):
+        told = "names no `type`"
+        yield Finding("warning", "optimizer", ("optimizer",), told, "the section is ignored", 'add "type": "AdamW"')
+    if not isinstance(kind, str):
+        return
+    at = ("optimizer", "type")
+    if kind.lower() in ONE_BIT:
+        told = f"{kind} was removed in DeepSpeed 0.19.7"
+        gone = context.since("0.19.7")
+        effect = "DeepSpeed refuses it at start" if gone else "the file is refused after an upgrade"
+        remedy = "use AdamW; ZeRO++ (`zero_quantized_gradients`) sends fewer bits"
+        yield Finding("error" if gone else "warning", "removed-key", at, told, effect, remedy)
+    elif kind.lower() not in map(str.lower, _OWN) and kind not in _TORCH:
+        close = nearest(kind, [*_OWN, *_TORCH], cutoff=0.6)
+        told = f"is {shown(kind)}, which neither DeepSpeed nor torch.optim has"
+        told += f"; did you mean {close}?" if close else ""
+        sure = nearest(kind, [*_OWN, *_TORCH])
+        edit = Edit("replace", f'"{sure}"') if sure else None
+        yield Finding("error", "optimizer", at, told, "it is refused at start", f"use {close or 'AdamW'}", edit)
+    params = values.get("optimizer", "params")
+    for name in params if isinstance(params, dict) and kind.lower() in ("adam", "adamw") else ():
+        if name not in _ADAM:
+            close = nearest(str(name), sorted(_ADAM))
+            told = f"unknown key; did you mean `{close}`?" if close else f"is no number of {kind}"
+            remedy = f"write `{close}`" if close else "remove it"
+            edit, effect = Edit("rename", close) if close else None, "a TypeError when the optimizer is made"
+            yield Finding("error", "unknown-key", ("optimizer", "params", str(name)), told, effect, remedy, edit)
+    yield from _betas(values)
+
+
+def _betas(values: Values) -> Iterator[Finding]:
+    betas = values.get("optimizer", "params", "betas")
+    numbers = betas if isinstance(betas, list) else []
+    for index, beta in enumerate(numbers):
+        if isinstance(beta, int | float) and not isinstance(beta, bool) and not 0 <= beta < 1:
+            told, remedy = f"is {beta:g}, needs to be at least 0 and below 1", "write a number as 0.9"
+            at = ("optimizer", "params", "betas", index)
+            yield Finding("error", "out-of-range", at, told, "the optimizer refuses it, or diverges", remedy)
+
+
+def _unread(values: Values) -> Iterator[Finding]:
+    for name, place in (("optimizer", "optimizer"), ("scheduler", "schedule")):
+        if values.has(name):
+            told, remedy = "is not read in a run of this toolkit", f"remove it and set `{place}` in recipe.yaml"
+            yield Finding("error", "unread-section", (name,), told, "`toolkit launch` refuses the file", remedy)
+
+
+def scheduler(values: Values, context: Context) -> Iterator[Finding]:
+    """The section `scheduler`."""
+    kind = values.get("scheduler", "type")
+    if context.read_by == "toolkit" or not isinstance(kind, str):
+        return
+    if kind in _TORCH_SCHEDULES:
+        return
+    if kind not in _SCHEDULES:
+        close = nearest(kind, list(_SCHEDULES), cutoff=0.6)
+        if close:
+            told, at = f"is {shown(kind)}; did you mean {close}?", ("scheduler", "type")
+            yield Finding("error", "scheduler", at, told, "DeepSpeed finds no such schedule", f"write {close}")
+        return
+    taken, needed = _SCHEDULES[kind]
+    params = values.get("scheduler", "params")
+    given = params if isinstance(params, dict) else {}
+    for name in sorted(needed - given.keys()):
+        told, remedy = f"{kind} needs `{name}`", f"add `{name}`"
+        yield Finding("error", "scheduler", ("scheduler", "params"), told, "a TypeError at start", remedy)
+    for name in given:
+        if name not in taken | needed | {"last_batch_iteration"}:
+            close = nearest(str(name), sorted(taken | needed))
+            told = f"unknown key; did you mean `{close}`?" if close else f"{kind} does not take it"
+            remedy = f"write `{close}`" if close else "remove it"
+            edit = Edit("rename", close) if close else None
+            yield Finding("error", "unknown-key", ("scheduler", "params", str(name)), told, "a TypeError at start",
+                          remedy, edit)  # fmt: skip
+    yield from _steps(values, context)
+
+
+def _steps(values: Values, context: Context) -> Iterator[Finding]:
+    at = ("scheduler", "params", "warmup_num_steps")
+    warmup, total = values.number(*at), values.number("scheduler", "params", "total_num_steps")
+    if warmup == 0 and context.since("0.19.6"):
+        told, remedy = "is 0; DeepSpeed refuses it since 0.19.6", "write 1"
+        yield Finding("error", "out-of-range", at, told, "a ValueError at start", remedy)
+    if warmup is not None and total is not None and warmup > total:
+        told = f"is {warmup:g}, of {total:g} steps in all"
+        yield Finding("warning", "scheduler", at, told, "the peak is never reached", "write fewer than all")
