@@ -86,3 +86,9 @@ def test_one_place_starts_warm_processes() -> None:
     """The server that ranks are forked from keeps the imports of whoever starts it first."""
     named = "set_forkserver_" + "preload"
     assert [path.name for path in (REPOSITORY / "tests").rglob("*.py") if named in path.read_text()] == ["procs.py"]
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """Of two with one name pytest collects the first only, and only where both are asked for."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
