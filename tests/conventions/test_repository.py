@@ -90,5 +90,5 @@ def test_one_place_starts_warm_processes() -> None:
 
 def test_modules_of_tests_have_names_of_their_own() -> None:
     """Of two with one name pytest collects the first only, and only where both are asked for."""
-    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    names = [path.name for path in (REPOSITORY / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
