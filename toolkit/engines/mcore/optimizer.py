@@ -11,7 +11,7 @@ from megatron.core.optimizer.optimizer_config import ParamKey, ParamPredicate
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from toolkit.engines.common.groups import RATIO, settings_of
+from toolkit.engines.common.groups import RATIO, set_learning_rate, settings_of
 from toolkit.engines.mcore.held import Held
 from toolkit.engines.mcore.model import Llama
 from toolkit.errors import SpecError
@@ -110,8 +110,7 @@ class Updater:
 
         Megatron looks for them where it scales the loss; in fp32 and bf16 it would write NaN into the weights.
         """
-        for group in self.distributed.param_groups:
-            group["lr"] = learning_rate * group[RATIO]
+        set_learning_rate(self.distributed.param_groups, learning_rate)
         overflow = self.distributed.prepare_grads()
         norm = float(self.distributed.clip_grad_norm(self._max_norm))
         skipped = overflow or not math.isfinite(norm)
