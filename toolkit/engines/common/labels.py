@@ -1,9 +1,12 @@
 """Which predictions count in the loss."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import pad
+
+from toolkit.engines.base import Batch
 
 IGNORED = -100
 """Label of a token whose prediction does not count."""
@@ -20,6 +23,11 @@ def next_tokens(labels: torch.Tensor) -> torch.Tensor:
 def num_supervised(wanted: torch.Tensor) -> int:
     """Tokens of `next_tokens` whose prediction counts in the loss."""
     return int((wanted != IGNORED).sum())
+
+
+def supervised_in(batches: Iterable[Batch]) -> int:
+    """The same of whole micro-batches."""
+    return sum(num_supervised(next_tokens(batch["labels"])) for batch in batches)
 
 
 class Supervised(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.common.groups import check_groups
-from toolkit.engines.common.labels import next_tokens, num_supervised
+from toolkit.engines.common.labels import supervised_in
 from toolkit.engines.common.lost import check_nothing_lost, trained_sizes
 from toolkit.engines.common.sums import gather_objects, sum_over_ranks
 from toolkit.engines.mcore import processes
@@ -77,7 +77,7 @@ class MegatronEngine:
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
         counts, counted = sum_over_ranks(
-            _supervised(micro_batches),
+            supervised_in(micro_batches),
             sum(int(batch["attention_mask"].sum()) for batch in micro_batches),
             speaks=self._place.speaks_for_rows,
             device=self.device,
@@ -106,7 +106,7 @@ class MegatronEngine:
 
     def eval_loss(self, batches: Sequence[Batch]) -> float:
         """Mean cross-entropy over all supervised tokens of all ranks' batches."""
-        counts, counted = sum_over_ranks(_supervised(batches), speaks=self._place.speaks_for_rows, device=self.device)
+        counts, counted = sum_over_ranks(supervised_in(batches), speaks=self._place.speaks_for_rows, device=self.device)
         with cpu_as_cuda():
             total = self._passes.measure(self._cutter.of_batches(batches))
         losses, summed = sum_over_ranks(total, speaks=True, device=self.device)
@@ -160,10 +160,6 @@ class MegatronEngine:
     def close(self) -> None:
         """Leave the process groups."""
         processes.leave()
-
-
-def _supervised(batches: Sequence[Batch]) -> int:
-    return sum(num_supervised(next_tokens(batch["labels"])) for batch in batches)
 
 
 def _let_gradients_through(chunks: Sequence[Llama]) -> None:

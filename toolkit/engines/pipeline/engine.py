@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.common.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
-from toolkit.engines.common.labels import Supervised, next_tokens, num_supervised, supervised_tokens
+from toolkit.engines.common.labels import Supervised, next_tokens, supervised_in, supervised_tokens
 from toolkit.engines.common.lost import check_nothing_lost, sizes_of, trained_sizes
 from toolkit.engines.common.rows import noise_of, padded_on_the_left, positions_of
 from toolkit.engines.common.sums import gather_objects, sum_over_ranks
@@ -106,7 +106,7 @@ class PipelineEngine:
         engine = self._engine
         set_learning_rate(engine.optimizer.param_groups, learning_rate)
         counts, counted = sum_over_ranks(
-            sum(num_supervised(next_tokens(batch["labels"])) for batch in micro_batches),
+            supervised_in(micro_batches),
             sum(int(batch["attention_mask"].sum()) for batch in micro_batches),
             speaks=self._speaks,
             device=self.device,
@@ -133,7 +133,7 @@ class PipelineEngine:
     def eval_loss(self, batches: Sequence[Batch]) -> float:
         """Mean cross-entropy over all supervised tokens of all ranks' batches."""
         counts, counted = sum_over_ranks(
-            sum(num_supervised(next_tokens(batch["labels"])) for batch in batches),
+            supervised_in(batches),
             speaks=self._speaks,
             device=self.device,
         )
