@@ -87,6 +87,10 @@ class MachineError(ToolkitError):
     """This machine lacks something that the command needs."""
 
 
+class RankFailed(ToolkitError):
+    """A rank of a lesson raised, died or hung; the message has its own traceback."""
+
+
 INSTALL_LIBAIO = "install libaio (Debian: `apt install libaio-dev`)"
 INSTALL_TRAINING = "install the training half: pip install -c constraints.txt -e '.[train]' in the toolkit's own folder"
 """What to do where a library of the training half is missing."""

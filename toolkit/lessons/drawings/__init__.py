@@ -1,0 +1,1 @@
+"""What the lessons measured, as pictures."""
