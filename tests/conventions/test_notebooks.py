@@ -31,6 +31,14 @@ def test_calls_only_and_no_outputs(path: Path) -> None:
             assert not LOGIC.search(source), source
 
 
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
+def test_links_lead_to_files(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert "://" in target or (NOTEBOOKS / target).exists(), target
+
+
 def test_plan_and_why(tmp_path: Path) -> None:
     run_notebook("01_plan_and_why.ipynb", tmp_path, seconds=60)
 
@@ -38,3 +46,8 @@ def test_plan_and_why(tmp_path: Path) -> None:
 @pytest.mark.ranks
 def test_fine_tune_and_look(tmp_path: Path) -> None:
     run_notebook("02_fine_tune_and_look.ipynb", tmp_path, seconds=180)
+
+
+@pytest.mark.ranks
+def test_parallelism(tmp_path: Path) -> None:
+    run_notebook("04_parallelism.ipynb", tmp_path, seconds=120)

@@ -45,7 +45,10 @@ def test_all_reduce(pool: RankPool, world_size: int) -> None:
     for way in ("gather_and_broadcast", "ring_all_reduce"):
         assert max(one[way].difference for one in found) < ROUNDING
         assert len({one[way].checksum for one in found}) == 1
-        expected = [collectives.predicted_bytes(way, world_size, rank, 4 * numbers) for rank in range(world_size)]
+        expected = [
+            collectives.predicted_bytes(way, 4 * numbers, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
         assert [one[way].sent_bytes for one in found] == (expected if world_size > 1 else [0])
 
 

@@ -79,7 +79,7 @@ def compare(wire: Wire, *, numbers: int) -> dict[str, Exchange]:
     return found
 
 
-def predicted_bytes(name: str, world_size: int, rank: int, size: int) -> float:
+def predicted_bytes(name: str, size: int, *, rank: int, world_size: int) -> float:
     """What a rank sends of tensors of `size` bytes."""
     if name == "ring_all_reduce":
         return 2 * (world_size - 1) / world_size * size

@@ -14,7 +14,7 @@ def own(wire: Wire, tensor: torch.Tensor, dim: int) -> torch.Tensor:
     return tensor.tensor_split(wire.world_size, dim)[wire.rank]
 
 
-def gathered(wire: Wire, part: torch.Tensor, like: torch.Tensor, dim: int) -> torch.Tensor:
+def gathered(wire: Wire, part: torch.Tensor, *, like: torch.Tensor, dim: int) -> torch.Tensor:
     """The whole again, on all ranks; `like` has its shape."""
     parts = list(like.tensor_split(wire.world_size, dim))
     parts[wire.rank] = part

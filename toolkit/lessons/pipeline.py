@@ -54,7 +54,7 @@ class Stage:
         return d_z @ self.w.T
 
 
-def one_step(wire: Wire, stage: Stage, actions: Sequence[Action], batch: Batch) -> tuple[torch.Tensor, list[Span]]:
+def one_step(wire: Wire, stage: Stage, actions: Sequence[Action], *, batch: Batch) -> tuple[torch.Tensor, list[Span]]:
     """All actions in their order; (loss, summed on the last stage, and what happened when)."""
     first, last = wire.rank == 0, wire.rank == wire.world_size - 1
     stage.d_w, loss, errors, spans = torch.zeros_like(stage.w), torch.zeros(()), {}, []
@@ -113,7 +113,7 @@ def pipelined(
     losses: list[float] = []
     spans: list[Span] = []
     for _ in range(steps):
-        loss, spans = one_step(wire, stage, actions, batch)
+        loss, spans = one_step(wire, stage, actions, batch=batch)
         losses.append(float(loss))
         stage.w -= rate * stage.d_w
     alone, expected = _descend(x, y, layers, steps=steps, rate=rate)

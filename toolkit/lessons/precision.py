@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from toolkit.lessons.two_layers import make_problem
+from toolkit.lessons.two_layers import Problem, make_problem
 
 NUM_MICRO = 2**14
 """Micro-batches of a step; the loss of each is divided by the numbers of all, as in a run with a large batch."""
@@ -28,13 +28,13 @@ class DynamicScale:
 
 
 def gradients_in(
-    dtype: torch.dtype, x: torch.Tensor, y: torch.Tensor, weights: list[torch.Tensor], *, scale: float
+    dtype: torch.dtype, problem: Problem, weights: list[torch.Tensor], *, scale: float
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """(loss, gradients in fp32 and without the scale, gradient of the hidden layer as it was computed)."""
-    x, w1, w2 = x.to(dtype), weights[0].to(dtype), weights[1].to(dtype)
+    x, w1, w2 = problem.x.to(dtype), weights[0].to(dtype), weights[1].to(dtype)
     hidden = torch.tanh(x @ w1)
-    error = (hidden @ w2).float() - y
-    d_output = (scale * 2 * error / (NUM_MICRO * y.numel())).to(dtype)
+    error = (hidden @ w2).float() - problem.y
+    d_output = (scale * 2 * error / (NUM_MICRO * error.numel())).to(dtype)
     d_hidden = d_output @ w2.T * (1 - hidden**2)
     # All micro-batches of the step are this one: their sum, in fp32, is so many times its gradient.
     gradients = [NUM_MICRO * one.float() / scale for one in (x.T @ d_hidden, hidden.T @ d_output)]
@@ -61,7 +61,7 @@ def train(dtype: torch.dtype, *, scale: DynamicScale, keep: torch.dtype = torch.
     weights = [w.to(keep) for w in problem.weights]
     losses, scales, unchanged, skipped = [], [], [], 0
     for _ in range(steps):
-        loss, gradients, _ = gradients_in(dtype, problem.x, problem.y, weights, scale=scale.value)
+        loss, gradients, _ = gradients_in(dtype, problem, weights, scale=scale.value)
         losses.append(float(loss))
         scales.append(scale.value)
         finite = all(bool(gradient.isfinite().all()) for gradient in gradients)
@@ -90,7 +90,7 @@ class Magnitudes:
 def magnitudes(*, scale: float) -> Magnitudes:
     """What of the gradients is left in fp16."""
     problem = make_problem(rows=256)
-    exact = gradients_in(torch.float32, problem.x, problem.y, problem.weights, scale=1.0)[2]
-    rounded = gradients_in(torch.float16, problem.x, problem.y, problem.weights, scale=scale)[2]
+    exact = gradients_in(torch.float32, problem, problem.weights, scale=1.0)[2]
+    rounded = gradients_in(torch.float16, problem, problem.weights, scale=scale)[2]
     exponents = exact.abs().flatten().log2()
     return Magnitudes(exponents[exponents.isfinite()].tolist(), scale, float((rounded == 0).float().mean()))

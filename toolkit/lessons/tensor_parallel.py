@@ -4,14 +4,15 @@ import torch
 
 from toolkit.lessons.collectives import ring_all_reduce
 from toolkit.lessons.matrix_product import gathered, own
-from toolkit.lessons.two_layers import Descent, descend, largest_difference, make_problem
+from toolkit.lessons.two_layers import Descent, Problem, descend, largest_difference, make_problem
 from toolkit.lessons.wire import Wire
 
 
 def divided_loss_and_gradients(
-    wire: Wire, x: torch.Tensor, y: torch.Tensor, weights: list[torch.Tensor]
+    wire: Wire, problem: Problem, weights: list[torch.Tensor]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Columns of the first matrix, rows of the second: between them nothing is sent, after them one all-reduce."""
+    x, y = problem.x, problem.y
     w1_columns, w2_rows = weights
     hidden = torch.tanh(x @ w1_columns)  # this rank's neurons, and no other rank needs them
     error = ring_all_reduce(wire, hidden @ w2_rows) - y
@@ -27,11 +28,14 @@ def tensor_parallel(wire: Wire, *, steps: int = 40, rate: float = 0.5) -> Descen
     weights = [own(wire, problem.weights[0], 1).clone(), own(wire, problem.weights[1], 0).clone()]
     losses = []
     for _ in range(steps):
-        loss, gradients = divided_loss_and_gradients(wire, problem.x, problem.y, weights)
+        loss, gradients = divided_loss_and_gradients(wire, problem, weights)
         losses.append(float(loss))
         for w, gradient in zip(weights, gradients, strict=True):
             w -= rate * gradient
     sent = wire.sent_bytes
-    whole = [gathered(wire, weights[0], problem.weights[0], 1), gathered(wire, weights[1], problem.weights[1], 0)]
+    whole = [
+        gathered(wire, part, like=like, dim=dim)
+        for part, like, dim in zip(weights, problem.weights, (1, 0), strict=True)
+    ]
     alone, expected = descend(problem, steps=steps, rate=rate)
     return Descent(losses, alone, largest_difference(whole, expected), sent)

@@ -32,12 +32,12 @@ class Adam:
         return self.mean.nbytes + self.square.nbytes
 
 
-def replicated_step(wire: Wire, weights: torch.Tensor, gradient: torch.Tensor, adam: Adam) -> torch.Tensor:
+def replicated_step(wire: Wire, weights: torch.Tensor, gradient: torch.Tensor, *, adam: Adam) -> torch.Tensor:
     """ZeRO-0: all ranks add up all gradients, and all compute the same update of all weights."""
     return weights + adam.update(ring_all_reduce(wire, gradient))
 
 
-def sharded_step(wire: Wire, weights: torch.Tensor, gradient: torch.Tensor, adam: Adam) -> torch.Tensor:
+def sharded_step(wire: Wire, weights: torch.Tensor, gradient: torch.Tensor, *, adam: Adam) -> torch.Tensor:
     """ZeRO-1 and 2: the two halves of the ring, and between them each rank updates its own part only."""
     gradients = list(gradient.tensor_split(wire.world_size))
     reduce_scatter(wire, gradients)
@@ -74,7 +74,7 @@ def compare(wire: Wire, *, steps: int = 20, rate: float = 0.01) -> dict[str, Kep
         weights, adam, before = start, Adam(held, rate=rate), wire.sent_bytes
         for _ in range(steps):
             gradient = _gradient(problem, own(wire, problem.x, 0), own(wire, problem.y, 0), weights)
-            weights = one_step(wire, weights, gradient, adam)
+            weights = one_step(wire, weights, gradient, adam=adam)
         found[name] = Kept(adam.nbytes, wire.sent_bytes - before, float((weights - expected).abs().max()))
     return found
 

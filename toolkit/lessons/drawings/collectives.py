@@ -55,15 +55,15 @@ def all_reduce_bytes(by_world: Mapping[int, Sequence[Mapping[str, Exchange]]], s
     for place, (way, (name, colour)) in enumerate(_WAYS.items()):
         at = [rank + (place - 0.5) * width for rank in range(n)]
         left.bar(at, [one[way].sent_bytes / size for one in by_world[n]], width * 0.94, color=colour, label=name)
-        marks = [predicted_bytes(way, n, rank, size) / size for rank in range(n)]
+        marks = [predicted_bytes(way, size, rank=rank, world_size=n) / size for rank in range(n)]
         left.plot(at, marks, "_", color="black", markersize=17, markeredgewidth=2, label="formula" if place else None)
         worlds = range(2, 65)
-        right.plot(worlds, [max(predicted_bytes(way, w, r, size) for r in (0, 1)) / size for w in worlds], color=colour)
+        right.plot(worlds, [_busiest(way, size, w) / size for w in worlds], color=colour)
         measured = {w: max(one[way].sent_bytes for one in found) / size for w, found in by_world.items()}
         right.plot(list(measured), list(measured.values()), "o", color=colour, label=f"{name}, measured")
         right.annotate(
             {"ring": "2 (n - 1) / n, never more than 2"}.get(name, "n - 1"),
-            (12, max(predicted_bytes(way, 12, r, size) for r in (0, 1)) / size),
+            (12, _busiest(way, size, 12) / size),
             xytext=(10, -8 if place == 0 else 7),
             textcoords="offset points",
             color=colour,
@@ -82,3 +82,7 @@ def all_reduce_bytes(by_world: Mapping[int, Sequence[Mapping[str, Exchange]]], s
     for axes in (left, right):
         axes.grid(axis="y")
     return sheet.finish()
+
+
+def _busiest(way: str, size: int, world_size: int) -> float:
+    return max(predicted_bytes(way, size, rank=rank, world_size=world_size) for rank in (0, 1))

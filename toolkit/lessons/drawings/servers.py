@@ -44,7 +44,7 @@ def races(runs: Mapping[str, Sequence[Race]]) -> Picture:
     logarithmic(last.yaxis)
     last.set_title("Distance from the optimum")
     last.grid()
-    last.legend()
+    last.legend(loc="lower left")
     return sheet.finish()
 
 
