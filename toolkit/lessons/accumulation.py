@@ -68,7 +68,7 @@ class Accumulated:
     """What one token of each rank's micro-batches counts, times the number of all tokens: 1 is its fair part."""
 
 
-def compare(wire: Wire, *, steps: int = 60, rate: float = 4.0) -> dict[str, Accumulated]:
+def compare(wire: Wire, *, steps: int = 40, rate: float = 4.0) -> dict[str, Accumulated]:
     """Both, from the same start."""
     ranks, start = make_tokens()
     every = [one for micro_batches in ranks for one in micro_batches]

@@ -76,7 +76,7 @@ class Compressed:
     """By this rank, per step."""
 
 
-def compare(wire: Wire, *, steps: int = 100, rate: float = 0.5, size: int = 64) -> dict[str, Compressed]:
+def compare(wire: Wire, *, steps: int = 60, rate: float = 0.5, size: int = 64) -> dict[str, Compressed]:
     """Data-parallel gradient descent on one [size, size] matrix, with each."""
     random = torch.Generator().manual_seed(0)
     x = torch.randn(256, size, generator=random) / torch.arange(1, size + 1) ** 0.5

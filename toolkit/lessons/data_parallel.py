@@ -19,7 +19,7 @@ def unflattened(flat: torch.Tensor, like: list[torch.Tensor]) -> list[torch.Tens
     return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]
 
 
-def data_parallel(wire: Wire, *, steps: int = 40, rate: float = 0.5) -> Descent:
+def data_parallel(wire: Wire, *, steps: int = 25, rate: float = 0.5) -> Descent:
     """Each rank's gradient is a summand of the whole one, as each divides by the rows of all ranks."""
     problem = make_problem()
     x, y, weights = own(wire, problem.x, 0), own(wire, problem.y, 0), [w.clone() for w in problem.weights]

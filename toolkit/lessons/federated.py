@@ -33,7 +33,7 @@ class Averaged:
     """By this rank, per round."""
 
 
-def average(wire: Wire, *, num_steps: int, drift: float = 0.0, rounds: int = 60, rate: float = 0.1) -> Averaged:
+def average(wire: Wire, *, num_steps: int, drift: float = 0.0, rounds: int = 40, rate: float = 0.1) -> Averaged:
     """Workers whose rows follow one rule, or rules that differ by `drift`."""
     shards = make_shards(wire.world_size - 1, drift=drift)
     every, start = together(shards), torch.zeros(shards[0].x.shape[1])
