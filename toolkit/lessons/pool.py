@@ -4,7 +4,6 @@ import faulthandler
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -172,7 +171,7 @@ def _attend(connection: "Connection[Any, Any]", rank: int, world_size: int, fold
     os.environ |= local_sockets()
     # Into a file, which the error of a rank that dies or hangs quotes.
     with _errors_of(rank, folder).open("w", encoding="utf-8") as errors:
-        os.dup2(errors.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)
+        os.dup2(errors.fileno(), 2)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",

@@ -14,7 +14,6 @@ try:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
-    from PIL import Image
 except ImportError as error:  # lessons themselves need torch only
     raise MachineError(f"plots need matplotlib; {INSTALL_TRAINING}") from error
 
@@ -38,8 +37,6 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
-_COLOURS = 256
-"""In a PNG: as sharp in a third of the bytes, as notebooks are committed with their pictures."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,9 @@ class Sheet:
         """As PNG."""
         if title:
             self._figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
-        drawn, small = io.BytesIO(), io.BytesIO()
+        drawn = io.BytesIO()
         self._figure.savefig(drawn, format="png", dpi=100)
-        with Image.open(drawn) as image:
-            image.convert("RGB").quantize(_COLOURS).save(small, format="png", optimize=True)
-        return Picture(small.getvalue())
+        return Picture(drawn.getvalue())
 
 
 def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:

@@ -22,7 +22,7 @@ from toolkit.lessons.federated import Averaged
 from toolkit.lessons.staleness import Race, Stability
 
 _KINDS = {"synchronous": BLUE, "asynchronous": ORANGE}
-_SHOWN_SECONDS = 0.12
+_SHOWN_SECONDS = 0.2
 """Of the two timelines; the rest is the same again."""
 _LINES = (BLUE, GREEN, ORANGE, RED, PURPLE, GREY)
 
@@ -49,7 +49,7 @@ def races(runs: Mapping[str, Sequence[Race]]) -> Picture:
 
 
 def _workers(axes: Any, ranks: Sequence[Race], colour: str) -> None:
-    begin = ranks[0].seconds[0]
+    begin = max(one.busy[0][1] for one in ranks if one.busy)  # once all are under way
     for rank, one in enumerate(ranks):
         axes.axhspan(rank - 0.4, rank + 0.4, color=PALE, zorder=0)
         for start, end in one.busy:
