@@ -59,8 +59,8 @@ def compressors() -> dict[str, Average]:
     """Fresh ones, by name."""
     return {
         "all of it": ring_all_reduce,
-        "top 1 in 64, the rest dropped": TopK(keep_one_in=64, feedback=False),
-        "top 1 in 64, error feedback": TopK(keep_one_in=64, feedback=True),
+        "top 1 in 32, the rest dropped": TopK(keep_one_in=32, feedback=False),
+        "top 1 in 32, error feedback": TopK(keep_one_in=32, feedback=True),
         "rank 2, the rest dropped": LowRank(rank=2, feedback=False),
         "rank 2, error feedback": LowRank(rank=2, feedback=True),
     }
@@ -76,7 +76,7 @@ class Compressed:
     """By this rank, per step."""
 
 
-def compare(wire: Wire, *, steps: int = 60, rate: float = 0.5, size: int = 64) -> dict[str, Compressed]:
+def compare(wire: Wire, *, steps: int = 100, rate: float = 0.5, size: int = 64) -> dict[str, Compressed]:
     """Data-parallel gradient descent on one [size, size] matrix, with each."""
     random = torch.Generator().manual_seed(0)
     x = torch.randn(256, size, generator=random) / torch.arange(1, size + 1) ** 0.5
