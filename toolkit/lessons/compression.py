@@ -24,6 +24,7 @@ class TopK:
         """The sum over the ranks of what each sends."""
         wanted = gradient.flatten() if self._left is None else gradient.flatten() + self._left
         places = wanted.abs().topk(wanted.numel() // self._keep_one_in).indices
+        # The bits of the places, as if they were numbers: one message instead of two.
         parts = [torch.stack([wanted[places], places.int().view(torch.float32)])] * wire.world_size
         all_gather(wire, parts)
         if self._feedback:

@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 _GRACE_SECONDS = 1.0
 """In which a rank that hangs writes down where."""
+_ECHO_SECONDS = 0.3
+"""After the first fault, in which others are heard."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,13 @@ class RankPool:
 
     def _collect(self, results: dict[int, Any], world_size: int) -> str | None:
         """Fill in what the ranks return; the fault, if there is one."""
+        failures: dict[int, _Failure] = {}
+        died: list[int] = []
         deadline = time.monotonic() + self._timeout_s + _GRACE_SECONDS
-        while waiting := [rank for rank in range(world_size) if rank not in results]:
+        while waiting := [rank for rank in range(world_size) if rank not in {*results, *failures, *died}]:
             ready = wait([self._connections[rank] for rank in waiting], max(0.0, deadline - time.monotonic()))
             if not ready:
-                return "\n".join(f"rank {rank} hung:\n{self._last_words(rank)}" for rank in waiting)
-            failed: dict[int, _Failure] = {}
-            died: list[int] = []
+                break
             for rank in waiting:
                 if self._connections[rank] in ready:
                     try:
@@ -144,13 +146,16 @@ class RankPool:
                     except (EOFError, ConnectionError):
                         died.append(rank)
                         continue
-                    (failed if isinstance(answer, _Failure) else results)[rank] = answer
-            if died:
-                return "\n".join(f"rank {rank} {self._end(rank)}:\n{self._last_words(rank)}" for rank in died)
-            if failed:
-                first = min(failed, key=lambda rank: failed[rank].seconds)
-                return f"rank {first} failed:\n{failed[first].text}"
-        return None
+                    (failures if isinstance(answer, _Failure) else results)[rank] = answer
+            if failures or died:
+                # The others lose their peer now, and may be heard before a rank whose death was the cause.
+                deadline = min(deadline, time.monotonic() + _ECHO_SECONDS)
+        if died:
+            return "\n".join(f"rank {rank} {self._end(rank)}:\n{self._last_words(rank)}" for rank in died)
+        if failures:
+            first = min(failures, key=lambda rank: failures[rank].seconds)
+            return f"rank {first} failed:\n{failures[first].text}"
+        return "\n".join(f"rank {rank} hung:\n{self._last_words(rank)}" for rank in waiting) or None
 
     def _end(self, rank: int) -> str:
         self._processes[rank].join(_GRACE_SECONDS)
