@@ -31,14 +31,19 @@ def _app(command: str) -> typer.Typer:
 
 
 def _groups(command: str) -> tuple[ModuleType, ...]:
+    if command == "doctor":
+        # Where it is needed, other commands may not even be importable.
+        from toolkit.cli import doctoring
+
+        return (doctoring,)
     from toolkit.cli import checking
 
     if command == "check":
         # A pre-commit hook runs it at every commit: the planner's models alone take longer to make than it does.
         return (checking,)
-    from toolkit.cli import converting, evaluating, exporting, measuring, planning, runs
+    from toolkit.cli import converting, doctoring, evaluating, exporting, measuring, planning, runs
 
-    return planning, checking, runs, exporting, evaluating, converting, measuring
+    return planning, checking, doctoring, runs, exporting, evaluating, converting, measuring
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Names of the files of a run, in one place: what `toolkit plan` writes and what training leaves."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -9,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, MachineError
+
+try:
+    import fcntl
+except ImportError:  # Windows: runs are planned and checked there, not started
+    fcntl = None  # type: ignore[assignment]
 
 TRAINING = "training"
 """The phase in a heartbeat in which a rank saves and leaves when it is asked to."""
@@ -196,7 +200,10 @@ class RunFolder:
 
         Raises:
             ConfigError: another process trains here, or the folder cannot be written.
+            MachineError: this system has no such locks.
         """
+        if fcntl is None:
+            raise MachineError(f"{self.path}: training runs on Linux; copy the folder there, or use WSL")
         try:
             # A run folder may come from somebody else: a link named .lock must not empty the file that it names.
             file = os.fdopen(os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w")

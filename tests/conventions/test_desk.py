@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("cli", "specs", "planner", "emitters", "check", "launcher", "report")
+PARTS = ("cli", "specs", "planner", "emitters", "check", "doctor", "launcher", "report")
 
 # Stands in for a machine on which only the project's first dependencies are installed.
 BLOCK = """
@@ -39,6 +39,7 @@ def desk_modules() -> list[str]:
     paths += [REPOSITORY / "toolkit" / name for name in ("__main__.py", "launcher.py", "run_folder.py", "units.py")]
     for name in ("plots.py", "plan_page.py", "plan_plots.py"):
         paths.remove(REPOSITORY / "toolkit" / "report" / name)
+    paths.remove(REPOSITORY / "toolkit" / "doctor" / "tried" / "ops.py")  # in a process of its own
     return [".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__") for path in paths]
 
 

@@ -32,7 +32,8 @@ def check_installed(package: str, *, extra: str) -> None:
     except PackageNotFoundError:
         raise MachineError(
             f"{package}: not installed, this plan runs on it; pip install -c constraints.txt -e '.[train,{extra}]' in "
-            "the toolkit's own folder (Linux, Python below 3.14), or plan again with another engine"
+            "the toolkit's own folder (Linux, Python below 3.14), or plan again with another engine; `toolkit doctor` "
+            "says what else this machine lacks"
         ) from None
 
 

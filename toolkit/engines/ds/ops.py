@@ -7,7 +7,6 @@ shared with others, and that lock dies with its process: a mark found when nobod
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.op_builder.builder import CUDAMismatchException
 from torch.utils.cpp_extension import get_default_build_root
+
+from toolkit.versions import ops_folder_name
 
 BUILD_FAILURES = (CUDAMismatchException, RuntimeError, ImportError, OSError, ValueError)
 """What `load_op` raises where the machine cannot build the op."""
@@ -61,8 +62,5 @@ def _own_ninja() -> Iterator[None]:
 
 
 def _default_folder() -> Path:
-    # torch's own default knows the Python version only: after an upgrade of torch it loads what the old one has built.
-    versions = f"py{sys.version_info.major}{sys.version_info.minor}-torch{torch.__version__}-ds{deepspeed.__version__}"
-    # Its headers' place is part of every compiler's command: two environments would undo each other's builds.
-    place = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
-    return Path(get_default_build_root()) / f"toolkit-{versions}-{place}"
+    name = ops_folder_name(torch=torch.__version__, deepspeed=deepspeed.__version__)
+    return Path(get_default_build_root()) / name
