@@ -134,7 +134,7 @@ def judge_python(facts: Mapping[str, object], machine: Machine) -> Iterator[Find
         )
     if facts["wsl"]:
         told = "WSL: Linux inside Windows"
-        effect = "GPUs work; between GPUs NCCL has no direct copies, and files below /mnt/c are slow"
+        effect = "GPUs work; between GPUs NCCL has no direct copies, and files on Windows' own disks are slow"
         yield Finding("note", "wsl", told, effect, "keep environment, models and runs in the home folder")
     if machine.set("CONDA_PREFIX") and not sys.prefix.startswith(machine.set("CONDA_PREFIX")):
         told = "a conda environment is active, and this Python is another one's"
