@@ -6,7 +6,7 @@ MODEL ?=
 DATA ?=
 DEMO_ARGS := $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA))
 
-.PHONY: demo test lint types check ds_configs soak benchmark clean
+.PHONY: demo test lint types check ds_configs docs soak benchmark clean
 
 demo: $(VENV)/.train  ## plan, launch, fine-tune, export and compare a small LLaMA (or MODEL=... DATA=...)
 	$(BIN)/toolkit demo $(DEMO_ARGS)
@@ -29,6 +29,9 @@ check: lint types test  ## what CI runs
 ds_configs: $(VENV)/.train  ## write ds_configs/ again
 	$(BIN)/python -m toolkit.emitters.scenarios ds_configs
 
+docs: $(VENV)/.dev  ## the documentation, as pages that need no server: build/site/index.html
+	$(BIN)/mkdocs build --strict
+
 soak: $(VENV)/.dev  ## 200 random faults, and every layout's checkpoint under every other: an hour
 	$(BIN)/pytest -m soak
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --faults 200
@@ -43,7 +46,7 @@ $(VENV)/.train: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[train,megatron,optimizers,quant,notebook,dev]'
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[train,megatron,optimizers,quant,notebook,docs,dev]'
 	touch $@
 
 clean:

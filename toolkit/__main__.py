@@ -11,14 +11,14 @@ from toolkit.errors import ToolkitError
 def main() -> None:
     """Console script: a ToolkitError is one message and its exit code."""
     try:
-        _app(sys.argv[1] if len(sys.argv) > 1 else "")()
+        command_line(sys.argv[1] if len(sys.argv) > 1 else "")()
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-def _app(command: str) -> typer.Typer:
-    """The command line with the groups that a command needs."""
+def command_line(command: str = "") -> typer.Typer:
+    """The command line with the groups that a command needs; all of them where none is named."""
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,

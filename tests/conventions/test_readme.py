@@ -1,18 +1,19 @@
-"""Every command of the README runs: in order, in one folder, with a model and samples that every machine has.
+"""Every command of the README and of the quick start runs: in order, with a model and samples that every machine has.
 
 Only what cannot be had everywhere is replaced: the hub model by a small one made on the spot, Meta's files by what the
-line before converted, the GPUs by two CPU processes, the samples by a few rows, the demo's 700 steps by 30. Commands
-that would run this very suite are looked at with `make --dry-run`.
+line before converted, the GPUs by two CPU processes, the samples by a few rows, the demo's 700 steps by 20. Commands
+that would run this very suite are looked at with `make --dry-run`. The quick start goes on from the README's demo.
 """
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from shell_blocks import Command, commands
 
 ROOT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
@@ -26,14 +27,6 @@ REPLACED = {
 }
 INSTALLS = ("git clone", "cd ", "pip install", "python3 -m venv", ". .venv", "source .venv")
 RUNS_THIS_SUITE = ("make test", "make check")
-
-
-def commands() -> list[str]:
-    """Lines of all ```bash blocks, continuation lines joined, comments left out."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +51,7 @@ def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_readme_names_the_two_commands_and_what_tests_cannot_run() -> None:
-    found = commands()
+    found = [command.words for command in commands(ROOT / "README.md")]
     assert "make demo" in found
     assert "make test" in found
     for command in found:
@@ -68,23 +61,38 @@ def test_the_readme_names_the_two_commands_and_what_tests_cannot_run() -> None:
             assert "pytest" in dry.stdout
 
 
+def commands_in_order() -> list[tuple[Command, bool]]:
+    """Those of the README, and behind its demo those of the quick start; whether each is of the quick start."""
+    readme, quick_start = commands(ROOT / "README.md"), commands(ROOT / "docs" / "quick-start.md")
+    behind = [one.words for one in readme].index("make demo") + 1
+    further = [one for one in quick_start if one not in readme]
+    return [
+        *((one, False) for one in readme[:behind]),
+        *((one, True) for one in further),
+        *((one, False) for one in readme[behind:]),
+    ]
+
+
 @pytest.mark.ranks
 @pytest.mark.timeout(900)
 def test_every_other_command_runs(desk: Path) -> None:
-    ran = 0
-    for command in commands():
+    ran = {True: 0, False: 0}
+    for (command, exit_code), of_quick_start in commands_in_order():
         if command.startswith((*INSTALLS, *RUNS_THIS_SUITE)):
             continue
-        at = ROOT if command.startswith("make") else desk
+        at = ROOT if of_quick_start or command.startswith("make") else desk
         for given, stand_in in REPLACED.items():
             command = command.replace(given, stand_in)
         if command == "make demo":
-            command += " DEMO_ARGS='--max-steps 30'"
+            command += " DEMO_ARGS='--max-steps 20'"
         if command.startswith("make"):
             # The environment under test, instead of one made anew.
             command += f" VENV={VENV} --old-file={VENV}/.train --old-file={VENV}/.dev"
             command = command.replace("MODEL=", f"MODEL={desk}/").replace("DATA=", f"DATA={desk}/")
         result = run(command, at)
-        assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
-        ran += 1
-    assert ran >= 8
+        assert result.returncode == exit_code, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+        if of_quick_start and command.startswith("toolkit launch"):
+            assert "gradient_clipping is 0.5, planned 1.0" in result.stdout + result.stderr
+        ran[of_quick_start] += 1
+    assert ran[False] >= 8
+    assert ran[True] >= 6

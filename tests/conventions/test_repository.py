@@ -29,6 +29,9 @@ def relative(path: Path) -> str:
 
 
 PAGES = [path for path in files() if path.suffix == ".md"]
+DOCS = REPOSITORY / "docs"
+# Pages that are made when the site is built.
+MADE = ("decisions/index.md", "reference/")
 
 
 def test_no_path_of_a_machine() -> None:
@@ -41,7 +44,9 @@ def test_no_path_of_a_machine() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if "://" not in target and not target.startswith("mailto:"):
+        meant = (page.parent / target).resolve()
+        made = meant.is_relative_to(DOCS) and meant.relative_to(DOCS).as_posix().startswith(MADE)
+        if "://" not in target and not target.startswith("mailto:") and not made:
             assert (page.parent / target).exists(), f"{relative(page)}: {target}"
 
 
@@ -55,7 +60,10 @@ def test_named_files_exist(page: Path) -> None:
 
 def test_decisions_are_numbered_and_say_the_same_four_things() -> None:
     notes = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
-    assert [note.name[:4] for note in notes] == [f"{number:04d}" for number in range(1, len(notes) + 1)]
+    numbers = [note.name[:4] for note in notes]
+    # A gap is a note that somebody is still writing.
+    assert numbers == sorted(set(numbers))
+    assert all(re.fullmatch(r"\d{4}", number) for number in numbers)
     for note in notes:
         headings = re.findall(r"^## (.+)$", note.read_text(encoding="utf-8"), re.MULTILINE)
         assert headings == ["Context", "Choice", "Cost", "Measured"], note.name

@@ -57,6 +57,9 @@ _REPLACED: dict[str, str] = {
 ONE_BIT = {"onebitadam", "zerooneadam", "onebitlamb"}
 """Optimizers (lower case) that 0.19.7 took away."""
 
+REMOVED: dict[str, Removed] = {**_TOP, **{f"zero_optimization.{name}": gone for name, gone in _ZERO.items()}}
+"""What a release took away, by its path in the file."""
+
 LOCATIONS: frozenset[Location] = frozenset(
     {*((name,) for name in _TOP), *(("zero_optimization", name) for name in _ZERO), *_NEVER, ("aio", "thread_count")}
 )

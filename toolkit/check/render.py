@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from toolkit.check.finding import Finding, Placed, Severity
+from toolkit.check.rule_texts import RULE_TEXTS
 
 Format = Literal["text", "json", "sarif", "github"]
 
@@ -95,7 +96,8 @@ def _sarif(found: Sequence[Placed], version: str) -> dict[str, Any]:
         }
         for one in found
     ]
-    rules = [{"id": rule} for rule in sorted({one.finding.rule for one in found})]
+    named = sorted({one.finding.rule for one in found})
+    rules = [{"id": rule, "shortDescription": {"text": RULE_TEXTS[rule].says}} for rule in named]
     driver = {"name": "toolkit check", "version": version, "rules": rules}
     return {"$schema": _SARIF, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
 
