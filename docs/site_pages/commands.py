@@ -22,7 +22,7 @@ _VALUES = {
 _INTRODUCTION = (
     "Every command ends with exit code 0, or with one message on standard error and "
     "[an exit code](../reliability.md#leaving-and-starting-again) that says whose turn it is: 2 where the input has to "
-    "change, 1 where `toolkit check` found an error, 75, 76, 77 and 85 of a run."
+    "change, 1 where `toolkit check` or `toolkit doctor` found an error, 75, 76, 77 and 85 of a run."
 )
 
 
