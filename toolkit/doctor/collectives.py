@@ -9,7 +9,7 @@ from toolkit.doctor.told import Told
 
 _ROUTES = {
     "loopback": "over the loopback, as `toolkit launch` has it on one node",
-    "given": "over GLOO_SOCKET_IFNAME",
+    "given": "over GLOO_SOCKET_IFNAME, as it is set",
     "host": "over the address of this host's name, as other launchers and runs on several nodes have it",
 }
 
@@ -32,8 +32,8 @@ def examine_collectives(gloo: Told | None, nccl: Sequence[Told], torch: Mapping[
                 facts["gloo"][route] = ranks[0] if error is None else {"error": error}
                 findings += _judge_gloo(route, error)
         if not facts["gloo"] and gloo.end is not None:
-            facts["gloo"]["loopback"] = {"error": gloo.end}
-            findings += _judge_gloo("loopback", gloo.end) if not gloo.step.startswith("import") else []
+            told, effect = f"gloo was not tried: {gloo.end}", "whether ranks find each other is not known"
+            findings.append(Finding("warning", "not-tried", told, effect, "see the other findings"))
     elif torch and not torch.get("gloo"):
         told, effect = "torch was built without gloo", "ranks on processors cannot be joined"
         findings.append(Finding("error", "no-gloo", told, effect, "install torch from its own wheels"))
@@ -77,12 +77,12 @@ def _judge_gloo(route: str, error: str | None) -> Iterator[Finding]:
     yield Finding(
         "error" if blocks else "warning",
         "gloo-fails" if blocks else "gloo-host-fails",
-        f"two gloo processes {_ROUTES[route]} do not add up: {error}",
+        f"two gloo processes {_ROUTES[route]}, do not add up: {error}" + (f" ({known.meaning})" if known else ""),
         "no run starts on processors"
         if blocks
         else "launchers that name no interface fail or hang; `toolkit launch` on one node is not concerned",
         (known.remedy if known else "") or "give the host's name a line in /etc/hosts, or name an interface",
-        "export GLOO_SOCKET_IFNAME=lo",
+        (known.command if known else "") or "export GLOO_SOCKET_IFNAME=lo",
     )
 
 

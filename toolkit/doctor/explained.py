@@ -156,6 +156,10 @@ _TABLE: tuple[tuple[str, Explanation], ...] = (
         Explanation("a name or interface does not lead to an address", "look at /etc/hosts and GLOO_SOCKET_IFNAME"),
     ),
     (
+        r"Network is unreachable",
+        Explanation("the loopback is down", "switch it on; a sandbox may have none", "sudo ip link set lo up"),
+    ),
+    (
         r"connectFullMesh|Timed out|timed out|timeout",
         Explanation("the ranks do not reach each other", "a firewall, or an address that is not this machine's"),
     ),

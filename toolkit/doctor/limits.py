@@ -16,6 +16,8 @@ _NAMES = {"nofile": "NOFILE", "memlock": "MEMLOCK", "nproc": "NPROC", "as": "AS"
           "stack": "STACK"}  # fmt: skip
 _LEAST_FILES = 1024
 _LEAST_PROCESSES = 2048
+_WANTED = 65536
+"""Of both."""
 _LEAST_FILE_BYTES = 20 * GiB
 
 Limits = Mapping[str, tuple[int | None, int | None]]
@@ -55,11 +57,11 @@ def judge_limits(limits: Limits, *, gpus: bool, infiniband: bool) -> Iterator[Fi
     if (files := below("nofile", _LEAST_FILES)) is not None:
         told = f"a process may have {files} open files; {_LEAST_FILES} is usual, loaders and checkpoints want more"
         yield Finding("warning", "open-files", told, "runs end with `Too many open files`",
-                      command=_raise("-n", limits["nofile"], 65536))  # fmt: skip
+                      *_raise("-n", "nofile", limits["nofile"][1]))  # fmt: skip
     if (processes := below("nproc", _LEAST_PROCESSES)) is not None:
         told = f"this user may have {processes} processes and threads"
         effect = "ranks end with `can't start new thread` or `Resource temporarily unavailable`"
-        yield Finding("warning", "processes", told, effect, command=_raise("-u", limits["nproc"], 65536))
+        yield Finding("warning", "processes", told, effect, *_raise("-u", "nproc", limits["nproc"][1]))
     locked, _ = limits.get("memlock", (None, None))
     if infiniband and locked is not None:
         yield Finding(
@@ -87,7 +89,11 @@ def judge_limits(limits: Limits, *, gpus: bool, infiniband: bool) -> Iterator[Fi
                       "ulimit -t unlimited")  # fmt: skip
 
 
-def _raise(letter: str, limit: tuple[int | None, int | None], wanted: int) -> str:
-    """The command, with no more than the hard limit allows."""
-    hard = limit[1]
-    return f"ulimit {letter} {wanted if hard is None else min(wanted, hard)}"
+def _raise(letter: str, name: str, most: int | None) -> tuple[str, str]:
+    """What to do, and the command, where the hard limit allows one."""
+    if most is None or most >= _WANTED:
+        return "", f"ulimit {letter} {_WANTED}"
+    raised = (
+        f"the hard limit is {most}: raise it in /etc/security/limits.conf, or `docker run --ulimit {name}={_WANTED}`"
+    )
+    return raised, f"ulimit {letter} {most}"

@@ -150,7 +150,7 @@ def judge_shm(facts: dict[str, Any], *, container: str | None, system: str) -> I
     }
     remedy = remedies.get(container or "", "")
     command = "" if remedy else "sudo mount -o remount,size=50% /dev/shm"
-    effect = "DeepSpeed's collectives of processors end with SIGBUS; NCCL and data loaders fail or hang"
+    effect = "on processors a rank dies in DeepSpeed's collectives and the others wait for it; NCCL and loaders fail"
     if facts["shm"] is None:
         yield Finding("error", "no-shm", "there is no /dev/shm", effect, "mount a tmpfs there", command)
     elif facts["shm_free"] < 2 * SHM_PER_RANK:

@@ -76,6 +76,17 @@ def can_listen(address: str, port: int = 0) -> bool:
     return False
 
 
+def reaches_itself() -> bool:
+    """Whether the loopback carries anything: an address may be there while the interface is down."""
+    with contextlib.suppress(OSError), socket.socket() as listener, socket.socket() as caller:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        caller.settimeout(_SLOW_SECONDS)
+        caller.connect(listener.getsockname())
+        return True
+    return False
+
+
 def examine_network(machine: Machine) -> Section:
     """The probe."""
     name = socket.gethostname()
@@ -84,11 +95,13 @@ def examine_network(machine: Machine) -> Section:
     facts: dict[str, Any] = {
         "interfaces": dict(Counter(interface_kind(name) for name in interface_names())),
         "host_name": "unresolved" if own.error else "loopback" if own.is_loopback else "address",
+        "loopback": reaches_itself(),
         "host_name_seconds": round(own.seconds, 3),
         "infiniband_ports": infiniband_states(machine),
     }
     findings = [
         *judge_names(own, local, ours),
+        *_judge_loopback(facts["loopback"]),
         *judge_ports(can_listen("0.0.0.0", _PORT)),
         *_judge_infiniband(facts["infiniband_ports"]),
     ]
@@ -142,6 +155,13 @@ def judge_names(own: Lookup, local: Lookup, ours: dict[str, bool]) -> Iterator[F
         told = f"resolving this host's own name took {own.seconds:.1f} s"
         effect = "every rank waits as long for each group that it makes"
         yield Finding("warning", "slow-names", told, effect, "give it a line in /etc/hosts")
+
+
+def _judge_loopback(works: bool) -> Iterator[Finding]:
+    if not works:
+        told, effect = "nothing can be sent to 127.0.0.1: the loopback is down", "ranks never meet"
+        remedy = "switch it on; in a sandbox without a network ask for its own loopback"
+        yield Finding("error", "loopback-down", told, effect, remedy, "sudo ip link set lo up")
 
 
 def judge_ports(free: bool) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ signals and process groups: a doctor must come to all.
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import toolkit
 
 _MOST_BYTES = 8 * 1024**2
 """Of a program's output: nvidia-smi writes 120 KiB for each GPU."""
+_ROOM_BYTES = 1024**2
+"""That answers may take."""
 _KILLED_SECONDS = 2.0
 """nvidia-smi in the driver of a lost GPU cannot be killed; nobody waits for it."""
 
@@ -97,21 +100,27 @@ class Programs:
         self._environment = environment
         self._started: list[Program] = []
         self.folder: Path | None = None
-        """For files that are gone afterwards; None where no folder for temporary files can be written."""
+        """For files that are gone afterwards; None outside the block, and where nothing can be written."""
 
     def __enter__(self) -> Self:
-        try:
-            self._scratch = tempfile.TemporaryDirectory(prefix="toolkit-doctor-", ignore_cleanup_errors=True)
-        except OSError:
-            return self
-        self.folder = Path(self._scratch.name)
+        # The usual place may be full, which is what a doctor is asked about.
+        for place in (None, "/var/tmp", "/dev/shm"):
+            with contextlib.suppress(OSError):
+                self.folder = Path(tempfile.mkdtemp(prefix="toolkit-doctor-", dir=place))
+                (self.folder / "room").write_bytes(b"x" * _ROOM_BYTES)
+                return self
+            self._forget()
         return self
 
     def __exit__(self, *_: object) -> None:
         for program in self._started:
             program.kill()
+        self._forget()
+
+    def _forget(self) -> None:
         if self.folder is not None:
-            self._scratch.cleanup()
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder = None
 
     def start(
         self, command: Sequence[str], *, seconds: float, environment: Mapping[str, str] | None = None

@@ -36,18 +36,18 @@ def as_text(found: Examination, *, facts: bool, paint: _Paint) -> str:
 
 def as_data(found: Examination, identity: Identity, *, version: str) -> dict[str, Any]:
     """Everything, as JSON has it, without what names a person or a host."""
+    section_of = {one: section.name for section in found.sections for one in section.findings}
     findings = [
         {
             "severity": one.severity,
             "rule": one.rule,
-            "section": section.name,
+            "section": section_of[one],
             "message": one.message,
             "effect": one.effect,
             "remedy": one.remedy,
             "command": one.command,
         }
-        for section in found.sections
-        for one in section.findings
+        for one in found.findings
     ]
     able = [{"name": one.name, "can": one.can, "why": one.why} for one in found.capabilities]
     shown = redacted_all({"capabilities": able, "findings": findings, "facts": _facts(found)}, identity)

@@ -47,15 +47,15 @@ def judge_folder(folder: Path, loaded: Collection[str] | None, *, here: bool) ->
         where = "in the current folder" if here else "in a folder of PYTHONPATH"
         if not (name in _LIBRARIES or _hides_standard(name, loaded)) or path.resolve() == _OWN:
             continue
-        if module:
-            kind = "the library" if name in _LIBRARIES else "Python's own module"
+        if module and name == "toolkit":
+            told = f"{path.name} {where} is another copy of this toolkit than the one that runs"
+            effect = "ranks that are started here import that one, the command is this one's"
             yield Finding(
-                "error" if name in _LIBRARIES or loaded is not None else "warning",
-                "shadow",
-                f"{path.name} {where} is found before {kind} {name}",
-                f"every rank imports it in place of {name}: errors such as `has no attribute`, or a circular import",
-                "rename it, or start from another folder",
-                f"mv {path.name} my_{path.name}" if here else "",
+                "warning", "shadow", told, effect, "install it, or start from another folder", "pip install -e ."
+            )
+        elif module:
+            yield _hidden(
+                path, where, standard=name not in _LIBRARIES, sure=here if name in _LIBRARIES else bool(loaded)
             )
         elif name in ("datasets", "deepspeed", "megatron", "peft", "torch", "transformers") and path.is_dir():
             yield Finding(
@@ -65,6 +65,27 @@ def judge_folder(folder: Path, loaded: Collection[str] | None, *, here: bool) ->
                 f"no harm while {name} is installed; without it `import {name}` gives an empty module",
                 "rename it, or start from another folder",
             )
+
+
+def _hidden(path: Path, where: str, *, standard: bool, sure: bool) -> Finding:
+    """The finding for a module that is imported in place of another.
+
+    Args:
+        path: the module.
+        where: in words.
+        standard: it hides a module of the standard library.
+        sure: training does not start; else the user may have wanted it, or nobody imports it.
+    """
+    name = path.name.removesuffix(".py")
+    kind = "Python's own module" if standard else "the library"
+    return Finding(
+        "error" if sure else "warning",
+        "shadow",
+        f"{path.name} {where} is found before {kind} {name}",
+        f"every rank imports it in place of {name}: errors such as `has no attribute`, or a circular import",
+        "rename it, or start from another folder",
+        f"mv {path.name} my_{path.name}" if "current" in where else "",
+    )
 
 
 def _hides_standard(name: str, loaded: Collection[str] | None) -> bool:

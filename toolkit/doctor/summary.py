@@ -17,7 +17,8 @@ def summary_lines(found: Examination) -> list[str]:
     told = {
         "system": _system(facts.get("system", {})),
         "libraries": _libraries(facts.get("releases", {})),
-        "GPUs": _gpus(facts.get("gpus", {}), facts.get("topology", {})),
+        "GPUs": _gpus(facts.get("gpus", {})),
+        "links": "; ".join(facts.get("topology", {}).get("words", [])),
         "processors": _processors(facts.get("memory", {})),
         "disk": _disk(facts.get("storage", {})),
         "plans for": facts.get("planner", {}).get("cluster") or "nothing without --cluster",
@@ -40,7 +41,7 @@ def _libraries(facts: dict[str, Any]) -> str:
     return ", ".join(there) + (" (tested together)" if states == {"tested"} else "")
 
 
-def _gpus(gpus: dict[str, Any], topology: dict[str, Any]) -> str:
+def _gpus(gpus: dict[str, Any]) -> str:
     found = gpus.get("gpus") or gpus.get("torch_devices") or []
     if not found:
         return "none"
@@ -50,7 +51,7 @@ def _gpus(gpus: dict[str, Any], topology: dict[str, Any]) -> str:
         for (name, memory), number in kinds.items()
     ]
     driver = f"driver {gpus['driver']} (CUDA {gpus['driver_cuda']})" if gpus.get("driver") else ""
-    return "; ".join([", ".join(named), *filter(None, [driver]), *topology.get("words", [])])
+    return "; ".join([", ".join(named), *filter(None, [driver])])
 
 
 def _processors(facts: dict[str, Any]) -> str:

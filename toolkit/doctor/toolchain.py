@@ -44,7 +44,7 @@ def cuda_home(machine: Machine) -> Path | None:
     """The CUDA toolkit's folder, where torch looks for it (torch/utils/cpp_extension.py)."""
     if given := machine.set("CUDA_HOME") or machine.set("CUDA_PATH"):
         return Path(given)
-    if nvcc := shutil.which("nvcc", path=machine.environment.get("PATH")):
+    if nvcc := shutil.which("nvcc", path=machine.environment.get("PATH", "")):
         return Path(nvcc).parents[1]
     usual = machine.root / "usr/local/cuda"
     return usual if usual.exists() else None

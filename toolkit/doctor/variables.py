@@ -89,7 +89,7 @@ def _judge_paths(machine: Machine) -> Iterator[Finding]:
         told = f"LD_LIBRARY_PATH leads to {', '.join(kinds)}"
         effect = "they are loaded in place of those that torch's wheel brings; of another release they fail or crash"
         yield Finding("note", "library-path", told, effect, "if importing torch fails:", "unset LD_LIBRARY_PATH")
-    elsewhere = Path(shutil.which("accelerate", path=machine.environment.get("PATH")) or "")
+    elsewhere = Path(shutil.which("accelerate", path=machine.environment.get("PATH", "")) or "")
     if elsewhere.name and elsewhere.resolve().parent != Path(sys.executable).resolve().parent:
         own = Path(sys.executable).parent / "accelerate"
         if own.exists() and elsewhere.parent != own.parent:

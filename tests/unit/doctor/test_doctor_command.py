@@ -68,8 +68,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_what_hides_a_library_blocks_training_and_is_not_run(here: Run) -> None:
     assert here.code == 1
     assert here.data["blocks_training"] is True
-    errors = [one["message"] for one in here.data["findings"] if one["severity"] == "error"]
+    errors = [one["message"] for one in here.data["findings"] if one["rule"] == "shadow"]
     assert len(errors) == 2
+    assert here.severities()["shadow"] == "error"
     assert errors[0].startswith("deepspeed in the current folder is found before the library")
     assert errors[1].startswith("random.py in the current folder is found before Python's own module")
     # The libraries themselves were imported, not what lies in the folder.
@@ -137,7 +138,8 @@ def test_on_a_desk_without_the_training_half_it_says_what_to_install(desk: Path)
     result = run(words, desk.parent, PYTHONPATH=path)
     found = Run(result, desk.parent / "report.md")
     assert found.code == 1
-    assert [one["rule"] for one in found.data["findings"] if one["severity"] == "error"] == ["train-extra"]
+    errors = {rule for rule, severity in found.severities().items() if severity == "error"}
+    assert errors - {"little-disk", "small-shm"} == {"train-extra"}  # the machine's own may be beside it
     assert "probe-failed" not in found.severities()
     assert found.able()["plan, estimate, check, report"] == "yes"
     assert found.able()["train on processors"] == "no"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import toolkit
 from toolkit.doctor.finding import Finding
 from toolkit.doctor.machine import Machine
 from toolkit.doctor.shadows import examine_shadows
@@ -103,7 +104,16 @@ def test_folders_of_pythonpath_are_looked_into_too(nowhere: Machine) -> None:
     plant(nowhere.root / "site-packages", "torch/__init__.py")
     environment = {"PYTHONPATH": f"{nowhere.home}:{nowhere.root / 'site-packages'}:/no/such/folder"}
     machine = Machine(nowhere.root, environment, nowhere.folder, nowhere.home, "linux")
-    assert shadows(machine, set()) == ["error peft.py"]
+    assert shadows(machine, set()) == [
+        "warning peft.py"
+    ]  # it may be there on purpose: the imports tell whether it works
+
+
+def test_another_copy_of_this_toolkit_is_told_and_its_own_checkout_is_not(nowhere: Machine) -> None:
+    plant(nowhere.folder, "toolkit/__init__.py")
+    assert shadows(nowhere, set()) == ["warning toolkit"]
+    own = Machine(nowhere.root, {}, Path(toolkit.__file__).parents[1], nowhere.home, "linux")
+    assert shadows(own, set()) == []
 
 
 def test_what_is_called_hiding_hides_and_what_is_not_does_not(tmp_path: Path) -> None:

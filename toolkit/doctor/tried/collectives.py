@@ -54,24 +54,29 @@ def _both_ranks(torch: Any, teller: Teller) -> None:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
         port = _free_port()
         teller.begin(f"gloo {route}")
+        reached = [context.Event() for _ in range(_RANKS)]
         ranks = [
-            context.Process(target=_gloo_rank, args=(teller, route, rank, port), daemon=True) for rank in range(_RANKS)
+            context.Process(target=_gloo_rank, args=(teller, route, (rank, _RANKS, port), reached[rank]), daemon=True)
+            for rank in range(_RANKS)
         ]
         for process in ranks:
             process.start()
         for process in ranks:
             process.join(2 * _TIMEOUT.total_seconds())
         teller.tell(f"gloo {route} exits", [process.exitcode for process in ranks])  # None: it hangs
+        if not all(done.is_set() for done in reached):
+            return  # another route would say the same, half a minute later
 
 
-def _gloo_rank(teller: Teller, route: str, rank: int, port: int) -> None:
+def _gloo_rank(teller: Teller, route: str, place: tuple[int, int, int], reached: Any) -> None:
     # Imported in the process that this one was forked from.
     torch = importlib.import_module("torch")
-    _add_up(torch, teller, f"gloo {route} {rank}", place=(rank, _RANKS, port))
+    if _add_up(torch, teller, f"gloo {route} {place[0]}", place=place):
+        reached.set()
 
 
-def _add_up(torch: Any, teller: Teller, topic: str, *, place: tuple[int, int, int]) -> None:
-    """Every rank brings its number plus one; all must have the sum.
+def _add_up(torch: Any, teller: Teller, topic: str, *, place: tuple[int, int, int]) -> bool:
+    """Every rank brings its number plus one; all must have the sum. Whether this one came to it.
 
     Args:
         torch: the library.
@@ -107,6 +112,8 @@ def _add_up(torch: Any, teller: Teller, topic: str, *, place: tuple[int, int, in
         torch.distributed.destroy_process_group()
     except FAULTS as error:
         teller.tell(topic, {"error": words_of(error)})
+        return False
+    return True
 
 
 def _free_port() -> int:
