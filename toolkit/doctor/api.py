@@ -116,7 +116,10 @@ def _tried(
         tried = asked.build(facts["releases"])
         # Of a try that was ended nobody knows what it would have come to.
         memory.keep({name: one for name, one in tried.items() if not one.get("ended")})
-    return [collectives, _guarded("ops", lambda: examine_ops(machine, told, memory.recall() | tried, torch=torch))]
+    return [
+        collectives,
+        _guarded("ops", lambda: _examine_ops(asked, machine, memory.recall() | tried, facts["toolchain"])),
+    ]
 
 
 def _guarded(name: str, probe: Callable[[], Section]) -> Section:
@@ -152,6 +155,11 @@ def _examine_planner() -> Section:
 def _examine_toolchain(asked: Asked, machine: Machine) -> Section:
     compiler, nvcc = ended(asked.compiler), ended(asked.nvcc)
     return examine_toolchain(machine, compiler=compiler, nvcc=nvcc, torch=asked.torch)
+
+
+def _examine_ops(asked: Asked, machine: Machine, tried: dict[str, Any], toolchain: dict[str, Any]) -> Section:
+    libaio = bool(toolchain.get("libaio"))
+    return examine_ops(machine, asked.libraries, tried, torch=asked.torch, libaio=libaio)
 
 
 def _examine_topology(asked: Asked, names: list[str]) -> Section:

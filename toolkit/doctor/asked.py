@@ -1,7 +1,6 @@
 """The programs of one examination: started at once, waited for when their answer is needed."""
 
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from toolkit.doctor.programs import Program, Programs, ended
 from toolkit.doctor.told import NOTHING, Told, read_told
 from toolkit.doctor.toolchain import compiler_command, nvcc_command
 from toolkit.doctor.topology import MATRIX, PEERS
+from toolkit.doctor.tried.collectives import free_port
 from toolkit.specs.machine import local_sockets
 
 _QUICK_SECONDS = 10.0
@@ -69,7 +69,9 @@ class Asked:
         ranks = 0 if any("MIG" in one["name"] for one in devices) else min(len(devices), _MOST_RANKS)
         if not ranks or self.programs.folder is None:
             return list
-        own = {**local_sockets(), **_QUIET, "WORLD_SIZE": str(ranks), "MASTER_PORT": str(_free_port())}
+        # As in a run: the loopback, unless the user has named an interface.
+        sockets = {name: value for name, value in local_sockets().items() if name not in self.programs.environment}
+        own = {**sockets, **_QUIET, "WORLD_SIZE": str(ranks), "MASTER_PORT": str(free_port())}
         started = [
             self.programs.start_python(
                 "toolkit.doctor.tried.collectives",
@@ -139,9 +141,3 @@ def ask(programs: Programs, machine: Machine, installed: Mapping[str, str | None
         importing=importing,
         pair=pair,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

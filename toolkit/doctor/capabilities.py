@@ -21,6 +21,7 @@ def capabilities(sections: Mapping[str, Section], findings: list[Finding]) -> li
         Capability("plan, estimate, check, report", "yes", "needs no training library"),
         _on_processors(sections, general, errors),
         _on_gpus(sections, general, errors),
+        *_by_precision(sections, general),
         *_by_release(sections, general),
         *_by_op(sections),
     ]
@@ -65,6 +66,26 @@ def _on_gpus(sections: Mapping[str, Section], general: list[Finding], errors: li
         return Capability(name, "untried", f"{told}; NCCL was not tried")
     rate = nccl.get("bus_bandwidth")
     return Capability(name, "yes", f"{told}; NCCL adds up" + (f" at {rate / 1e9:.0f} GB/s (busbw)" if rate else ""))
+
+
+def _by_precision(sections: Mapping[str, Section], general: list[Finding]) -> Iterator[Capability]:
+    gpus, features = _facts(sections, "gpus"), _facts(sections, "memory").get("cpu_features", [])
+    devices = gpus.get("torch_devices", [])
+    if general or not _facts(sections, "imports"):
+        return
+    if devices:
+        capability = min(tuple(int(part) for part in one["capability"].split(".")) for one in devices)
+        told = f"compute capability {capability[0]}.{capability[1]}"
+        yield Capability("precision bf16", "yes" if capability >= (8, 0) else "no", told)
+        yield Capability("precision fp16", "yes" if capability >= (7, 0) else "no", told)
+        return
+    fast = [name for name in features if "bf16" in name]
+    how = f"the processor has {', '.join(fast)}" if fast else "slowly: the processor has no bf16 of its own"
+    yield Capability("precision bf16", "yes", how)
+    wide = bool(gpus.get("torch_fp16_on_processor"))
+    yield Capability(
+        "precision fp16", "yes" if wide else "no", f"the processor has {'' if wide else 'no '}fp16 products"
+    )
 
 
 def _by_release(sections: Mapping[str, Section], general: list[Finding]) -> Iterator[Capability]:

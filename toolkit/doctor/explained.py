@@ -47,11 +47,15 @@ _TABLE: tuple[tuple[str, Explanation], ...] = (
         ),
     ),
     (
-        r"Error 999|Error 46|CUDA unknown error",
+        r"Error 999|CUDA unknown error",
         Explanation(
             "the driver has lost its unified-memory module, as after a suspend",
             command="sudo rmmod nvidia_uvm && sudo modprobe nvidia_uvm",
         ),
+    ),
+    (
+        r"Error 46|busy or unavailable",
+        Explanation("another process has the GPU for itself", "end that process; `nvidia-smi` names it"),
     ),
     (
         r"Error 10[01]|no CUDA-capable device|invalid device ordinal",

@@ -87,6 +87,7 @@ def examine_gpus(machine: Machine, smi: Ended, *, capabilities: Sequence[str], t
         "torch_cuda": torch.get("cuda"),
         "torch_rocm": torch.get("hip"),
         "torch_devices": torch.get("devices", []),
+        "torch_fp16_on_processor": torch.get("fp16"),
     }
     findings = [
         *judge_driver(driver, smi, on_bus),

@@ -71,6 +71,7 @@ def _judge_requirements(unmet: Any) -> Iterator[Finding]:
             "unmet-requirements",
             "; ".join(told),
             "transformers refuses to be imported for some of these; others fail when they are first used",
+            remedy="in the toolkit's own folder:",
             command="pip install -c constraints.txt -e '.[train]'",
         )
 

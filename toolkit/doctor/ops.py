@@ -89,7 +89,9 @@ class Memory:
             return
 
 
-def examine_ops(machine: Machine, told: Told, tried: Mapping[str, Any], *, torch: Mapping[str, Any]) -> Section:
+def examine_ops(
+    machine: Machine, told: Told, tried: Mapping[str, Any], *, torch: Mapping[str, Any], libaio: bool
+) -> Section:
     """The probe.
 
     Args:
@@ -97,6 +99,7 @@ def examine_ops(machine: Machine, told: Told, tried: Mapping[str, Any], *, torch
         told: what DeepSpeed told of its ops.
         tried: name -> seconds or error, of this or an earlier `--full`.
         torch: what torch told.
+        libaio: it is there; where it is not, that is told already.
     """
     known = told.section("deepspeed").get("ops", {})
     folder = folder_of_builds(machine, told)
@@ -115,6 +118,8 @@ def examine_ops(machine: Machine, told: Told, tried: Mapping[str, Any], *, torch
             "state": state_of(one, tried.get(builder, {}), built=built),
             "seconds": tried.get(builder, {}).get("seconds"),
         }
+        if builder == "AsyncIOBuilder" and not libaio:
+            continue
         findings += _judge_op(builder, facts["ops"][builder]["state"], one, tried.get(builder, {}))
     for module in FULL_IMPORTS.values():
         if module in tried:

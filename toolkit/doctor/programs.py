@@ -97,7 +97,8 @@ class Programs:
     """What was started in a `with` block; on leaving it, what still runs is ended."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+        self.environment = environment
+        """Of everything that is started."""
         self._started: list[Program] = []
         self.folder: Path | None = None
         """For files that are gone afterwards; None outside the block, and where nothing can be written."""
@@ -136,7 +137,7 @@ class Programs:
             return None
         try:
             program = Program(
-                command, self.folder, seconds=seconds, environment={**self._environment, **(environment or {})}
+                command, self.folder, seconds=seconds, environment={**self.environment, **(environment or {})}
             )
         except (OSError, ValueError):
             return None
@@ -147,7 +148,7 @@ class Programs:
         self, module: str, arguments: Sequence[str], *, seconds: float, environment: Mapping[str, str] | None = None
     ) -> Program | None:
         """Start a module of this toolkit with the Python that runs here."""
-        own = {"PYTHONPATH": _module_path(self._environment.get("PYTHONPATH", ""))} | dict(environment or {})
+        own = {"PYTHONPATH": _module_path(self.environment.get("PYTHONPATH", ""))} | dict(environment or {})
         return self.start([sys.executable, "-m", module, *arguments], seconds=seconds, environment=own)
 
 

@@ -10,10 +10,11 @@ from toolkit.check.finding import Severity
 from toolkit.check.known_bad import FAULTS
 from toolkit.check.releases import Release
 from toolkit.doctor.finding import Finding, Section
-from toolkit.errors import INSTALL_TRAINING, SpecError
+from toolkit.errors import SpecError
 from toolkit.specs.base import Spec, read_catalog
 
 _TABLE = Path(__file__).with_name("releases.yaml")
+_WHERE = "in the toolkit's own folder:"
 _INSTALL = "pip install -c constraints.txt -e '.[{extras}]'"
 
 OPTIONAL = {
@@ -144,7 +145,8 @@ def judge(installed: Mapping[str, str | None], table: Mapping[str, Library]) -> 
             "untested-releases",
             f"not the releases that are tested together: {', '.join(other)}",
             "they are within range and should work; no test has compared their numbers with one process's",
-            command=_INSTALL.format(extras="train"),
+            _WHERE,
+            _INSTALL.format(extras="train"),
         )
 
 
@@ -162,7 +164,8 @@ def _out_of_range(name: str, release: str, library: Library) -> Finding:
         "release-out-of-range",
         f"{name} {release}: needs {library.works}, tested with {library.tested}",
         effect,
-        command=_INSTALL.format(extras=extras),
+        _WHERE,
+        _INSTALL.format(extras=extras),
     )
 
 
@@ -201,7 +204,7 @@ def missing_extras(
             "train-extra",
             f"{what}: not installed",
             "planning, checking and reports work; nothing trains, converts or exports on this machine",
-            INSTALL_TRAINING,
+            _WHERE,
             _INSTALL.format(extras="train"),
         )
     for extra, purpose in OPTIONAL.items():
@@ -211,4 +214,4 @@ def missing_extras(
         if names and useful and len(missing) < len(needed):
             told = f"{', '.join(names)}: not installed"
             command = _INSTALL.format(extras=f"train,{extra}")
-            yield Finding("note", f"{extra}-extra", told, f"not available: {purpose}", command=command)
+            yield Finding("note", f"{extra}-extra", told, f"not available: {purpose}", _WHERE, command)

@@ -108,7 +108,7 @@ def start_imports(programs: Programs, planted: Path, *names: str) -> Told:
     assert programs.folder is not None
     answers = programs.folder / "answers"
     environment = {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{planted}"}
-    programs._environment = {**os.environ, **environment}
+    programs.environment = {**os.environ, **environment}
     program = programs.start_python("toolkit.doctor.tried.libraries", [str(answers), *names], seconds=30)
     return read_told(answers, ended(program))
 
@@ -217,7 +217,7 @@ def op_section(machine: Machine, tried: dict[str, Any], **kinds: dict[str, Any])
         "builds": {"root": str(machine.home / "builds")},
         "deepspeed": {"accelerator": "cpu", "ops": kinds},
     }
-    return examine_ops(machine, told(answers), tried, torch={"devices": []})
+    return examine_ops(machine, told(answers), tried, torch={"devices": []}, libaio=True)
 
 
 def test_ops_are_found_where_runs_keep_them_and_failures_are_told_by_their_weight(nowhere: Machine) -> None:
@@ -292,6 +292,24 @@ def test_what_the_machine_can_do_follows_from_facts_and_errors() -> None:
     gpus = {"gpus": [device], "torch_devices": [device]}
     found = able([], releases=releases, collectives=collectives | {"nccl": {"bus_bandwidth": 4e11}}, gpus=gpus)
     assert (found["train on GPUs"], found["method qlora, AdamW in 8 bits"]) == ("yes", "yes")
+
+
+@pytest.mark.parametrize(
+    ("capabilities_there", "fp16", "told"),
+    [
+        ([], True, ("yes", "yes")),
+        ([], False, ("yes", "no")),
+        (["9.0", "8.0"], None, ("yes", "yes")),
+        (["9.0", "7.5"], None, ("no", "yes")),  # the oldest decides
+        (["6.1"], None, ("no", "no")),
+    ],
+)
+def test_precisions(capabilities_there: list[str], fp16: bool | None, told: tuple[str, str]) -> None:
+    devices = [{"name": "GPU", "memory": 1, "capability": one} for one in capabilities_there]
+    gpus = {"gpus": devices, "torch_devices": devices, "torch_fp16_on_processor": fp16}
+    found = able([], imports={"torch": {}}, gpus=gpus)
+    assert (found["precision bf16"], found["precision fp16"]) == told
+    assert "precision bf16" not in able([], imports={}, gpus=gpus)  # nothing is installed
 
 
 @pytest.mark.parametrize(

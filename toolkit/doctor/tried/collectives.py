@@ -52,7 +52,7 @@ def _both_ranks(torch: Any, teller: Teller) -> None:
         os.environ.pop("GLOO_SOCKET_IFNAME", None)
         if interface is not None:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
-        port = _free_port()
+        port = free_port()
         teller.begin(f"gloo {route}")
         reached = [context.Event() for _ in range(_RANKS)]
         ranks = [
@@ -116,7 +116,8 @@ def _add_up(torch: Any, teller: Teller, topic: str, *, place: tuple[int, int, in
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody has."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

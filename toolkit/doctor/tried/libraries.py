@@ -70,7 +70,7 @@ def unmet_requirements() -> list[dict[str, str]]:
 
 
 def _torch_facts(torch: Any) -> dict[str, Any]:
-    """What torch was built for, and what it sees; no context is made on a GPU."""
+    """What torch was built for, and what it sees; nothing is computed on a GPU."""
     distributed = torch.distributed
     facts: dict[str, Any] = {
         "cuda": torch.version.cuda,
