@@ -1,7 +1,7 @@
 """What every engine can do; the training loop, evaluation, checkpoints and export know nothing else about it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +36,13 @@ class StepResult:
     """True if any rank had a notice."""
     sent_bytes: float | None = None
     """Of gradients or weights that each rank sent to the others, where the recipe says how; as in a ring of them."""
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Where this rank's time went, as far as the engine tells its parts apart:
+
+    `forward`, `backward` (with what DeepSpeed sends in it) or `passes` (both, in turn over stages), `pipeline` (passes
+    and update in one call), `optimizer` (norm, clipping, update, weights gathered), `exchange` (the recipe's own
+    `communication`) and `waiting` (for the counts and losses of the other ranks).
+    """
 
 
 WEIGHT = "weight"

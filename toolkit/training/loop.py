@@ -1,6 +1,7 @@
 """The training loop: blind to engine, layout and method."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -95,13 +96,16 @@ class Trainer:
         lr = learning_rate(recipe.schedule, updates, num_steps=steps, peak=peak, factor=rate.factor)
         notice = self.checkpointing.notice()
         change, size = Change(self.engine) if measures_change(recipe.schedule, progress, steps) else None, None
-        result = self.engine.train_step(self.batches.step(index), learning_rate=lr, notice=notice)
+        began = time.perf_counter()
+        micro_batches = self.batches.step(index)
+        data_seconds = time.perf_counter() - began
+        result = self.engine.train_step(micro_batches, learning_rate=lr, notice=notice)
         if change is not None and not result.skipped:
             size = change.measured()
             rate = after_change(recipe.schedule, rate, size)
         self.heartbeat.beat(index + 1)
         epoch = (index + 1) / self.batches.steps_per_epoch
-        self.telemetry.record(index + 1, result, learning_rate=lr, epoch=epoch, change=size)
+        self.telemetry.record(index + 1, result, learning_rate=lr, epoch=epoch, change=size, data_seconds=data_seconds)
         return result, rate
 
     def _compare(self, progress: Progress) -> None:

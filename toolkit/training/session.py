@@ -23,6 +23,7 @@ from toolkit.training.signals import Signals
 from toolkit.training.telemetry import Telemetry
 from toolkit.training.trackers import open_trackers
 from toolkit.training.watch import Watch, reason_to_stop
+from toolkit.versions import installed_versions
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Session:
             self.folder, engine, num_steps=steps, trackers=trackers, done=progress.step, evaluated=evaluated
         )
         with Signals() as signals, telemetry:
+            telemetry.event("started", step=progress.step, num_steps=steps, versions=installed_versions())
             telemetry.say(introduction)
             if aside is not None:
                 telemetry.event("checkpoints set aside", step=progress.step, folder=aside.name)

@@ -102,7 +102,14 @@ class Telemetry:
         self._last = time.perf_counter()
 
     def record(
-        self, step: int, result: StepResult, *, learning_rate: float, epoch: float, change: float | None = None
+        self,
+        step: int,
+        result: StepResult,
+        *,
+        learning_rate: float,
+        epoch: float,
+        data_seconds: float,
+        change: float | None = None,
     ) -> None:
         """Write one step's line; the time since the last one is the step's.
 
@@ -111,6 +118,7 @@ class Telemetry:
             result: of the step.
             learning_rate: of the step.
             epoch: passes over the data so far.
+            data_seconds: that the step waited for its rows.
             change: relative size of the update, where it was measured.
         """
         now = time.perf_counter()
@@ -126,6 +134,8 @@ class Telemetry:
             "supervised_tokens": result.supervised_tokens,
             "tokens_per_second": result.tokens / seconds,
             "step_seconds": seconds,
+            "data_seconds": data_seconds,
+            **{f"{phase}_seconds": value for phase, value in result.phase_seconds.items()},
             **peak_memory(self._device),
             "loss_scale": result.loss_scale,
             **({} if result.sent_bytes is None else {"sent_bytes": result.sent_bytes}),

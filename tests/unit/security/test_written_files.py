@@ -69,7 +69,7 @@ def train(run: RunFolder, plan: Plan) -> None:
         skipped=False,
     )
     with Telemetry(run, engine, num_steps=1) as telemetry:
-        telemetry.record(1, result, learning_rate=0.1, epoch=1.0)
+        telemetry.record(1, result, learning_rate=0.1, epoch=1.0, data_seconds=0.0)
         telemetry.evaluated(1, Evaluation(2.0, None, None, answers=(Answer("1 + 1", "2", "3"),)))
     for folder in (run.export, run.adapter):
         with published(folder) as partial:

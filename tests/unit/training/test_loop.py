@@ -23,6 +23,7 @@ from toolkit.specs.workload import Workload
 from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.loop import num_steps
 from toolkit.training.session import Session
+from toolkit.versions import installed_versions
 
 NAN = float("nan")
 
@@ -267,7 +268,7 @@ def test_asked_to_leave_without_room_it_does_not_say_that_it_saved(
     folder.checkpoints.write_text("a file is in the way")
     with pytest.raises(SaveFailed, match="SIGUSR1: left after step 3, of which no checkpoint could be written"):
         train(Asked([step()] * 9), recipe(max_steps=6))
-    assert [event["event"] for event in events(folder)] == ["checkpoint failed"]
+    assert [event["event"] for event in events(folder)] == ["started", "checkpoint failed"]
 
 
 @pytest.mark.parametrize("on_failure", ["warn", "stop"])
@@ -287,7 +288,15 @@ def test_a_checkpoint_that_cannot_be_written(
         return
     assert len(train(engine([step()] * 4), wanted)) == 4
     assert "WARNING: no checkpoint at step 2" in capsys.readouterr().out
-    assert {event["event"] for event in events(folder)} == {"checkpoint failed"}
+    assert {event["event"] for event in events(folder)} == {"started", "checkpoint failed"}
+
+
+def test_every_start_is_told(folder: RunFolder, engine: Callable[..., Any], train: Callable[..., Any]) -> None:
+    train(engine([step()] * 2), recipe(max_steps=2))
+    train(engine([step()] * 2), recipe(max_steps=4))
+    told = [event for event in events(folder) if event["event"] == "started"]
+    assert [(event["step"], event["num_steps"]) for event in told] == [(0, 2), (2, 4)]
+    assert told[0]["versions"] == installed_versions()
 
 
 def test_checkpoints_are_told_with_what_they_took(

@@ -38,7 +38,7 @@ def telemetry(folder: RunFolder, engine: Callable[..., Any], monkeypatch: pytest
                 loss_scale=1.0,
                 skipped=step == 2,
             )
-            telemetry.record(step, result, learning_rate=1e-3, epoch=1.0)
+            telemetry.record(step, result, learning_rate=1e-3, epoch=1.0, data_seconds=0.0)
     return telemetry
 
 

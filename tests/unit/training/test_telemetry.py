@@ -18,6 +18,7 @@ STEP = StepResult(
     supervised_tokens=1000,
     loss_scale=256.0,
     skipped=False,
+    phase_seconds={"forward": 0.5, "backward": 1.0},
 )
 OVERFLOW = StepResult(
     loss=2.5,
@@ -55,7 +56,7 @@ def strict(text: str) -> list[dict[str, Any]]:
 
 def test_a_line_holds_the_step(folder: RunFolder, engine: Callable[..., Any]) -> None:
     with Telemetry(folder, engine([]), num_steps=3) as telemetry:
-        telemetry.record(1, STEP, learning_rate=1e-4, epoch=0.33333333)
+        telemetry.record(1, STEP, learning_rate=1e-4, epoch=0.33333333, data_seconds=0.25)
     (line,) = strict(folder.telemetry.read_text())
     seconds, rate = line.pop("step_seconds"), line.pop("tokens_per_second")
     assert rate * seconds == pytest.approx(4096)
@@ -67,6 +68,9 @@ def test_a_line_holds_the_step(folder: RunFolder, engine: Callable[..., Any]) ->
         "grad_norm": 1.25,
         "clipped_norm": 0.5,
         "lr": 1e-4,
+        "data_seconds": 0.25,
+        "forward_seconds": 0.5,
+        "backward_seconds": 1.0,
         "tokens": 4096,
         "supervised_tokens": 1000,
         "loss_scale": 256.0,
@@ -77,13 +81,13 @@ def test_a_line_holds_the_step(folder: RunFolder, engine: Callable[..., Any]) ->
 def test_every_line_is_on_disk_before_the_next_step(folder: RunFolder, engine: Callable[..., Any]) -> None:
     with Telemetry(folder, engine([]), num_steps=3) as telemetry:
         for step in (1, 2, 3):
-            telemetry.record(step, STEP, learning_rate=1e-4, epoch=1.0)
+            telemetry.record(step, STEP, learning_rate=1e-4, epoch=1.0, data_seconds=0.25)
             assert [line["step"] for line in strict(folder.telemetry.read_text())] == list(range(1, step + 1))
 
 
 def test_an_overflow_is_still_json(folder: RunFolder, engine: Callable[..., Any]) -> None:
     with Telemetry(folder, engine([]), num_steps=1) as telemetry:
-        telemetry.record(1, OVERFLOW, learning_rate=1e-4, epoch=1.0)
+        telemetry.record(1, OVERFLOW, learning_rate=1e-4, epoch=1.0, data_seconds=0.25)
     (line,) = strict(folder.telemetry.read_text())
     assert line["grad_norm"] is None
     assert line["skipped"] is True
@@ -95,7 +99,7 @@ def test_other_ranks_keep_records_and_write_nothing(
     tracker = Recorder()
     with Telemetry(folder, engine([], rank=1), num_steps=1, trackers=(tracker,)) as telemetry:
         telemetry.say("hello")
-        telemetry.record(1, STEP, learning_rate=1e-4, epoch=1.0)
+        telemetry.record(1, STEP, learning_rate=1e-4, epoch=1.0, data_seconds=0.25)
     assert not folder.telemetry.exists()
     assert capsys.readouterr().out == ""
     assert tracker.logged == []
@@ -109,7 +113,7 @@ def test_trackers_get_numbers_and_are_finished_even_after_an_error(
 
     def interrupted() -> None:
         with Telemetry(folder, engine([]), num_steps=2, trackers=(tracker,)) as telemetry:
-            telemetry.record(1, STEP, learning_rate=1e-4, epoch=1.0)
+            telemetry.record(1, STEP, learning_rate=1e-4, epoch=1.0, data_seconds=0.25)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -126,7 +130,7 @@ def test_without_a_terminal_some_steps_are_printed(
 ) -> None:
     with Telemetry(folder, engine([]), num_steps=100) as telemetry:
         for step in range(1, 101):
-            telemetry.record(step, STEP, learning_rate=1e-4, epoch=1.0)
+            telemetry.record(step, STEP, learning_rate=1e-4, epoch=1.0, data_seconds=0.25)
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert printed[0].startswith("step 1/100  loss 2.5000  lr 1.00e-04  norm 1.250")
     assert printed[-1].startswith("step 100/100")

@@ -98,6 +98,12 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "untested optimizer" not in record.getMessage()
 
 
+def remove_swapped(folder: Path, rank: int) -> None:
+    """What a rank has swapped is of no use to anybody else, and as large as the optimizer's states."""
+    for swapped in folder.glob(f"zero_stage_3/*/rank{rank}"):
+        shutil.rmtree(swapped, ignore_errors=True)
+
+
 def make_swap_folder(folder: Path) -> None:
     """The folder that ZeRO-Infinity swaps states to, and DeepSpeed's op that does it.
 

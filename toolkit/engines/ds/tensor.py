@@ -4,11 +4,12 @@ Column-parallel q, k, v, gate, up; row-parallel o and down (1909.08053, section 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from deepspeed import zero
 from deepspeed.module_inject.layers import (
     DS_IS_REPLACED_MODULE,
     LinearAllreduce,
@@ -71,6 +72,18 @@ def gathered(parameter: torch.nn.Parameter) -> Iterator[None]:
         yield
     finally:
         parameter.data = part
+
+
+@contextmanager
+def whole(parameter: torch.nn.Parameter, *, partitioned: bool) -> Iterator[None]:
+    """All of a weight on every rank, for as long as the context lasts.
+
+    Args:
+        parameter: the weight, or this rank's part of it.
+        partitioned: by ZeRO-3.
+    """
+    with zero.GatheredParameters([parameter]) if partitioned else nullcontext(), gathered(parameter):
+        yield
 
 
 @contextmanager

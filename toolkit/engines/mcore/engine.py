@@ -9,6 +9,7 @@ import torch
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.common.groups import check_groups
 from toolkit.engines.common.labels import supervised_in
+from toolkit.engines.common.laps import Laps
 from toolkit.engines.common.lost import check_nothing_lost, trained_sizes
 from toolkit.engines.common.sums import gather_objects, sum_over_ranks
 from toolkit.engines.mcore import processes
@@ -76,6 +77,7 @@ class MegatronEngine:
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
+        laps = Laps(self.device)
         counts, counted = sum_over_ranks(
             supervised_in(micro_batches),
             sum(int(batch["attention_mask"].sum()) for batch in micro_batches),
@@ -86,13 +88,17 @@ class MegatronEngine:
         tokens = self._cutter.of_batches(micro_batches)
         counted.wait()
         supervised, num_tokens, notices = counts.tolist()
+        laps.mark("waiting")
         with cpu_as_cuda():
             self._updater.forget_gradients()
             total = self._passes.train(tokens, (1.0 / counts[0].clamp(min=1)).float())
+            laps.mark("passes")
             scale = self._updater.loss_scale
             stepped = self._updater.step(learning_rate)
+            laps.mark("optimizer")
         losses, summed = sum_over_ranks(total, speaks=True, device=self.device)
         summed.wait()
+        laps.mark("waiting")
         return StepResult(
             loss=losses[0].item() / max(supervised, 1.0),
             grad_norm=stepped.norm,
@@ -102,6 +108,7 @@ class MegatronEngine:
             loss_scale=scale if self._scales_loss else 1.0,
             skipped=stepped.skipped,
             noticed=notices > 0,
+            phase_seconds=laps.seconds(),
         )
 
     def eval_loss(self, batches: Sequence[Batch]) -> float:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.common.groups import as_many_everywhere, check_groups, parameter_groups, set_learning_rate
 from toolkit.engines.common.labels import Supervised, next_tokens, supervised_in, supervised_tokens
+from toolkit.engines.common.laps import Laps
 from toolkit.engines.common.lost import check_nothing_lost, sizes_of, trained_sizes
 from toolkit.engines.common.rows import noise_of, padded_on_the_left, positions_of
 from toolkit.engines.common.sums import gather_objects, sum_over_ranks
@@ -103,7 +104,7 @@ class PipelineEngine:
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
-        engine = self._engine
+        engine, laps = self._engine, Laps(self.device)
         set_learning_rate(engine.optimizer.param_groups, learning_rate)
         counts, counted = sum_over_ranks(
             supervised_in(micro_batches),
@@ -113,8 +114,10 @@ class PipelineEngine:
             notice=notice,
         )
         counted.wait()
+        laps.mark("waiting")
         self._loss_factor = loss_factor(counts[0], averaged_over=len(micro_batches) * self._dp)
         loss = engine.train_batch(data_iter=self._pairs(micro_batches))
+        laps.mark("pipeline")
         skipped = bool(getattr(engine.optimizer, "overflow", False))
         supervised, tokens, notices = counts.tolist()
         return StepResult(
@@ -127,6 +130,7 @@ class PipelineEngine:
             skipped=skipped,
             static_scale=self._numbers.has_static_scale,
             noticed=notices > 0,
+            phase_seconds=laps.seconds(),
         )
 
     @torch.no_grad()

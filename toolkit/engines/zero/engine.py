@@ -1,17 +1,16 @@
 """The ZeRO engine: accelerate prepares DeepSpeed, we own the loss, the batch arithmetic and the learning rate."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed import zero
 from deepspeed.utils import groups
 
 from toolkit.engines.base import Batch, Piece, States, StepResult
 from toolkit.engines.common.groups import check_groups, parameter_groups, set_learning_rate
+from toolkit.engines.common.laps import Laps
 from toolkit.engines.common.lost import check_nothing_lost, sizes_of, trained_sizes
 from toolkit.engines.common.sums import gather_objects, norm_of, sum_over_ranks
 from toolkit.engines.common.tensors import digest_of, trained_tensors
@@ -21,7 +20,7 @@ from toolkit.engines.ds.config import load_ds_config
 from toolkit.engines.ds.loss import loss_factor, loss_sum, only_rows
 from toolkit.engines.ds.optimizer import build_optimizer, forget_dummy_step
 from toolkit.engines.ds.parts import Replicas
-from toolkit.engines.ds.tensor import gathered
+from toolkit.engines.ds.tensor import whole
 from toolkit.engines.ds.updates import Updates
 from toolkit.engines.zero.assemble import assemble
 from toolkit.engines.zero.between import between_replicas, check_communication, rounds_notes
@@ -103,7 +102,7 @@ class ZeroEngine:
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
-        engine = self._engine
+        engine, laps = self._engine, Laps(self.device)
         engine.train()
         set_learning_rate(engine.optimizer.param_groups, learning_rate)
         # Both sums over the ranks travel while this rank computes: the counts during the first forward pass, the loss
@@ -117,8 +116,10 @@ class ZeroEngine:
         for index, share in enumerate(shares):
             loss = self._loss_sum(share)
             share_loss += loss.detach()
+            laps.mark("forward")
             if index == 0:
                 counted.wait()
+                laps.mark("waiting")
                 factor = self._loss_factor(counts[0], shares)
             if index == len(shares) - 1:
                 total, summed = self._sum_over_ranks(share_loss)
@@ -126,16 +127,21 @@ class ZeroEngine:
             if self._stage == 0 and self._scales_loss:
                 mean_share.register_hook(self._scaled_gradient)  # type: ignore[no-untyped-call]
             engine.backward(mean_share)
+            laps.mark("backward")
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
                 self._norm = self._reduced_norm()
+                laps.mark("optimizer" if self._between is None else "exchange")
                 # ZeRO-0 in fp32 is the plain optimizer, which would put NaN into the weights.
                 alone = self._is_plain or self._between is not None
                 skipped = alone and not bool(torch.isfinite(self._norm))
             self._leave_step_out() if skipped else engine.step()
+            laps.mark("optimizer")
         skipped = skipped or bool(getattr(engine.optimizer, "overflow", False))
         if self._between is not None:
             self._between.after_step(skipped=skipped)
+            laps.mark("exchange")
         summed.wait()
+        laps.mark("waiting")
         supervised, tokens, notices = counts.tolist()
         return StepResult(
             loss=total[0].item() / max(supervised, 1.0),
@@ -148,6 +154,7 @@ class ZeroEngine:
             static_scale=self._numbers.has_static_scale,
             noticed=notices > 0,
             sent_bytes=None if self._between is None else self._between.take_sent_bytes(),
+            phase_seconds=laps.seconds(),
         )
 
     @torch.no_grad()
@@ -187,7 +194,7 @@ class ZeroEngine:
             # A forward pass without a backward leaves prefetched weights in flight, which cannot be gathered again.
             self._engine.empty_partition_cache()
         for name, parameter in self._engine.module.named_parameters():
-            with self._whole(parameter):
+            with whole(parameter, partitioned=self._stage == 3):
                 if self.rank == 0:
                     yield name, self._model.whole(name, parameter)
 
@@ -222,18 +229,8 @@ class ZeroEngine:
         """Free DeepSpeed's buffers and leave the process group."""
         self._engine.destroy()
         if self._swap_folder is not None:
-            # What a rank has swapped is of no use to anybody else, and as large as the optimizer's states.
-            for swapped in self._swap_folder.glob(f"zero_stage_3/*/rank{self.rank}"):
-                shutil.rmtree(swapped, ignore_errors=True)
+            processes.remove_swapped(self._swap_folder, self.rank)
         dist.destroy_process_group()
-
-    def _whole(self, parameter: torch.nn.Parameter) -> ExitStack:
-        """All of a weight on every rank, for as long as the context lasts."""
-        stack = ExitStack()
-        if self._stage == 3:
-            stack.enter_context(zero.GatheredParameters([parameter]))
-        stack.enter_context(gathered(parameter))
-        return stack
 
     def _loss_sum(self, share: Share) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens of this rank's share of a micro-batch, in fp32."""
