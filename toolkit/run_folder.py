@@ -135,6 +135,11 @@ class RunFolder:
         """PNG files drawn by `toolkit report`."""
         return self.path / "plots"
 
+    @property
+    def report(self) -> Path:
+        """The page that `toolkit report` writes."""
+        return self.path / "report.html"
+
     def require_inputs(self, *more: Path) -> None:
         """Refuse a folder that `toolkit plan` has not filled.
 
@@ -153,7 +158,7 @@ class RunFolder:
     def results(self) -> list[Path]:
         """What a run has left here."""
         known = [self.telemetry, self.evaluations, self.answers, self.events, self.before, self.summary]
-        known += [self.checkpoints, self.export, self.adapter, self.curves, self.plots]
+        known += [self.checkpoints, self.export, self.adapter, self.curves, self.plots, self.report]
         # A link that leads nowhere counts: what is written through it appears where it points.
         return [path for path in known if os.path.lexists(path)]
 
@@ -178,10 +183,10 @@ class RunFolder:
         """Make room: call it when the new run is about to write, not before it is known to start.
 
         Args:
-            all_of_them: else what a run that goes on adds to stays: checkpoints, telemetry, events, curves.
+            all_of_them: else what a run that goes on adds to stays: checkpoints, telemetry, events, curves, the page.
         """
         added_to = (self.telemetry, self.evaluations, self.answers, self.events, self.before)
-        kept = () if all_of_them else (*added_to, self.checkpoints, self.curves)
+        kept = () if all_of_them else (*added_to, self.checkpoints, self.curves, self.report)
         for result in self.results():
             if result in kept and not result.is_symlink():  # nothing is written through a link
                 continue

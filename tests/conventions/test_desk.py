@@ -37,7 +37,7 @@ def desk_modules() -> list[str]:
     """Dotted names of the desk's modules, without those that draw with a training library."""
     paths = [path for part in PARTS for path in sorted((REPOSITORY / "toolkit").glob(f"{part}/**/*.py"))]
     paths += [REPOSITORY / "toolkit" / name for name in ("__main__.py", "launcher.py", "run_folder.py", "units.py")]
-    for name in ("plots.py", "plan_page.py", "plan_plots.py"):
+    for name in ("plots.py", "bar_plots.py", "plan_page.py", "plan_plots.py", "schedule_plot.py"):
         paths.remove(REPOSITORY / "toolkit" / "report" / name)
     paths.remove(REPOSITORY / "toolkit" / "doctor" / "tried" / "ops.py")  # in a process of its own
     return [".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__") for path in paths]
@@ -58,6 +58,21 @@ folder = toolkit.emit(plan, {str(tmp_path / "run")!r}, recipe)
 print(toolkit.load_run(folder).plan == plan)
 """
     assert run_python(code) == "True"
+
+
+def test_a_report_is_written_without_the_training_half(tmp_path: Path) -> None:
+    code = f"""{BLOCK}
+from pathlib import Path
+import toolkit
+from rich.console import Console
+from toolkit.report.show import show_runs
+plan = toolkit.plan("llama-3.1-8b", "8xA100-80GB", seq_len=4096, global_batch=64)
+run = toolkit.emit(plan, {str(tmp_path / "run")!r}, toolkit.Recipe(model="llama-3.1-8b", workload=plan.workload))
+show_runs([Path(run)], Console(width=100))
+"""
+    told = run_python(code)
+    assert "plots need matplotlib" in told
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

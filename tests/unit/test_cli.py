@@ -188,7 +188,11 @@ def test_report_refuses(tmp_path: Path, words: list[str], parts: list[str]) -> N
 
 def test_report_before_the_run(model: Path, tmp_path: Path) -> None:
     assert toolkit(*plan_words(model, "-o", "run"), cwd=tmp_path).returncode == 0
-    refused(toolkit("report", "run", cwd=tmp_path), "summary.json", "has not ended")
+    done = toolkit("report", "run", "-o", "page.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "planned, not trained yet" in done.stdout
+    assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
+    refused(toolkit("report", "run", "nowhere", cwd=tmp_path), "nowhere: plan.json, recipe.yaml", "missing")
 
 
 @pytest.mark.parametrize(

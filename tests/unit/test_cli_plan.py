@@ -176,7 +176,7 @@ def test_the_board_is_told_with_and_without_a_price(tmp_path: Path) -> None:
 
 def test_report_options_go_together(tmp_path: Path) -> None:
     refused(toolkit("report", "a", "--json", cwd=tmp_path), "--json needs --compare")
-    refused(toolkit("report", "a", "b", cwd=tmp_path), "2 run folders", "--compare")
+    refused(toolkit("report", "a", "--compare", "-o", "x.html", cwd=tmp_path), "-o is for the page")
     refused(toolkit("report", "a", "--compare", cwd=tmp_path), "a: ", "missing")
 
 

@@ -7,7 +7,7 @@ import typer
 
 from toolkit.cli import options
 from toolkit.errors import SpecError
-from toolkit.report.show import show_run, show_schedule
+from toolkit.report.show import show_run, show_runs, show_schedule
 
 app = typer.Typer()
 
@@ -43,6 +43,10 @@ def report(
         bool, typer.Option("--compare", help="Predicted against measured step time, throughput and memory.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: print JSON, and nothing else.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PAGE", help="Page, an .html file; default: report.html in the run."),
+    ] = None,
     schedule: Annotated[
         Path | None, typer.Option(metavar="RECIPE", help="Draw the learning rate of a recipe before it runs.")
     ] = None,
@@ -50,10 +54,10 @@ def report(
         int | None, typer.Option(min=1, help="With --schedule: optimizer steps of the run; the recipe's by default.")
     ] = None,
 ) -> None:
-    """Print a run's results and draw its curves, set predictions against what was measured, or draw a schedule."""
+    """Show runs, finished or not: tables, a page with their curves, pictures; or predictions, or a schedule."""
     if schedule is not None:
-        if runs or compare or as_json:
-            raise SpecError("--schedule takes a recipe alone; leave run folders, --compare and --json out")
+        if runs or compare or as_json or output:
+            raise SpecError("--schedule takes a recipe alone; leave run folders, --compare, --json and -o out")
         show_schedule(schedule, steps, options.console)
         return
     if steps is not None:
@@ -61,6 +65,8 @@ def report(
     if not runs:
         raise SpecError("no run folder was given; needs one, as in `toolkit report run`")
     if compare:
+        if output:
+            raise SpecError("-o is for the page, which --compare does not write; leave one of the two out")
         from toolkit.report.compare import compare_runs, comparison_json
         from toolkit.report.compare_table import comparison_report
 
@@ -72,9 +78,7 @@ def report(
         return
     if as_json:
         raise SpecError("--json needs --compare; a run's own results are in its summary.json and telemetry.jsonl")
-    if len(runs) > 1:
-        raise SpecError(f"{len(runs)} run folders were given, results are shown of one; several need --compare")
-    show_run(runs[0], options.console)
+    show_runs(runs, options.console, page=output)
 
 
 @app.command()

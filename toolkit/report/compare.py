@@ -73,7 +73,7 @@ def compare_runs(folders: Sequence[Path]) -> tuple[Compared, ...]:
     """
     if twice := [str(one) for one in folders if folders.count(one) > 1]:
         raise ConfigError(f"{twice[0]} is given twice; give each run once")
-    found = [_compare(load_run(folder)) for folder in folders]
+    found = [compare_run(load_run(folder)) for folder in folders]
     by_plan = sorted(range(len(found)), key=lambda place: found[place].step.predicted.predicted)
     by_clock = sorted(range(len(found)), key=lambda place: found[place].step.measured)
     return tuple(
@@ -124,7 +124,12 @@ def _json(one: Compared) -> dict[str, Any]:
     }
 
 
-def _compare(run: Run) -> Compared:
+def compare_run(run: Run) -> Compared:
+    """One run.
+
+    Raises:
+        ConfigError: nothing has trained there, or its records are damaged.
+    """
     plan, every, telemetry = run.plan, run.steps, run.folder.telemetry
     if not every:
         raise ConfigError(f"{telemetry}: holds no steps; train the run first: toolkit launch {run.folder.path}")

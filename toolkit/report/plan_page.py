@@ -1,6 +1,5 @@
 """`--plot`: a plan as one PNG, or as one HTML file that needs nothing else."""
 
-import contextlib
 import html
 import io
 import re
@@ -8,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolkit.errors import MachineError
 from toolkit.planner.plan import Plan
+from toolkit.report.files import write_whole
 from toolkit.report.plan_plots import picture
 from toolkit.report.plan_table import plan_report
 
@@ -44,7 +43,7 @@ def draw_plan(plan: Plan, path: Path) -> None:
         MachineError: no matplotlib, or the file cannot be written.
     """
     written = picture(plan, "png") if path.suffix.lower() == ".png" else _page(plan).encode()
-    _replace(path, written)
+    write_whole(path, written, remedy="give --plot another place")
 
 
 def _page(plan: Plan) -> str:
@@ -56,16 +55,3 @@ def _page(plan: Plan) -> str:
     report = console.export_html(code_format="{code}", inline_styles=True)
     title = f"{plan.model.name} on {plan.world_size:,} x {plan.cluster.device.name}"
     return PAGE.format(title=html.escape(title), svg=svg, report=report)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.unlink(missing_ok=True)
-        with partial.open("xb") as file:  # "x" refuses a link instead of writing to where it leads
-            file.write(content)
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); give --plot another place") from None

@@ -88,7 +88,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         content = _json_object(line)
         if content is not None:
             found.append(content)
-        elif number < len(lines):
+        elif number < len(lines) and line.strip():
             raise ConfigError(f"{path}:{number}: not a JSON line; the file was changed by hand")
     return found
 

@@ -1,29 +1,84 @@
-"""A finished run on the console and as pictures: what ends `toolkit launch`, `toolkit report` and the demo."""
+"""Runs on the console, as a page and as pictures: what `toolkit report` does, and what ends a run and the demo."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from toolkit.report.run_table import run_report
-from toolkit.report.runs import load_run
+from toolkit.errors import ConfigError, MachineError
+from toolkit.report.files import refuse_others, write_whole
+from toolkit.report.page.document import document
+from toolkit.report.record import read_records
+from toolkit.report.results import Measured, measured
+from toolkit.report.run_table import measured_report, runs_report
 from toolkit.specs.recipe import Recipe
 from toolkit.specs.schedule import WATCHING, ScheduleConfig, learning_rate, num_warmup_steps
 
 _ASSUMED_STEPS = 1000
+_REMEDY = "give -o another place"
+
+
+def show_runs(folders: Sequence[Path], console: Console, *, page: Path | None = None) -> None:
+    """Print the results of one run or of several, write their page and draw their pictures.
+
+    Args:
+        folders: of the runs.
+        console: to print on.
+        page: an .html file, with one picture of the same name beside it. Without it a run has report.html and plots/ in
+            its own folder, and of several report.html and report.png are in the current one.
+
+    Raises:
+        ConfigError: not a run folder, or a name is taken by a file that no report made.
+        MachineError: no room for page or pictures; the tables are printed all the same.
+    """
+    if page is not None and page.suffix.lower() != ".html":
+        raise ConfigError(f"-o {page}: needs a name that ends in .html")
+    runs = [measured(record) for record in read_records(folders)]
+    own = page is None and len(runs) == 1
+    place = page or (runs[0].record.run.folder.report if own else Path("report.html"))
+    for path in (place,) if own else (place, place.with_suffix(".png")):
+        refuse_others(path, remedy=_REMEDY)
+    console.print(measured_report(runs[0]) if len(runs) == 1 else runs_report(runs))
+    _write_page(runs, place, console)
+    _draw(runs, None if own else place.with_suffix(".png"), console)
 
 
 def show_run(folder: Path, console: Console) -> None:
-    """Print the results and draw the curves.
+    """The same of a run that has just ended; that somebody else's file has the page's name is no failure of it.
 
     Raises:
-        ConfigError: not a run folder, or the run has not ended.
-        MachineError: no matplotlib, or no room for the pictures; the tables are printed all the same.
+        MachineError: no room for page or pictures; the tables are printed all the same.
     """
-    run = load_run(folder)
-    console.print(run_report(run))
-    from toolkit.report.plots import draw  # needs matplotlib, which the tables do not
+    runs = [measured(record) for record in read_records([folder])]
+    console.print(measured_report(runs[0]))
+    place = runs[0].record.run.folder.report
+    try:
+        refuse_others(place, remedy=f"`toolkit report {folder} -o PAGE` writes it elsewhere")
+    except ConfigError as error:
+        console.print(str(error))
+    else:
+        _write_page(runs, place, console)
+    _draw(runs, None, console)
 
-    for path in draw(run):
+
+def _write_page(runs: Sequence[Measured], place: Path, console: Console) -> None:
+    write_whole(place, document(runs), remedy=_REMEDY)
+    console.print(f"page:     {place}")
+
+
+def _draw(runs: Sequence[Measured], picture: Path | None, console: Console) -> None:
+    """One picture of all, or those of a run in its own folder; nothing but a line where matplotlib is missing."""
+    try:
+        from toolkit.report.plots import draw_measured, overlay  # needs matplotlib, which tables and page do not
+    except MachineError as error:
+        console.print(str(error))
+        return
+    if picture is None:
+        paths = draw_measured(runs[0])
+    else:
+        overlay(runs, picture)
+        paths = [picture]
+    for path in paths:
         console.print(f"drawn:    {path}")
 
 
@@ -51,7 +106,7 @@ def show_schedule(recipe_file: Path, steps: int | None, console: Console) -> Non
         f"first {rates[0]:.3g}, largest {rates[top]:.3g} at step {top + 1:,}"
         + (f"; {_depends_on(schedule, peak)}" if watches else f", last {rates[-1]:.3g}")
     )
-    from toolkit.report.plots import draw_schedule  # needs matplotlib, which the text does not
+    from toolkit.report.schedule_plot import draw_schedule  # needs matplotlib, which the text does not
 
     path = recipe_file.parent / "schedule.png"
     bounds = (warmup, schedule.min_ratio * peak) if watches else None

@@ -1,9 +1,12 @@
-"""Plans without a search: one strategy each, with the planner's own estimates."""
+"""Plans without a search, with the planner's own estimates; run folders as training leaves them."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from toolkit.planner.cost.estimate import estimate_time
 from toolkit.planner.memory import estimate_memory
@@ -82,3 +85,50 @@ def long_pipeline() -> Plan:
 def make_plan_of() -> MakePlan:
     """`plan_of`, for other plans."""
     return plan_of
+
+
+MakeRun = Callable[..., Path]
+
+STEP = {"loss": 2.0, "grad_norm": 3.0, "clipped_norm": 1.0, "lr": 1e-3, "tokens": 64, "supervised_tokens": 30}
+STEP |= {"tokens_per_second": 128.0, "step_seconds": 0.5, "peak_rss_bytes": 3 * 2**30, "loss_scale": 1.0}
+PHASES = {"data_seconds": 0.01, "forward_seconds": 0.1, "backward_seconds": 0.3, "optimizer_seconds": 0.05}
+
+
+def step_lines(count: int, **changes: Any) -> list[dict[str, Any]]:
+    """Telemetry of a run whose loss falls; a change may be a function of the step's number."""
+    lines = []
+    for number in range(1, count + 1):
+        told = {name: change(number) if callable(change) else change for name, change in changes.items()}
+        line = {"step": number, **STEP, **PHASES, "loss": 1 + 1 / number, "skipped": False, **told}
+        lines.append({name: value for name, value in line.items() if value is not ...})
+    return lines
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Plan:
+    """Of a model on two CPU ranks."""
+    work = {"seq_len": 8, "global_batch": 8}
+    return plan_of("smollm-135m", "2xcpu", work=work, zero_stage=1, micro_batch=4)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tiny: Plan) -> MakeRun:
+    """Writes a run folder as training leaves it: `make_run("a", steps=[...], events=[...], summary={...}, seed=1)`."""
+
+    def write(name: str, *, plan: Plan = tiny, summary: Any = None, ds_config: Any = None, **files: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        plan.save(folder / "plan.json")
+        lines = {part: files.pop(part, None) for part in ("steps", "events", "evaluations")}
+        recipe = {"model": plan.model.name, "workload": plan.workload.model_dump(), **files}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        (folder / "ds_config.json").write_text(json.dumps(ds_config or {}))
+        (folder / "accelerate.yaml").write_text("{}")
+        for part, file in (("steps", "telemetry"), ("events", "events"), ("evaluations", "evaluations")):
+            if lines[part] is not None:
+                (folder / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[part]))
+        if summary is not None:
+            (folder / "summary.json").write_text(json.dumps(summary))
+        return folder
+
+    return write
