@@ -6,7 +6,7 @@ MODEL ?=
 DATA ?=
 DEMO_ARGS := $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA))
 
-.PHONY: demo test lint types check ds_configs docs soak benchmark clean
+.PHONY: demo test lint types check ds_configs docs soak screenshots benchmark clean
 
 demo: $(VENV)/.train  ## plan, launch, fine-tune, export and compare a small LLaMA (or MODEL=... DATA=...)
 	$(BIN)/toolkit demo $(DEMO_ARGS)
@@ -36,6 +36,14 @@ soak: $(VENV)/.dev  ## 200 random faults, and every layout's checkpoint under ev
 	$(BIN)/pytest -m soak
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --faults 200
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --pairs
+
+screenshots: $(VENV)/.dev  ## pictures of a report for docs/images/, from the demo and a second run with another rate
+	$(BIN)/toolkit demo --max-steps 120
+	$(BIN)/toolkit plan --recipe runs/demo/recipe.yaml --cluster runs/demo/inputs/machine.yaml --overwrite \
+	  --set optimizer.learning_rate=0.003 --set evaluation.every_steps=20 -o runs/other
+	$(BIN)/toolkit launch runs/other
+	$(BIN)/python tests/screenshot.py docs/images/report.png runs/other --height 1840
+	$(BIN)/python tests/screenshot.py docs/images/report-several.png runs/demo runs/other --height 1330 --dark
 
 benchmark: $(VENV)/.train  ## tokens/s of the training loop against a bare DeepSpeed loop
 	$(BIN)/python benchmarks/overhead.py

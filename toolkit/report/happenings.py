@@ -97,8 +97,11 @@ def _checkpoint(event: Mapping[str, Any]) -> str:
 
 
 def _evaluation(event: Mapping[str, Any]) -> str:
+    numbers = {name: event.get(name) for name in EVALUATED}
     told = [
-        f"{words} {value:.4g}" for name, words in EVALUATED.items() if isinstance(value := event.get(name), int | float)
+        f"{EVALUATED[name]} {value:.1%}" if name in _PARTS else f"{EVALUATED[name]} {value:.4g}"
+        for name, value in numbers.items()
+        if isinstance(value, int | float)
     ]
     return f"evaluation: {', '.join(told)}" if told else "evaluation"
 
@@ -130,6 +133,7 @@ EVALUATED = {
     "prompts_match": "prompts right",
 }
 """What an evaluation may measure, and its name."""
+_PARTS = ("exact_match", "prompts_match")
 
 _KINDS: dict[str, tuple[str, Weight, Callable[[Mapping[str, Any]], str]]] = {
     "started": ("started", "notable", _started),

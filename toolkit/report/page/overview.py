@@ -2,25 +2,24 @@
 
 from collections.abc import Sequence
 
-from toolkit.report.differences import differences
+from toolkit.report.differences import Difference, differences
 from toolkit.report.page.markup import Child, Markup, element, table, together
 from toolkit.report.record import Record
 from toolkit.report.results import Measured, Result, results, state_words
 from toolkit.units import human_count
 
 _CARDS = (
-    "training loss",
-    "held-out loss",
-    "held-out exact match",
-    "tokens per second",
-    "MFU",
-    "seconds per step",
-    "growth of memory",
-    "peak memory of rank 0",
-    "peak allocated",
-    "peak memory",
+    ("training loss",),
+    ("held-out loss",),
+    ("held-out exact match",),
+    ("tokens per second",),
+    ("MFU",),
+    ("seconds per step",),
+    ("peak reserved", "growth of memory", "peak memory of rank 0", "peak memory"),
 )
-"""Results that stand out at the top, where a run has them."""
+"""Results that stand out at the top, where a run has them; of several names the first that it has."""
+_MOST_BESIDE = 3
+"""Runs whose tables leave room for another one beside them."""
 _STATES = {"finished": "good", "stopped early": "good", "not finished": "notable", "not started": "quiet"}
 
 
@@ -39,7 +38,8 @@ def overview(runs: Sequence[Measured]) -> Markup:
     """Results of one run as cards, of several beside each other, with what they were given differently."""
     if len(runs) == 1:
         lines = results(runs[0]).every
-        cards = [_card(line) for name in _CARDS for line in lines if line.name == name and (line.value or line.planned)]
+        told = {line.name: line for line in lines if line.value or line.planned}
+        cards = [_card(told[found[0]]) for names in _CARDS if (found := [name for name in names if name in told])]
         rest = [_result_row(line) for line in lines if line.value or line.planned]
         every = table(["", "before", "measured", "planned"], rest, class_="numbers")
         return section(
@@ -49,7 +49,7 @@ def overview(runs: Sequence[Measured]) -> Markup:
             _notes(runs[0].record),
         )
     beside = section("Results", _results_table(runs), [_notes(run.record) for run in runs])
-    return together([beside, _differing(runs)])
+    return element("div", beside, _differing(runs), class_="beside" if len(runs) <= _MOST_BESIDE else None)
 
 
 def section(title: str, *children: Child) -> Markup:
@@ -105,7 +105,8 @@ def _results_table(runs: Sequence[Measured]) -> Markup:
     rows: list[list[Child]] = [["state", *(state_words(run.record) for run in runs)]]
     for name in dict.fromkeys(name for one in every for name in one):
         lines = [one.get(name, Result(name)) for one in every]
-        if any(line.value or line.planned for line in lines):
+        # What happened to none of them is no news.
+        if any(line.value not in ("", "0") or line.planned for line in lines):
             rows.append([name, *_beside_each_other(lines)])
     heads: list[Child] = ["", *([run_mark(place), run.record.name] for place, run in enumerate(runs))]
     return table(heads, rows, class_="numbers")
@@ -125,17 +126,27 @@ def _beside_each_other(lines: Sequence[Result]) -> list[Child]:
 
 
 def _differing(runs: Sequence[Measured]) -> Markup:
+    """DeepSpeed's configuration follows from the plan, but where it was edited by hand: it is folded."""
     found = differences([run.record for run in runs])
     if not found:
         words = "Recipes, plans, DeepSpeed's configurations and libraries are the same."
         return section("Differences", element("p", words))
+    told, follows = ([one for one in found if (one.file == "ds_config") is folded] for folded in (False, True))
+    parts: list[Child] = [_differences_table(told, runs)] if told else []
+    if follows:
+        summary = element("summary", f"ds_config.json ({len(follows)})")
+        parts.append(element("details", summary, _differences_table(follows, runs), open=not told))
+    return section("Differences", parts)
+
+
+def _differences_table(found: Sequence[Difference], runs: Sequence[Measured]) -> Markup:
     heads: list[Child] = ["", "key", *([run_mark(place), run.record.name] for place, run in enumerate(runs))]
     rows: list[list[Child]] = []
     before = None
     for one in found:
         rows.append([one.file if one.file != before else "", element("td", element("code", one.key)), *one.values])
         before = one.file
-    return section("Differences", table(heads, rows, class_="numbers"))
+    return table(heads, rows, class_="numbers")
 
 
 def _notes(record: Record) -> Markup:

@@ -205,7 +205,7 @@ function makeChart(chart, place, width) {
     axes: [{ ...axisStyle(), size: 30, values: (u, splits) => splits.map(onAxis), space: 70 },
       { ...axisStyle(), size: 62, ...(chart.unit === "bytes" && !log ? { incrs: POWERS_OF_2 } : {}), values: (u, splits) => splits.map((value) => (value === null || (log && !isRound(value)) ? "" : written(value))) }],
     series: [{}, ...layers.map(seriesOf)],
-    cursor: { sync: { key: "curves" }, points: { show: false }, drag: { x: true, y: false, setScale: false } },
+    cursor: { sync: { key: "curves" }, points: { show: false }, y: false, drag: { x: true, y: false, setScale: false } },
     hooks: {
       drawAxes: [(u) => drawPlanned(u, chart)],
       draw: [drawMarks],

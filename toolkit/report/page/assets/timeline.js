@@ -54,7 +54,7 @@ function tellValues(u, chart, layers, written) {
     put("span", name || chart.title.toLowerCase(), row);
     put("b", words, row);
   }
-  if (state.marks) tellMarks(marksNear(u, left).slice(0, 6));
+  if (state.marks) tellMarks(marksNear(u, left).filter(({ mark }) => mark.weight !== "quiet").slice(0, 6));
   showTip(u, left, top);
 }
 
