@@ -11,7 +11,7 @@ from toolkit.errors import ConfigError
 from toolkit.planner.plan import Plan
 from toolkit.report.compare_inputs import STEP_NUMBERS, memory_by_rank, need_above_0
 from toolkit.report.readings import Reading, readings
-from toolkit.report.runs import Run, load_run
+from toolkit.report.runs import Run, Step, load_run
 
 MAX_WARM_UP = 5
 """Steps at the start that are left out: kernels are chosen, caches and allocator fill; of a short run a third."""
@@ -124,13 +124,18 @@ def _json(one: Compared) -> dict[str, Any]:
     }
 
 
-def compare_run(run: Run) -> Compared:
+def compare_run(run: Run, every: Sequence[Step] | None = None) -> Compared:
     """One run.
+
+    Args:
+        run: which has trained.
+        every: its steps, where they have been read already.
 
     Raises:
         ConfigError: nothing has trained there, or its records are damaged.
     """
-    plan, every, telemetry = run.plan, run.steps, run.folder.telemetry
+    plan, telemetry = run.plan, run.folder.telemetry
+    every = run.steps if every is None else every
     if not every:
         raise ConfigError(f"{telemetry}: holds no steps; train the run first: toolkit launch {run.folder.path}")
     for number, step in enumerate(every, start=1):

@@ -101,7 +101,8 @@ def read_record(run: Run, name: str) -> Record:
         ConfigError: a file of it was changed so that it says nothing.
     """
     notes: list[str] = []
-    steps = _clean(run.steps if run.folder.telemetry.is_file() else (), notes, where="telemetry.jsonl")
+    lines = run.steps if run.folder.telemetry.is_file() else []
+    steps = _clean(lines, notes, where="telemetry.jsonl")
     return Record(
         name=name,
         run=run,
@@ -109,7 +110,7 @@ def read_record(run: Run, name: str) -> Record:
         evaluations=_clean(run.evaluations, notes, where="evaluations.jsonl"),
         events=_events(run.folder.events, notes),
         summary=run.summary if run.folder.finished else {},
-        compared=_compared(run, notes) if steps else None,
+        compared=_compared(run, lines, notes) if steps else None,
         notes=tuple(notes),
     )
 
@@ -168,9 +169,9 @@ def _events(path: Path, notes: list[str]) -> tuple[Step, ...]:
     return tuple(found)
 
 
-def _compared(run: Run, notes: list[str]) -> Compared | None:
+def _compared(run: Run, lines: Sequence[Step], notes: list[str]) -> Compared | None:
     try:
-        return compare_run(run)
+        return compare_run(run, lines)
     except ConfigError as error:
         notes.append(f"not compared with the plan: {error}")
         return None
