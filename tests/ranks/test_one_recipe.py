@@ -125,6 +125,18 @@ def test_every_plan_through_the_launcher(task: Task, layout: str, batch: dict[st
     assert_same_run(task, layout, batch, start=toolkit.launch)
 
 
+def assert_parts_of_steps_are_told(run: Run) -> None:
+    """They sum to nearly all of a step, and each engine tells its own."""
+    engine = run.plan.strategy.engine
+    passes = {"zero": {"forward", "backward", "optimizer"}, "pipeline": {"pipeline"}, "mcore": {"passes", "optimizer"}}
+    for step in run.steps:
+        parts = {name.removesuffix("_seconds"): value for name, value in step.items() if name.endswith("_seconds")}
+        whole = parts.pop("step")
+        assert parts.keys() == passes[engine] | {"data", "waiting"}
+        assert min(parts.values()) >= 0
+        assert 0.5 * whole < sum(parts.values()) <= whole
+
+
 def assert_same_run(
     task: Task, layout: str, batch: dict[str, torch.Tensor], *, start: Callable[[Path], object]
 ) -> None:
@@ -133,6 +145,7 @@ def assert_same_run(
     one = task.two_replicas
     assert run.folder.recipe.read_bytes() == one.folder.recipe.read_bytes()
     assert run.plan.strategy.layout != one.plan.strategy.layout
+    assert_parts_of_steps_are_told(run)
     assert [step["loss"] for step in run.steps] == pytest.approx([step["loss"] for step in one.steps], rel=0, abs=LOSS)
     for name in ("held_out_loss_before", "held_out_loss_after", "exact_match_before", "exact_match_after"):
         assert run.summary[name] == pytest.approx(one.summary[name], rel=0, abs=LOSS), name
