@@ -96,7 +96,7 @@ def train(folder: Path, way: str) -> None:
     engine = engine_for(plan, recipe, model=build_model(plan, recipe), folder=run)
     if engine.rank == 0:
         run.remove_results(all_of_them=True)
-    own = training_batches(recipe, data, share=share_of(plan, engine), engine=engine)
+    own = training_batches(recipe, data, share=share_of(plan, engine))
     batches = FirstTwice(own, width=plan.workload.seq_len if way == PADDED else None)
     with Heartbeat(run, engine.rank, hang_minutes=recipe.faults.hang_minutes) as heartbeat:
         session = Session(run, plan, recipe, engine, batches, None, identity={})

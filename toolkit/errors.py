@@ -59,6 +59,10 @@ class CheckpointError(ToolkitError):
     """Weights on disk are missing, damaged or do not fit the model."""
 
 
+class PreflightFailed(ToolkitError):
+    """What a run looked at before its first step is not as it must be: it would have trained to wrong numbers."""
+
+
 class SaveFailed(CheckpointError):
     """A checkpoint could not be written, and the recipe wants the run to stop then; the older ones are intact."""
 

@@ -26,14 +26,15 @@ from toolkit.launcher.processes import die_with_parent
 from toolkit.models.build import build_model
 from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
-from toolkit.run_folder import ERROR_MARK, RunFolder, checkpoint_step
+from toolkit.preflight.run import preflight
+from toolkit.preflight.setting import Setting
+from toolkit.run_folder import ERROR_MARK, PREFLIGHTS, RunFolder, checkpoint_step
 from toolkit.specs.recipe import Recipe
 from toolkit.training.before import evaluate_before
 from toolkit.training.evaluation import HeldOut, check_measurable, evaluate
 from toolkit.training.heartbeat import Heartbeat
 from toolkit.training.introduction import introduction
-from toolkit.training.isolation import check_isolation
-from toolkit.training.memory import begin_memory_watch, disk_traffic, memory_of_rank
+from toolkit.training.memory import begin_memory_watch, disk_traffic, forget_peak, memory_of_rank
 from toolkit.training.out_of_memory import memory_fault
 from toolkit.training.session import Session
 from toolkit.training.summary import write_summary
@@ -47,6 +48,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--plan", type=Path, required=True, help="plan.json of the run; results go to its folder")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     parser.add_argument("--resume", metavar="auto|STEP", help="go on from a checkpoint, even after the end of the run")
+    parser.add_argument(
+        "--preflight", choices=PREFLIGHTS, default="fast", help="what to look at before the first step (fast)"
+    )
     return parser.parse_args()
 
 
@@ -75,10 +79,10 @@ def main() -> None:
     trainable, total = count_parameters(model.module)
     engine = engine_for(plan, recipe, model=model, folder=folder)
     torch.manual_seed(recipe.seed + engine.data_rank)  # from here on only dropout draws: not the same on every rank
-
     share = share_of(plan, engine)
-    batches = training_batches(recipe, data, share=share, engine=engine)
+    batches = training_batches(recipe, data, share=share)
     held_out = held_out_test(recipe, data, share)
+    look_over(Setting(plan, recipe, folder, engine, data, batches, trainable), args.preflight)
     identity = identity_of(plan, recipe, samples=batches.fingerprint(), model=model)
     if is_main:
         folder.remove_results(all_of_them=args.overwrite)  # only now: a run that could not start has cost nothing
@@ -127,11 +131,18 @@ def share_of(plan: Plan, engine: Engine) -> Share:
     return Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
 
 
-def training_batches(recipe: Recipe, data: PreparedData, *, share: Share, engine: Engine) -> GlobalBatches:
-    """This rank's batches of every step, after a look at the attention where documents share a row."""
+def look_over(setting: Setting, mode: str) -> None:
+    """Stop here if anything of the run is wrong."""
+    if mode != "off":
+        engine = setting.engine
+        with memory_fault(setting.plan, setting.folder.path, rank=engine.rank, place=lambda: "before its first step"):
+            preflight(setting)
+        forget_peak()  # the plain model was only there to be compared with
+
+
+def training_batches(recipe: Recipe, data: PreparedData, *, share: Share) -> GlobalBatches:
+    """This rank's batches of every step."""
     tokenizer = data.encoder.template.tokenizer
-    if data.packs is not None:
-        check_isolation(engine, rows=share.micro_batch, vocab_size=len(tokenizer))
     batches = GlobalBatches(
         data.train,
         share,

@@ -17,6 +17,8 @@ except ImportError:  # Windows: runs are planned and checked there, not started
 
 TRAINING = "training"
 """The phase in a heartbeat in which a rank saves and leaves when it is asked to."""
+PREFLIGHTS = ("full", "fast", "off")
+"""How much a run looks at before its first step."""
 ERROR_MARK = "toolkit: "
 """Opens every stderr line with which a rank says why it stops; `toolkit launch` looks for it."""
 
@@ -96,6 +98,11 @@ class RunFolder:
         return self.path / "before.json"
 
     @property
+    def preflight(self) -> Path:
+        """What the last start of the run looked at before its first step, and what it found."""
+        return self.path / "preflight.json"
+
+    @property
     def heartbeats(self) -> Path:
         """A small file per rank: its process, and the last step it finished."""
         return self.path / "heartbeats"
@@ -114,6 +121,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """What the run needs to go on after a fault."""
         return self.path / "checkpoints"
+
+    @property
+    def latest(self) -> Path:
+        """Names the newest published checkpoint."""
+        return self.checkpoints / "latest"
 
     @property
     def export(self) -> Path:
@@ -157,7 +169,7 @@ class RunFolder:
 
     def results(self) -> list[Path]:
         """What a run has left here."""
-        known = [self.telemetry, self.evaluations, self.answers, self.events, self.before, self.summary]
+        known = [self.telemetry, self.evaluations, self.answers, self.events, self.before, self.preflight, self.summary]
         known += [self.checkpoints, self.export, self.adapter, self.curves, self.plots, self.report]
         # A link that leads nowhere counts: what is written through it appears where it points.
         return [path for path in known if os.path.lexists(path)]
@@ -187,6 +199,7 @@ class RunFolder:
         """
         added_to = (self.telemetry, self.evaluations, self.answers, self.events, self.before)
         kept = () if all_of_them else (*added_to, self.checkpoints, self.curves, self.report)
+        kept = (self.preflight, *kept)  # of this start, written before results go
         for result in self.results():
             if result in kept and not result.is_symlink():  # nothing is written through a link
                 continue

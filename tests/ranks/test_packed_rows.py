@@ -15,9 +15,10 @@ from ranks.runs import Trained, open_engine, write_run
 from ranks.settings import LEARNING_RATES, PACKED_BATCH, SEED
 from ranks.tiny import PAD, VOCAB_SIZE, training_packs, training_rows
 from toolkit.data.loader import GlobalBatches, Share
+from toolkit.engines.base import Engine
 from toolkit.planner.plan import Plan
+from toolkit.preflight.isolation import check_isolation
 from toolkit.run_folder import RunFolder
-from toolkit.training.isolation import check_isolation
 
 pytestmark = pytest.mark.ranks
 
@@ -35,13 +36,19 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+def look(engine: Engine, *, rows: int) -> None:
+    """What preflight looks at before every run on packed rows."""
+    found = check_isolation(engine, rows=rows, vocab_size=VOCAB_SIZE)
+    assert found.state == "passed", found.fault
+
+
 def train_packed(folder: Path) -> Trained:
     """All steps on packed rows, after the look at the attention that every run takes."""
     engine = open_engine(folder)
     strategy = Plan.load(RunFolder(folder).plan).strategy
     share = Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
     batches = GlobalBatches(training_rows(), share, seed=SEED, pad_token_id=PAD, packs=training_packs())
-    check_isolation(engine, rows=share.micro_batch, vocab_size=VOCAB_SIZE)
+    look(engine, rows=share.micro_batch)
     steps = [engine.train_step(batches.step(index), learning_rate=rate) for index, rate in enumerate(LEARNING_RATES)]
     weights = dict(engine.full_state())
     engine.close()
@@ -70,7 +77,7 @@ def train_packed_with_flash(folder: Path, told: bool) -> Trained:
     batches = GlobalBatches(training_rows(), share, seed=SEED, pad_token_id=PAD, packs=training_packs())
     engine._shares = replace(engine._shares, flash=told)
     with flash_attention(engine._base):
-        check_isolation(engine, rows=share.micro_batch, vocab_size=VOCAB_SIZE)
+        look(engine, rows=share.micro_batch)
         steps = [engine.train_step(batches.step(step), learning_rate=rate) for step, rate in enumerate(LEARNING_RATES)]
     weights = dict(engine.full_state())
     engine.close()
@@ -105,7 +112,9 @@ def test_flash_attention_that_is_not_told_is_refused(tmp_path: Path, untied: Pat
     """With tp in 16 bits, as on GPUs: in fp32 transformers asks a linear layer of torch's for its type."""
     folder = write_packed(tmp_path / "run", untied, ranks=2, **choices)
     run_ranks(train_packed_with_flash, 2, folder, True, timeout_s=120)
-    with pytest.raises(AssertionError, match=r"EngineError: packing: the loss of a document moved from \d"):
+    with pytest.raises(
+        AssertionError, match=r"AssertionError: preflight: packing: the loss of a document moved from \d"
+    ):
         run_ranks(train_packed_with_flash, 2, folder, False, timeout_s=60)
 
 
@@ -113,7 +122,7 @@ def mixed(folder: Path, part: str) -> None:
     """The look at an attention that does not know where documents begin."""
     engine = open_engine(folder)
     with mock.patch(part, return_value=None):
-        check_isolation(engine, rows=1, vocab_size=VOCAB_SIZE)
+        look(engine, rows=1)
 
 
 @pytest.mark.parametrize(
@@ -128,5 +137,7 @@ def test_an_attention_that_mixes_documents_is_refused(
     tmp_path: Path, untied: Path, choices: dict[str, Any], part: str
 ) -> None:
     folder = write_run(tmp_path / "run", untied, **choices)
-    with pytest.raises(AssertionError, match=r"EngineError: packing: the loss of a document moved from \d"):
+    with pytest.raises(
+        AssertionError, match=r"AssertionError: preflight: packing: the loss of a document moved from \d"
+    ):
         run_ranks(mixed, 2, folder, part, timeout_s=60)

@@ -45,6 +45,34 @@ class StepResult:
     """
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What an engine has made of the model and the optimizer, read off its own tensors and buffers."""
+
+    trained: Mapping[str, int]
+    """Parameters of each tensor that this rank trains, or a part of it: those of the whole tensor."""
+    weights: str
+    """Types of the numbers of the forward pass, in words: `fp32`, `bf16 and fp32`."""
+    gradients: str
+    """As they are added up over micro-batches."""
+    sent: str
+    """As gradients travel between ranks."""
+    masters: str
+    """Of the weights that the optimizer updates."""
+    moments: str
+    """What it keeps beside them, as in `moments fp32`."""
+    max_norm: float
+    """Global norm that the library clips gradients at; 0 where it clips nothing."""
+
+    @property
+    def note(self) -> str:
+        """How wide the numbers are, in one sentence."""
+        return (
+            f"numbers: weights {self.weights}; gradients {self.gradients}, sent in {self.sent}; optimizer's weights "
+            f"{self.masters}, {self.moments}"
+        )
+
+
 WEIGHT = "weight"
 """Name of the state that every optimizer has: the trained number itself, in fp32."""
 WHOLE = "whole/"
@@ -103,6 +131,8 @@ class Engine(Protocol):
     """Where batches go; `train_step` moves them."""
     notes: tuple[str, ...]
     """What was decided at start and is worth telling, one sentence each."""
+    prepared: Prepared
+    """What is trained and how wide its numbers are, as found after the start."""
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step over this rank's `grad_accum` micro-batches.

@@ -127,8 +127,7 @@ def _given_up(run: RunFolder, reason: str, max_restarts: int) -> EngineError:
 
 def _newest_checkpoint(run: RunFolder) -> str:
     """Name of the newest published checkpoint; empty without one."""
-    latest = run.checkpoints / "latest"
-    return latest.read_text(encoding="utf-8", errors="replace") if latest.is_file() else ""
+    return run.latest.read_text(encoding="utf-8", errors="replace") if run.latest.is_file() else ""
 
 
 def options_to_go_on(run: RunFolder, options: list[str], *, began: tuple[int, int] | None) -> list[str]:
@@ -147,7 +146,7 @@ def options_to_go_on(run: RunFolder, options: list[str], *, began: tuple[int, in
 
 def latest_written(run: RunFolder) -> tuple[int, int] | None:
     """Tells the file that names the newest checkpoint from one that was written later, even of the same step."""
-    latest = run.checkpoints / "latest"
+    latest = run.latest
     return (latest.stat().st_ino, latest.stat().st_mtime_ns) if latest.is_file() else None
 
 

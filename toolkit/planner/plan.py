@@ -9,6 +9,7 @@ from pydantic import Field
 from typing_extensions import Self
 
 from toolkit.errors import ConfigError, SpecError
+from toolkit.planner.buckets import trainable_params
 from toolkit.planner.estimates import MemoryEstimate, TimeEstimate
 from toolkit.planner.megatron_launch import launch_faults, launch_values
 from toolkit.planner.megatron_limits import recipe_gaps
@@ -93,6 +94,11 @@ class Plan(Spec):
     def world_size(self) -> int:
         """Number of ranks that the run must have."""
         return self.strategy.layout.world_size
+
+    @property
+    def trainable_params(self) -> int:
+        """Number of weights that get a gradient, as counted for the memory; DoRA's magnitudes are not among them."""
+        return trainable_params(self.model, self.workload)
 
     @property
     def tokens_per_step(self) -> int:

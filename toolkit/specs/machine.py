@@ -86,6 +86,17 @@ def _system_memory(root: Path) -> int:
         raise MachineError("this system does not tell its memory; pass --cluster, as in --cluster 2xcpu") from None
 
 
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take, caches given up and containers' limits included; 0 if nothing tells."""
+    meminfo, found = root / "proc/meminfo", []
+    if meminfo.is_file() and (match := re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text(encoding="ascii"))):
+        found.append(int(match[1]) * 1024)
+    limit, used = root / "sys/fs/cgroup/memory.max", root / "sys/fs/cgroup/memory.current"
+    if limit.is_file() and used.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdecimal():
+        found.append(max(int(text) - int(used.read_text(encoding="ascii")), 0))
+    return min(found, default=0)
+
+
 def local_sockets() -> dict[str, str]:
     """Environment in which ranks of one machine listen on its loopback only.
 

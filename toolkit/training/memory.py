@@ -12,9 +12,14 @@ _FORGET_PEAK = "5"  # proc(5): resets the peak resident size to the present one
 
 def begin_memory_watch() -> int:
     """Resident bytes now; where the kernel lets it, `peak_resident_bytes` looks for the peak from here on."""
+    forget_peak()
+    return _status_bytes("VmRSS") or peak_resident_bytes()
+
+
+def forget_peak() -> None:
+    """Let the peak begin anew, where the kernel lets it: what was only looked at is no part of the run's memory."""
     with contextlib.suppress(OSError):
         _CLEAR.write_text(_FORGET_PEAK)
-    return _status_bytes("VmRSS") or peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:

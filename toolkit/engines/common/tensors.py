@@ -10,6 +10,8 @@ import torch.distributed as dist
 
 from toolkit.engines.base import Piece
 
+_WORDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "8 bits"}
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -84,3 +86,8 @@ def sums_of_bits(parameters: Iterable[torch.nn.Parameter]) -> str:
 def _bits(parameter: torch.nn.Parameter) -> torch.Tensor:
     size = parameter.element_size()
     return parameter.detach().view(torch.int32 if size == 4 else torch.int16)
+
+
+def words_of(dtypes: Iterable[torch.dtype]) -> str:
+    """Types of numbers as people call them, each once."""
+    return " and ".join(sorted({_WORDS.get(dtype, str(dtype)) for dtype in dtypes}))

@@ -7,7 +7,7 @@ from typing import Any
 from toolkit.engines.base import Piece, States
 from toolkit.engines.common.tensors import Tensor
 from toolkit.engines.ds.clipping import Clipper
-from toolkit.engines.ds.dtypes import dtypes_note
+from toolkit.engines.ds.dtypes import prepared_of
 from toolkit.engines.ds.moments import Moments
 from toolkit.engines.ds.optimizer import Built
 from toolkit.engines.ds.parts import Replicas, keeper_of
@@ -41,13 +41,11 @@ class Updates:
         self._optimizer, self._norm = engine.optimizer, norm
         self.moments: list[Moments] = [built.moments]
         """What checkpoints hold beside the weights; who keeps something else adds it."""
-        self.max_norm: float = engine.gradient_clipping()
-        """Of ds_config.json; 0 clips nothing."""
         self.keeper = keeper_of(self._optimizer, tensors, replicas)
         """Of the buffers that are updated."""
         if isinstance(built.optimizer, WholeTensors):
             built.optimizer.bind(self.keeper, group=replicas.divided)
-        self.note = dtypes_note(engine, self.keeper, built.moments)
+        self.prepared = prepared_of(engine, self.keeper, built.moments, tensors=tensors)
         self.norm_after: Callable[[], float] | None = None
         """Of the gradients after clipping, where somebody else has clipped them; set by whoever does."""
         self._clipper = None
@@ -64,7 +62,8 @@ class Updates:
         if self._clipper is not None:
             return self._clipper.norm_after()
         # DeepSpeed's own rule, which divides by a little more than the norm.
-        return norm * min(1.0, self.max_norm / (norm + 1e-6)) if self.max_norm else norm
+        largest = self.prepared.max_norm
+        return norm * min(1.0, largest / (norm + 1e-6)) if largest else norm
 
     def states(self) -> Iterator[tuple[Piece, States]]:
         """As `Engine.states`."""

@@ -54,7 +54,8 @@ class MegatronEngine:
             self._passes, self._cutter, place, device=self.device, vocab_size=plan.model.vocab_size
         )
         self._scales_loss = plan.workload.precision == "fp16"
-        self.notes: tuple[str, ...] = (self._updater.note, _layout_note(plan), _numbers_note(plan))
+        self.prepared = self._updater.prepared
+        self.notes: tuple[str, ...] = (self._updater.note, _layout_note(plan), self.prepared.note)
 
     def _prepare(
         self, chunks: Sequence[Llama], plan: Plan, recipe: Recipe, *, model: UnloadedModel, config: Any
@@ -187,8 +188,3 @@ def _layout_note(plan: Plan) -> str:
         words.append("with sequence parallelism" if strategy.tp_sequence else "without sequence parallelism")
     stages = f"; layers of the stages {' + '.join(map(str, strategy.stages))}" if strategy.stages else ""
     return f"megatron-core {version('megatron-core')}: {', '.join(words) or 'one rank'}{stages}"
-
-
-def _numbers_note(plan: Plan) -> str:
-    precision = plan.workload.precision
-    return f"numbers: weights {precision}; gradients fp32, sent in fp32; optimizer's weights fp32, moments fp32"

@@ -11,8 +11,10 @@ from megatron.core.optimizer.optimizer_config import ParamKey, ParamPredicate
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from toolkit.engines.base import Prepared
 from toolkit.engines.common.groups import RATIO, set_learning_rate, settings_of
-from toolkit.engines.mcore.held import Held
+from toolkit.engines.common.tensors import words_of
+from toolkit.engines.mcore.held import Held, sizes_of
 from toolkit.engines.mcore.model import Llama
 from toolkit.errors import SpecError
 from toolkit.planner.plan import Plan
@@ -67,7 +69,7 @@ class Updater:
         settings: Settings,
         model: torch.nn.Module,
     ) -> None:
-        self._chunks, self._max_norm = chunks, plan.gradient_clipping
+        self._chunks, self._tensors, self._max_norm = chunks, tensors, plan.gradient_clipping
         precision = plan.workload.precision
         config = OptimizerConfig(
             optimizer="adam",
@@ -98,6 +100,22 @@ class Updater:
         """Which implementation it is."""
         which = "torch fused AdamW" if USING_PYTORCH_OPTIMIZER else type(self.distributed.optimizer).__name__
         return f"optimizer: {which} in Megatron's distributed optimizer, states divided over replicas"
+
+    @property
+    def prepared(self) -> Prepared:
+        """What Megatron has made of the chunks and their optimizer."""
+        gradients = words_of(part.grad_dtype for chunk in self._chunks for part in chunk.buffers)
+        updated = [main for group in self.distributed.optimizer.param_groups for main in group["params"]]
+        return Prepared(
+            trained=sizes_of(self._tensors),
+            weights=words_of(parameter.dtype for chunk in self._chunks for parameter in chunk.parameters()),
+            gradients=gradients,
+            sent=gradients,
+            masters=words_of(main.dtype for main in updated),
+            # Made in the first step, of the type of what is updated.
+            moments="moments like them",
+            max_norm=self.distributed.config.clip_grad,
+        )
 
     def forget_gradients(self) -> None:
         """Before the first micro-batch of a step."""

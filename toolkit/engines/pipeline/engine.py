@@ -94,7 +94,8 @@ class PipelineEngine:
         )
         layers = " + ".join(map(str, strategy.stages))
         told = f"pipeline: {layers} layers, embedding with the first, head with the last"
-        self.notes = (built.note, self._updates.note, told, *config.notes)
+        self.prepared = self._updates.prepared
+        self.notes = (built.note, self.prepared.note, told, *config.notes)
         self._generator = StageGenerator(
             self._pipe,
             model.base.config.hidden_size,

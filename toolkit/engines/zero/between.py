@@ -52,7 +52,7 @@ def between_replicas(config: CommunicationConfig, updates: Updates) -> Between |
         return None
     if config.local_steps == 1:
         return Exchange(config)
-    rounds = Rounds(config, updates.keeper, updates.moments[0], max_norm=updates.max_norm)
+    rounds = Rounds(config, updates.keeper, updates.moments[0], max_norm=updates.prepared.max_norm)
     updates.moments.append(rounds)
     updates.norm_after = rounds.clipped_norm
     return rounds

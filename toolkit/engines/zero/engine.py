@@ -98,7 +98,8 @@ class ZeroEngine:
         self._between = between_replicas(recipe.communication, self._updates)
         if self._between is not None:
             self._engine.enable_backward_allreduce = False
-        self.notes = (built.note, self._updates.note, *config.notes, *rounds_notes(recipe))
+        self.prepared = self._updates.prepared
+        self.notes = (built.note, self.prepared.note, *config.notes, *rounds_notes(recipe))
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False) -> StepResult:
         """One optimizer step; the loss is the mean over the supervised tokens of the whole global batch."""
@@ -169,8 +170,7 @@ class ZeroEngine:
             count += share.num_supervised
         totals, summed = self._sum_over_ranks(total, count)
         summed.wait()
-        loss_total, supervised, _ = totals.tolist()
-        return float(loss_total / max(supervised, 1.0))
+        return float(totals[0] / totals[1].clamp(min=1))
 
     def generate(
         self, batches: Sequence[Batch], *, max_new_tokens: int, stop_token_ids: Sequence[int]

@@ -1,0 +1,30 @@
+"""All that a run is about to train with."""
+
+from dataclasses import dataclass
+
+from toolkit.data.loader import GlobalBatches
+from toolkit.data.prepare import PreparedData
+from toolkit.engines.base import Engine
+from toolkit.planner.plan import Plan
+from toolkit.run_folder import RunFolder
+from toolkit.specs.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Of this rank; no optimizer step has been taken."""
+
+    plan: Plan
+    """The decisions."""
+    recipe: Recipe
+    """Data, optimizer, schedule."""
+    folder: RunFolder
+    """Where the run's files are."""
+    engine: Engine
+    """With the weights of the checkpoint that the recipe names."""
+    data: PreparedData
+    """Samples."""
+    batches: GlobalBatches
+    """This rank's micro-batches."""
+    trainable: int
+    """Parameters that were to be trained, counted in the model before an engine had it."""
