@@ -36,6 +36,16 @@ def checkpoint_step(resume: str | None) -> int | None:
     return int(resume)
 
 
+def check_preflight(mode: str) -> None:
+    """Refuse what is none of `PREFLIGHTS`.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if mode not in PREFLIGHTS:
+        raise ConfigError(f"--preflight {mode}: needs {', '.join(PREFLIGHTS[:-1])} or {PREFLIGHTS[-1]}")
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder; plan, recipe and configs are its input, the rest its results."""

@@ -30,7 +30,7 @@ def setting_of(folder: Path, *, freeze: str = "") -> Setting:
     """As finetune.py makes it; `freeze`: adapters of that name are lost between counting and preparation."""
     run = RunFolder(folder)
     plan, recipe = Plan.load(run.plan), Recipe.load(run.recipe)
-    data = prepared_data(recipe, load_tokenizer(recipe.model, plan.model))
+    data = prepared_data(recipe, load_tokenizer(recipe.model, plan.model, plan.workload.new_tokens))
     model = build_model(plan, recipe)
     trainable, _ = count_parameters(model.module)
     for name, parameter in model.module.named_parameters():

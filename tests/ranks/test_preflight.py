@@ -62,7 +62,9 @@ def test_a_run_that_is_right_passes(tmp_path: Path, inputs: Path, ranks: int, ch
     said = {one["name"]: one["said"] for one in found["checks"]}
     assert "plain transformers" in said["first loss"]
     assert "not compared" not in said["first loss"]
-    assert ("world size x micro-batch x accumulation would be" in said["batch"]) == ("tp" in choices)
+    assert ("world size x micro-batch x accumulation would be" in said["batch"]) == any(
+        name in choices for name in ("tp", "sp", "cp")
+    )
     assert found["seconds"] < 30
 
 
@@ -113,4 +115,4 @@ def test_separate_copies(tmp_path: Path, inputs: Path) -> None:
     for text in run_ranks(planted.separate_copies, 2, run, timeout_s=90):
         assert "preflight: ranks: 1 of 2 ranks answered: the others train separate copies of the model" in text
     for text in run_ranks(planted.open_alone, 2, run, timeout_s=90):
-        assert "2" in text
+        assert "every rank would train a model of its own" in text

@@ -25,6 +25,9 @@ def launch(
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Starts in a row without a new checkpoint after which dead ranks stay dead.")
     ] = 3,
+    preflight: Annotated[
+        str, typer.Option(help="What to look at before the first step: fast, full (a tiny copy is trained too) or off.")
+    ] = "fast",
     grace: Annotated[
         float, typer.Option(min=0.0, help="Seconds for the ranks to save when they are asked to leave.")
     ] = 60.0,
@@ -32,7 +35,14 @@ def launch(
     """Train a run, export the model and draw its curves; a run that was interrupted goes on."""
     from toolkit.launcher import launch as start
 
-    start(run, overwrite=overwrite, resume=resume, max_restarts=max_restarts, grace_seconds=grace)
+    start(
+        run,
+        overwrite=overwrite,
+        resume=resume,
+        max_restarts=max_restarts,
+        grace_seconds=grace,
+        preflight=preflight,
+    )
     show_run(run, options.console)
 
 

@@ -12,7 +12,7 @@ from toolkit.launcher.attempt import Attempt, Outcome
 from toolkit.launcher.processes import environment_for
 from toolkit.launcher.replan import plan_on_fewer_ranks, plan_with_half_the_micro_batch
 from toolkit.planner.plan import Plan
-from toolkit.run_folder import RunFolder, checkpoint_step
+from toolkit.run_folder import RunFolder, check_preflight, checkpoint_step
 from toolkit.specs.reading import read_mapping
 from toolkit.specs.recipe import Recipe
 
@@ -27,6 +27,7 @@ def launch(
     resume: str | None = None,
     max_restarts: int = MAX_RESTARTS,
     grace_seconds: float = GRACE_SECONDS,
+    preflight: str = "fast",
 ) -> RunFolder:
     """Train the run that `plan` and `emit` wrote into `folder`; returns when it has ended.
 
@@ -39,6 +40,8 @@ def launch(
         resume: "auto" or the step of a checkpoint, to go on from it even after the end of a run.
         max_restarts: how often in a row ranks that died or stood still are started again without a new checkpoint.
         grace_seconds: for the ranks to save and leave when asked to.
+        preflight: what the ranks look at before their first step: "fast"; "full", which trains a tiny copy of the model
+            in the same layout too; or "off".
 
     Raises:
         ConfigError: the folder is incomplete, holds a finished run, or its files contradict each other.
@@ -55,11 +58,13 @@ def launch(
     _check_agreement(run, plan, recipe)
     _check_disk(plan)
     _check_resume(resume, overwrite=overwrite)
+    check_preflight(preflight)
     run.lock().close()  # the ranks take it for as long as they train
     if not overwrite and resume is None:
         run.refuse_finished()
     options = ["--overwrite"] if overwrite else []
     options += ["--resume", resume] if resume is not None else []
+    options += ["--preflight", preflight]
     _train(run, plan, recipe, options, max_restarts=max_restarts, grace_seconds=grace_seconds)
     return run
 
@@ -131,7 +136,7 @@ def _newest_checkpoint(run: RunFolder) -> str:
 
 
 def options_to_go_on(run: RunFolder, options: list[str], *, began: tuple[int, int] | None) -> list[str]:
-    """What the ranks are started with again.
+    """What the ranks are started with again; a tiny copy is not trained again.
 
     What is there now is this run's own, unless they ended before they went back to the step of `--resume`.
 
@@ -141,7 +146,8 @@ def options_to_go_on(run: RunFolder, options: list[str], *, began: tuple[int, in
         began: `latest_written` when the run began.
     """
     gone_back = latest_written(run) != began
-    return options if options[:1] == ["--resume"] and not gone_back else ["--resume", "auto"]
+    start = options[:2] if options[:1] == ["--resume"] and not gone_back else ["--resume", "auto"]
+    return [*start, "--preflight", "off" if options[-1:] == ["off"] else "fast"]
 
 
 def latest_written(run: RunFolder) -> tuple[int, int] | None:

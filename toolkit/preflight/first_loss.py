@@ -1,7 +1,6 @@
 """The loss before any update: the engine's on real rows, beside plain transformers' on the same ones, and a guess's."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 
@@ -93,10 +92,10 @@ def _plain(setting: Setting, rows: list[list[int]]) -> float | str:
     """Mean loss of each token after the first; why there is none, where there is none."""
     if setting.folder.latest.is_file():
         return "the weights of a checkpoint come next"
-    work = setting.plan.workload
-    tokenizer: Mapping[str, int] = setting.data.encoder.template.tokenizer.get_vocab()
-    known = len(tokenizer) - len(work.new_tokens)
+    plan, tokenizer = setting.plan, setting.data.encoder.template.tokenizer
+    added = plan.workload.new_tokens
+    known = tokenizer.convert_tokens_to_ids(added[0]) if added else None
     try:
-        return plain_loss(setting.recipe.model, setting.plan.model, rows, known=known if work.new_tokens else None)
+        return plain_loss(setting.recipe.model, plan.model, rows, known=known)
     except ToolkitError as error:
         return str(error)

@@ -8,7 +8,8 @@ from toolkit.checkpoints.store import Store
 from toolkit.launcher.run import latest_written, options_to_go_on
 from toolkit.run_folder import RunFolder
 
-BACK, AUTO = ["--resume", "10"], ["--resume", "auto"]
+FAST = ["--preflight", "fast"]
+BACK, AUTO = ["--resume", "10", *FAST], ["--resume", "auto", *FAST]
 
 
 @pytest.fixture
@@ -37,6 +38,12 @@ def test_ranks_that_have_gone_back_go_on_from_there(run: RunFolder) -> None:
     assert options_to_go_on(run, BACK, began=began) == AUTO
 
 
-@pytest.mark.parametrize("options", [[], ["--overwrite"], AUTO])
+@pytest.mark.parametrize("options", [FAST, ["--overwrite", *FAST], AUTO, ["--preflight", "full"]])
 def test_any_other_run_goes_on_from_its_newest(run: RunFolder, options: list[str]) -> None:
     assert options_to_go_on(run, options, began=latest_written(run)) == AUTO
+
+
+def test_what_is_not_looked_at_stays_so(run: RunFolder) -> None:
+    off = ["--preflight", "off"]
+    assert options_to_go_on(run, off, began=latest_written(run)) == ["--resume", "auto", *off]
+    assert options_to_go_on(run, ["--resume", "10", *off], began=latest_written(run)) == ["--resume", "10", *off]
