@@ -26,6 +26,8 @@ from toolkit.launcher.processes import die_with_parent
 from toolkit.models.build import build_model
 from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
+from toolkit.preflight.outcome import Outcome
+from toolkit.preflight.parity import check_parity
 from toolkit.preflight.run import preflight
 from toolkit.preflight.setting import Setting
 from toolkit.run_folder import ERROR_MARK, PREFLIGHTS, RunFolder, checkpoint_step
@@ -60,17 +62,14 @@ def main() -> None:
     faulthandler.enable()  # a rank that a library aborts says where it was
     die_with_parent()  # killed itself, torchrun's agent would leave the ranks training
     args = parse_args()
-    folder = RunFolder(args.plan.parent)
-    plan, recipe = Plan.load(args.plan), Recipe.load(args.recipe)
+    folder, plan, recipe = inputs(args)
     is_main = os.environ.get("RANK", "0") == "0"
-    plan.check_workload(recipe.workload, folder.path)
-    plan.check_ranks(os.environ, folder.path)
     _lock = folder.lock() if is_main else None
     if not args.overwrite and args.resume is None:
         folder.refuse_finished()
-    check_trackers(recipe.trackers)
     torch.manual_seed(recipe.seed)
 
+    parity = check_parity(plan, folder, os.environ) if args.preflight == "full" else None
     # Samples before processes: minutes of tokenizing inside the group would run into its timeout.
     tokenizer = load_tokenizer(recipe.model, plan.model, plan.workload.new_tokens)
     data = prepared_data(recipe, tokenizer)
@@ -79,10 +78,10 @@ def main() -> None:
     trainable, total = count_parameters(model.module)
     engine = engine_for(plan, recipe, model=model, folder=folder)
     torch.manual_seed(recipe.seed + engine.data_rank)  # from here on only dropout draws: not the same on every rank
-    share = share_of(plan, engine)
-    batches = training_batches(recipe, data, share=share)
-    held_out = held_out_test(recipe, data, share)
-    look_over(Setting(plan, recipe, folder, engine, data, batches, trainable), args.preflight)
+    batches = training_batches(recipe, data, share=share_of(plan, engine))
+    held_out = held_out_test(recipe, data, share_of(plan, engine))
+    goes_on = folder.latest.is_file() and not args.overwrite
+    look_over(Setting(plan, recipe, folder, engine, data, batches, trainable, goes_on), args.preflight, parity)
     identity = identity_of(plan, recipe, samples=batches.fingerprint(), model=model)
     if is_main:
         folder.remove_results(all_of_them=args.overwrite)  # only now: a run that could not start has cost nothing
@@ -116,6 +115,16 @@ def main() -> None:
     engine.close()
 
 
+def inputs(args: argparse.Namespace) -> tuple[RunFolder, Plan, Recipe]:
+    """The run's files, which fit each other and the ranks that were started."""
+    folder = RunFolder(args.plan.parent)
+    plan, recipe = Plan.load(args.plan), Recipe.load(args.recipe)
+    plan.check_workload(recipe.workload, folder.path)
+    plan.check_ranks(os.environ, folder.path)
+    check_trackers(recipe.trackers)
+    return folder, plan, recipe
+
+
 def prepared_data(recipe: Recipe, tokenizer: Any) -> PreparedData:
     """Samples to train on, to hold out and to ask, as the recipe has them; the tokenizer gets their template."""
     config, seq_len = recipe.require_data(), recipe.workload.seq_len
@@ -131,12 +140,12 @@ def share_of(plan: Plan, engine: Engine) -> Share:
     return Share(strategy.layout.dp, engine.data_rank, strategy.micro_batch, strategy.grad_accum)
 
 
-def look_over(setting: Setting, mode: str) -> None:
+def look_over(setting: Setting, mode: str, parity: Outcome | None) -> None:
     """Stop here if anything of the run is wrong."""
     if mode != "off":
         engine = setting.engine
         with memory_fault(setting.plan, setting.folder.path, rank=engine.rank, place=lambda: "before its first step"):
-            preflight(setting)
+            preflight(setting, parity)
         forget_peak()  # the plain model was only there to be compared with
 
 

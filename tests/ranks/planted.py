@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from toolkit.finetune import prepared_data, share_of, training_batches
 from toolkit.models.build import build_model
 from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
+from toolkit.preflight.copy_rank import trained
 from toolkit.preflight.run import preflight
 from toolkit.preflight.setting import Setting
 from toolkit.run_folder import RunFolder
@@ -150,3 +151,27 @@ def open_alone(folder: Path) -> str:
         except ToolkitError as error:
             return str(error)
     return ""
+
+
+def copy_of(folder: Path, *plants: tuple[str, Any]) -> dict[str, Any]:
+    """The tiny copy in its layout, with faults in the engine: parts of it and what is in their place."""
+    with ExitStack() as stack:
+        for part, instead in plants:
+            stack.enter_context(mock.patch(part, instead))
+        return trained(RunFolder(folder), one_process=False)
+
+
+def copy_alone(folder: Path) -> dict[str, Any]:
+    """The same in one process, and without an engine."""
+    return trained(RunFolder(folder), one_process=True)
+
+
+def of_own_labels(_engine: Any, _supervised: Any, shares: Any) -> torch.Tensor:
+    """In the place of the engine's factor on the loss: the mean of the ranks' means."""
+    return torch.tensor(len(shares) / max(sum(share.num_supervised for share in shares), 1))
+
+
+def twice_the_rate(groups: Any, rate: float) -> None:
+    """In the place of the engine's own: a schedule that has moved on once for each rank."""
+    for group in groups:
+        group["lr"] = 2 * rate * group["learning_rate_ratio"]

@@ -1,11 +1,14 @@
 """How a step runs: one engine per library, none knows another; `engine_for` picks."""
 
 from toolkit.engines.base import Engine
+from toolkit.engines.common.groups import parameter_groups
 from toolkit.engines.common.machine import check_installed
 from toolkit.models.unloaded import UnloadedModel
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
+
+__all__ = ["Engine", "engine_for", "parameter_groups"]
 
 
 def engine_for(plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> Engine:

@@ -28,14 +28,19 @@ _SIGNS: dict[State, tuple[str, str]] = {
 }
 
 
-def preflight(setting: Setting) -> None:
+def preflight(setting: Setting, parity: Outcome | None = None) -> None:
     """Look at everything, show it, leave it in preflight.json, and stop the run if anything is wrong; a collective.
+
+    Args:
+        setting: the run.
+        parity: what `check_parity` has found, where it was asked for.
 
     Raises:
         PreflightFailed: with every failure and what to do about it.
     """
     started = time.perf_counter()
-    outcomes = list(_outcomes(setting))
+    copy: Outcome | None = setting.engine.gather(parity)[0]
+    outcomes = [*_outcomes(setting), *([] if copy is None else [copy])]
     seconds = time.perf_counter() - started
     if setting.engine.rank == 0:
         _show(outcomes, seconds)

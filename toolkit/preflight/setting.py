@@ -28,3 +28,5 @@ class Setting:
     """This rank's micro-batches."""
     trainable: int
     """Parameters that were to be trained, counted in the model before an engine had it."""
+    goes_on: bool = False
+    """A checkpoint of this run is about to take the place of these weights."""
