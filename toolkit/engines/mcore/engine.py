@@ -67,7 +67,8 @@ class MegatronEngine:
         self._tensors = held_tensors(chunks, model, plan.model, place=self._place)
         read_weights(self._tensors, model)
         _let_gradients_through(chunks)
-        _keep_padding_still(chunks, model.base.model.embed_tokens.padding_idx, self._place)
+        if (padding := model.base.model.embed_tokens.padding_idx) is not None:
+            _keep_padding_still(chunks, padding, self._place)
         self._chunks = with_gradients(chunks, config)
         self._updater = Updater(self._chunks, self._tensors, plan=plan, settings=recipe.optimizer, model=model.module)
         check_nothing_lost(
@@ -182,7 +183,7 @@ def _let_gradients_through(chunks: Sequence[Llama]) -> None:
             chunk.embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
 
 
-def _keep_padding_still(chunks: Sequence[Llama], padding: int | None, place: Place) -> None:
+def _keep_padding_still(chunks: Sequence[Llama], padding: int, place: Place) -> None:
     """The embedding of the padding token learns nothing where a row holds that token, as in transformers.
 
     Without it the gradient norm of rows with such a token inside was off by a factor of up to 5: a chat model whose
@@ -196,7 +197,7 @@ def _keep_padding_still(chunks: Sequence[Llama], padding: int | None, place: Pla
         return torch.where(ids.eq(padding)[..., None], output.detach(), output)
 
     for chunk in chunks:
-        if chunk.pre_process and padding is not None:
+        if chunk.pre_process:
             chunk.embedding.word_embeddings.register_forward_hook(detached)
 
 
