@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.check.accelerate_schema import ACCELERATE, PREFIXES
+from toolkit.check.accelerate_words import sagemaker, stray, told_by_words, words
 from toolkit.check.context import Context, Values
 from toolkit.check.finding import Edit, Finding
 from toolkit.check.known import Walk, check_keys, homes
@@ -31,11 +32,14 @@ def check_accelerate(values: Values, context: Context, *, folder: Path) -> Itera
         folder: where it lies.
     """
     content = values.content
+    yield from words(values)
     if values.get("compute_environment") == "AMAZON_SAGEMAKER":
-        told = "SageMaker's keys are not in the tables of this check"
-        yield Finding("note", "not-checked", ("compute_environment",), told, "nothing of the file is checked", "")
+        yield from sagemaker(values, context)
         return
-    yield from check_keys(_with_prefixes(content), ACCELERATE, Walk(context, frozenset(), _HOMES))
+    astray = list(stray(content))
+    yield from astray
+    told_of = frozenset({one.location for one in astray} | told_by_words(values))
+    yield from check_keys(_with_prefixes(content), ACCELERATE, Walk(context, told_of, _HOMES))
     if "distributed_type" not in content:
         told = "`distributed_type` is missing"
         yield Finding(
@@ -46,7 +50,6 @@ def check_accelerate(values: Values, context: Context, *, folder: Path) -> Itera
             _REFUSED,
             "add it, as `distributed_type: DEEPSPEED`",
         )
-    yield from _words(values)
     yield from _cpu(values)
     yield from _deepspeed(values, folder)
     yield from _machines(values)
@@ -67,15 +70,6 @@ def _with_prefixes(content: dict[str, Any] | Any) -> dict[str, Any]:
             section = {key: value for key, value in section.items() if f"{prefix}{key}" not in names}
         found[name] = section
     return found
-
-
-def _words(values: Values) -> Iterator[Finding]:
-    """YAML's `no` is false, and accelerate wants the word."""
-    if isinstance(values.get("mixed_precision"), bool):
-        told = "is a YAML truth value; `no` without quotes is false"
-        edit = None if values.on("mixed_precision") else Edit("replace", "'no'")
-        effect, remedy = "an AttributeError at start", "write 'no' in quotes"
-        yield Finding("error", "yaml-no", ("mixed_precision",), told, effect, remedy, edit)
 
 
 def _cpu(values: Values) -> Iterator[Finding]:

@@ -5,17 +5,20 @@ the top level an unknown key is refused; inside the sections each key is set as 
 option has is never looked at.
 """
 
+from toolkit.check.finding import Location
 from toolkit.check.schema import OPEN, Key, Section, flag, number, one_of, part, text, whole
 
 _WORD = Key("open")
 """True, false or a text that says so: accelerate compares lower-case texts."""
 
+_DEVICE = one_of("none", "cpu", "nvme", "NONE", "CPU", "NVME", default="none")
+_PRECISION = one_of("no", "fp16", "bf16", "fp8", "NO", "FP16", "BF16", "FP8")
 _DEEPSPEED = Section(
     {
         "deepspeed_config_file": text(),
         "zero_stage": whole(2, low=0),
-        "offload_optimizer_device": one_of("none", "cpu", "nvme", default="none"),
-        "offload_param_device": one_of("none", "cpu", "nvme", default="none"),
+        "offload_optimizer_device": _DEVICE,
+        "offload_param_device": _DEVICE,
         "offload_optimizer_nvme_path": text(),
         "offload_param_nvme_path": text(),
         "gradient_accumulation_steps": whole(1, low=0, above=True),
@@ -27,7 +30,9 @@ _DEEPSPEED = Section(
         "deepspeed_inclusion_filter": text(),
         "deepspeed_multinode_launcher": one_of("pdsh", "standard", "openmpi", "mvapich", "mpich", "nossh", "slurm"),
         "deepspeed_moe_layer_cls_names": text(),
-    }
+    },
+    # They go through the environment, as text.
+    strict=False,
 )
 _FSDP = Section(
     {
@@ -103,13 +108,13 @@ ACCELERATE = Section(
             "NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_MLU", "MULTI_SDAA", "MULTI_MUSA", "MULTI_XPU",
             "DEEPSPEED", "FSDP", "XLA", "MEGATRON_LM", "MULTI_HPU", "MULTI_NEURON",
         ),
-        "mixed_precision": one_of("no", "fp16", "bf16", "fp8"),
+        "mixed_precision": _PRECISION,
         "use_cpu": flag(),
         "debug": flag(),
         "num_processes": whole(-1, low=-1),
-        "machine_rank": whole(0, low=0),
+        "machine_rank": Key("int", 0, low=0, converted=True),
         "num_machines": whole(1, low=0, above=True),
-        "gpu_ids": OPEN,
+        "gpu_ids": text(),
         "main_process_ip": text(),
         "main_process_port": whole(low=0),
         "rdzv_backend": text("static"),
@@ -138,3 +143,30 @@ ACCELERATE = Section(
     },
     unknown="refused",
 )  # fmt: skip
+GONE: dict[Location, str] = {("ipex_config",): ": IPEX is not supported"}
+"""Keys that the questionnaires of older releases wrote and 1.15 refuses."""
+
+SAGEMAKER = Section(
+    {
+        "compute_environment": one_of("AMAZON_SAGEMAKER"),
+        "distributed_type": one_of("NO", "DATA_PARALLEL", "MODEL_PARALLEL", default="NO"),
+        "mixed_precision": _PRECISION,
+        "use_cpu": flag(),
+        "debug": flag(),
+        "ec2_instance_type": text(),
+        "iam_role_name": text(),
+        **dict.fromkeys(("image_uri", "profile", "region", "gpu_ids", "base_job_name", "py_version"), text()),
+        **dict.fromkeys(("pytorch_version", "transformers_version"), OPEN),
+        "num_machines": whole(1, low=0, above=True),
+        "sagemaker_inputs_file": text(),
+        "sagemaker_metrics_file": text(),
+        "additional_args": OPEN,
+        "dynamo_config": part(_DYNAMO),
+        "enable_cpu_affinity": flag(),
+        "fp16": OPEN,
+        "dynamo_backend": OPEN,
+    },
+    unknown="refused",
+)
+"""A file of compute_environment AMAZON_SAGEMAKER (config_args.py, `SageMakerConfig`)."""
+SAGEMAKER_NEEDS = ("ec2_instance_type", "iam_role_name")

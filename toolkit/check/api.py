@@ -12,13 +12,20 @@ from toolkit.check.document import Document, read_document
 from toolkit.check.ds_config import check_ds_config
 from toolkit.check.ds_schema import DS_CONFIG
 from toolkit.check.finding import Finding, Placed, in_order
+from toolkit.check.foreign import check_foreign, trainer_of
 from toolkit.check.releases import Release, deepspeed_release
 from toolkit.errors import ConfigError
 from toolkit.run_folder import RunFolder
 
-FileKind = Literal["ds_config", "accelerate", "recipe", "plan"]
+FileKind = Literal["ds_config", "accelerate", "recipe", "plan", "foreign"]
+"""foreign: the recipe of another trainer."""
 
-_RECIPE_KEYS = {"model", "workload", "data", "schedule", "evaluation", "checkpoint", "epochs", "trackers"}
+_RECIPE_KEYS = {
+    "model", "workload", "data", "schedule", "evaluation", "checkpoint", "epochs", "trackers", "max_steps", "optimizer",
+    "clipping", "communication", "lora", "neftune_alpha", "faults", "seed",
+}  # fmt: skip
+_KNOWN_OF = 4
+"""Of how many keys one must be known, for the kind of a file to be told from them."""
 _PLAN_KEYS = {"strategy", "workload", "cluster", "memory", "reasons"}
 
 
@@ -59,26 +66,39 @@ def kind_of(document: Document) -> FileKind:
         return "plan"
     if names & {"distributed_type", "compute_environment"}:
         return "accelerate"
+    if trainer_of(document.content) is not None and "workload" not in names:
+        return "foreign"
     by_kind: dict[FileKind, int] = {
         "ds_config": sum(DS_CONFIG.find(name) is not None for name in names),
         "accelerate": sum(ACCELERATE.find(name) is not None for name in names),
-        "recipe": len(names & _RECIPE_KEYS),
+        "recipe": len(names & _RECIPE_KEYS) if names & {"workload", "model"} else 0,
     }
     best = max(by_kind, key=lambda kind: by_kind[kind])
-    if by_kind[best]:
+    if by_kind[best] * _KNOWN_OF >= max(len(names), 1):
         return best
     if "accelerate" in stem:
         return "accelerate"
-    return "recipe" if document.path.suffix.lower() != ".json" else "ds_config"
+    if document.path.suffix.lower() == ".json":
+        return "ds_config"
+    return "foreign" if names and "recipe" not in stem else "recipe"
 
 
 def check_document(document: Document, question: Question) -> Iterator[Placed]:
     """Findings of one file that was read, by itself and against the plan beside it."""
     for finding, offset in document.faults:
-        yield document.place(finding, offset)
+        yield document.place(_for_reader(finding, question.read_by), offset)
     if not isinstance(document.value, dict):
         return
     yield from (document.place(finding) for finding in _findings(document, question))
+
+
+def _for_reader(finding: Finding, read_by: Reader | None) -> Finding:
+    """A fault of the text as its reader sees it: DeepSpeed's own takes comments, and no Infinity."""
+    if finding.rule == "not-finite" and read_by in ("toolkit", "deepspeed"):
+        return replace(finding, severity="error")
+    if finding.rule in ("comment", "comma", "byte-order-mark") and read_by == "deepspeed":
+        return replace(finding, severity="note", edit=None)
+    return finding
 
 
 def _findings(document: Document, question: Question) -> Iterator[Finding]:
@@ -92,6 +112,9 @@ def _findings(document: Document, question: Question) -> Iterator[Finding]:
     values, plan = Values(document.content), plan_beside(document.path)
     read_by: Reader | None = question.read_by or ("toolkit" if plan is not None else None)
     context = Context(question.deepspeed, question.world_size, read_by, plan if read_by == "toolkit" else None)
+    if kind == "foreign":
+        yield from check_foreign(values, context, folder=document.path.parent)
+        return
     if kind == "accelerate":
         yield from check_accelerate(values, context, folder=document.path.parent)
         return

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 from toolkit.check.context import Context, Values
 from toolkit.check.finding import Edit, Finding, Severity
-from toolkit.check.known import nearest
+from toolkit.check.nearest import nearest
 
 _TOTAL, _MICRO, _ACCUM = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 
 
 def batch(values: Values, context: Context) -> Iterator[Finding]:
     """Whether micro-batch x accumulation x replicas is the global batch."""
-    if not values.has(_TOTAL) and not values.has(_MICRO):
+    if values.get(_TOTAL) is None and values.get(_MICRO) is None:
         told = f"neither `{_TOTAL}` nor `{_MICRO}` is given"
         effect = "DeepSpeed refuses the file, unless the script puts one of them in"
         severity: Severity = "error" if context.read_by in ("toolkit", "deepspeed") else "warning"

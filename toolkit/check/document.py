@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from toolkit.check import json_reader
-from toolkit.check.finding import Finding, Location, Placed
-from toolkit.check.json_reader import Member
+from toolkit.check.finding import Edit, Finding, Location, Placed, Severity
+from toolkit.check.json_reader import Lapse, Member
 from toolkit.specs.reading import MAX_JSON_BYTES, MAX_YAML_BYTES, BoundedLoader, bounded_text
 
 
@@ -24,12 +24,14 @@ class Document:
     members: dict[Location, Member]
     """Places of keys and list items, by location."""
     faults: tuple[tuple[Finding, int], ...] = ()
-    """What was wrong while reading, with the offset; a file with a syntax error has the value None."""
+    """What was wrong while reading, with the offset; a file that could not be read to its end has the value None."""
+    lapses: tuple[Lapse, ...] = ()
+    """What is no JSON and was read all the same; `faults` has a finding of each rule."""
 
     @property
     def broken(self) -> bool:
         """Whether nothing could be read."""
-        return any(finding.rule == "syntax" for finding, _ in self.faults)
+        return not isinstance(self.value, dict)
 
     @property
     def content(self) -> dict[str, Any]:
@@ -48,7 +50,9 @@ class Document:
                 location = location[:-1]
             offset = self.members[location].key_start if location else 0
         line = bisect.bisect_right(self._line_starts, offset)
-        return Placed(str(self.path), line, offset - self._line_starts[line - 1] + 1, finding)
+        column = offset - self._line_starts[line - 1] + 1
+        # Editors do not count a byte-order mark.
+        return Placed(str(self.path), line, max(1, column - (line == 1 and self.text.startswith("\ufeff"))), finding)
 
 
 def read_document(path: Path) -> Document:
@@ -58,7 +62,7 @@ def read_document(path: Path) -> Document:
         SpecError: missing, unreadable, larger than such files are, or not UTF-8.
     """
     if path.suffix.lower() == ".json":
-        return json_document(path, bounded_text(path, MAX_JSON_BYTES))
+        return json_document(path, bounded_text(path, MAX_JSON_BYTES, with_mark=True))
     return yaml_document(path, bounded_text(path, MAX_YAML_BYTES))
 
 
@@ -69,7 +73,8 @@ def json_document(path: Path, text: str) -> Document:
     except json_reader.NotJson as error:
         return _broken(path, text, f"not JSON: {error}", error.offset)
     repeated = [(_repeated(location), offset) for location, offset in read.repeated]
-    return Document(path, text, read.value, read.members, (*repeated, *_no_object(read.value)))
+    faults = (*_lapses(read.lapses), *repeated, *_no_object(read.value))
+    return Document(path, text, read.value, read.members, faults, tuple(read.lapses))
 
 
 def yaml_document(path: Path, text: str) -> Document:
@@ -112,6 +117,30 @@ def _add_members(node: yaml.Node, at: Location, members: dict[Location, Member])
 def _broken(path: Path, text: str, message: str, offset: int) -> Document:
     finding = Finding("error", "syntax", (), message, "nothing reads the file", "mend the line")
     return Document(path, text, None, {}, ((finding, min(offset, len(text))),))
+
+
+_PYTHONS = "transformers and accelerate read with Python's json and refuse the file; DeepSpeed's own reader takes it"
+_MEND = {
+    "comment": ("remove them", _PYTHONS),
+    "comma": ("mend the line", _PYTHONS),
+    "byte-order-mark": ("save the file as UTF-8 without it", _PYTHONS),
+    "not-finite": ("write a number", "Python's json takes it, DeepSpeed's own reader and this toolkit do not"),
+}
+
+
+def _lapses(lapses: list[Lapse]) -> list[tuple[Finding, int]]:
+    """Each of them, comments together."""
+    comments = [lapse for lapse in lapses if lapse.rule == "comment"]
+    found = []
+    for lapse in lapses:
+        if lapse in comments[1:]:
+            continue
+        number = f" ({len(comments)} of them)" if lapse.rule == "comment" and len(comments) > 1 else ""
+        remedy, effect = _MEND[lapse.rule]
+        severity: Severity = "warning" if lapse.message.startswith("Infinity") else "error"
+        edit = None if lapse.instead is None else Edit("lapse")
+        found.append((Finding(severity, lapse.rule, (), lapse.message + number, effect, remedy, edit), lapse.start))
+    return found
 
 
 def _repeated(location: Location) -> Finding:

@@ -4,7 +4,7 @@ Read off deepspeed 0.19.8: tensor_parallel/config.py, data_pipeline/constants.py
 swap_tensor/constants.py of runtime, and config.py of comm, compile, monitor, profiling, autotuning and utils.
 """
 
-from toolkit.check.schema import OPEN, TEXTS, Key, Section, flag, number, one_of, part, text, whole
+from toolkit.check.schema import OPEN, Key, Section, flag, number, one_of, part, text, whole
 
 _TP = Section({"tp_size": whole(1, low=0, above=True), "tp_grain_size": whole(1), "mpu": OPEN, "tp_group": OPEN},
               unknown="refused", strict=False)  # fmt: skip
@@ -12,13 +12,13 @@ TENSOR_PARALLEL = Section(
     {
         "dtype": Key("never", default="torch.float16"),
         "autotp_size": whole(0, low=0),
-        "tp_overlap_comm": flag(),
-        "vocab_parallel_lm_head": flag(None),
-        "vocab_parallel_ce_backend": one_of("torch", "liger", default="torch"),
+        "tp_overlap_comm": flag(since="0.16.6"),
+        "vocab_parallel_lm_head": flag(None, since="0.19.8"),
+        "vocab_parallel_ce_backend": one_of("torch", "liger", default="torch", since="0.19.8"),
         "tensor_parallel": part(_TP),
         "injection_policy_tuple": Key("list"),
-        "partition_config": Key("mapping"),
-        "preset_model": text(),
+        "partition_config": Key("mapping", since="0.18.6"),
+        "preset_model": text(since="0.18.6"),
         "keep_module_on_host": flag(),
         "replace_with_kernel_inject": flag(),
     },
@@ -28,12 +28,12 @@ TENSOR_PARALLEL = Section(
 )
 COMPILE = Section(
     {
-        "deepcompile": flag(since="0.16.6"),
-        "autoep_non_moe": flag(),
+        "deepcompile": flag(),
+        "autoep_non_moe": flag(since="0.19.8"),
         "free_activation": flag(),
-        "free_activation_threshold": whole(10 * 1024 * 1024),
+        "free_activation_threshold": whole(10 * 1024 * 1024, since="0.18.0"),
         "offload_activation": flag(),
-        "offload_activation_pin_memory": flag(True),
+        "offload_activation_pin_memory": flag(True, since="0.19.6"),
         "offload_opt_states": flag(),
         "double_buffer": flag(True),
         "symmetric_memory": flag(),
@@ -43,9 +43,9 @@ COMPILE = Section(
         "sync_after_reduce": flag(),
         "sync_before_allgather": flag(),
         "sync_after_allgather": flag(),
-        "keep_int_input_tensors": flag(True),
-        "keep_all_input_tensors": flag(),
-        "passes": TEXTS,
+        "keep_int_input_tensors": flag(True, since="0.17.2"),
+        "keep_all_input_tensors": flag(since="0.17.2"),
+        "passes": Key("texts", nullable=True, since="0.18.9"),
     },
     unknown="refused",
     strict=False,
@@ -67,8 +67,8 @@ CHECKPOINT = Section(
         "load_universal": flag(),
         "use_node_local_storage": flag(),
         "parallel_write": part(Section({"pipeline_stage": flag()})),
-        "checkpoint_serialization": flag(True),
-        "writer": part(_WRITER),
+        "checkpoint_serialization": flag(True, since="0.17.1"),
+        "writer": part(_WRITER, since="0.17.1"),
     }
 )
 _LOGGED = {"enabled": flag(), "output_path": text(""), "job_name": text("DeepSpeedJobName")}
@@ -95,7 +95,7 @@ _SAMPLING = Section(
         "num_workers": whole(0),
         "pin_memory": flag(),
         "curriculum_learning": OPEN,
-        "dynamic_batching": OPEN,
+        "dynamic_batching": Key("open", since="0.16.5"),
     },
     unknown="open",
 )
@@ -111,8 +111,27 @@ PIPELINE = Section(
         "activation_checkpoint_interval": whole(0, low=0),
         "pipe_partitioned": flag(True),
         "grad_partitioned": flag(True),
+        "use_reentrant": flag(None),
     },
-    unknown="open",
+)
+EXPERTS = Section(
+    {
+        "enabled": flag(),
+        "autoep_size": whole(1, low=0, above=True),
+        "expert_tensor_parallel_size": whole(1, low=0, above=True),
+        "preset_model": text(),
+        **dict.fromkeys(
+            ("validate_folding_routing", "async_split_plan", "disable_triton_grouped_mm", "has_shared_experts"), OPEN
+        ),
+        **dict.fromkeys(("moe_layer_pattern", "expert_pattern", "router_pattern", "shared_experts_pattern"), OPEN),
+        **dict.fromkeys(("use_grouped_mm", "route_norm", "route_scale", "score_apply", "score_func", "top_k"), OPEN),
+        **dict.fromkeys(("combine_impl", "row_weighting_impl", "gate_up_impl", "comm_backend", "comm_num_sm"), OPEN),
+        **dict.fromkeys(
+            ("comm_qp_margin", "comm_max_tokens_per_rank", "num_expert_groups", "num_limited_groups"), OPEN
+        ),
+        **dict.fromkeys(("load_balance_coeff", "routed_scaling_factor", "expert_w1", "expert_w2", "expert_w3"), OPEN),
+        **dict.fromkeys(("num_experts_attr", "top_k_attr", "shared_experts_gate_pattern", "expert_activation"), OPEN),
+    }
 )
 PROFILER = Section(
     {
@@ -133,7 +152,7 @@ HYBRID = Section(
         "release_inference_cache": flag(),
         "pin_parameters": flag(True),
         "tp_gather_partition_size": whole(8),
-        "enable_cuda_graph": flag(),
+        "enable_cuda_graph": flag(since="0.19.6"),
     },
     unknown="refused",
     strict=False,
@@ -153,7 +172,7 @@ AIO = Section(
     {
         "block_size": whole(1_048_576, low=0, above=True),
         "queue_depth": whole(8, low=0, above=True),
-        "intra_op_parallelism": whole(1, low=0, above=True),
+        "intra_op_parallelism": whole(1, low=0, above=True, since="0.16.4"),
         "single_submit": flag(),
         "overlap_events": flag(True),
         "use_gds": flag(),

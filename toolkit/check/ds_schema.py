@@ -5,6 +5,8 @@ what ds_zero_schema.py and ds_parts_schema.py name. The top level is a plain dic
 for is never looked at, and no type is checked.
 """
 
+from dataclasses import replace
+
 from toolkit.check.ds_parts_schema import (
     AIO,
     AUTOTUNING,
@@ -12,6 +14,7 @@ from toolkit.check.ds_parts_schema import (
     COMMS,
     COMPILE,
     EFFICIENCY,
+    EXPERTS,
     HYBRID,
     MONITORS,
     PIPELINE,
@@ -27,6 +30,7 @@ _DTYPE = one_of(
     "fp32", "fp16", "bf16", "float32", "float16", "bfloat16", "torch.float32", "torch.float16", "torch.bfloat16",
     "half", "float",
 )  # fmt: skip
+_LATER_DTYPE = replace(_DTYPE, since="0.19.2")
 _SENT = one_of("fp16", "bf16", "fp32", "FP16", "BF16", "FP32")
 
 _FP16 = Section(
@@ -42,6 +46,7 @@ _FP16 = Section(
         "fp16_master_weights_and_grads": flag(),
     },
     unknown="refused",
+    refuses_since="0.17.1",
     strict=False,
 )
 _BF16 = Section(
@@ -53,6 +58,7 @@ _BF16 = Section(
         "bf16_optimizer_states": flag(since="0.18.3"),
     },
     unknown="refused",
+    refuses_since="0.17.1",
     strict=False,
 )
 _AUTOCAST = Section({"enabled": flag(), "dtype": _DTYPE, "lower_precision_safe_modules": TEXTS})
@@ -65,7 +71,7 @@ _ADAM_PARAMS: dict[str, Key] = {
 }
 OPTIMIZER_PARAMS = Section(_ADAM_PARAMS, unknown="open")
 """What an optimizer takes besides is its own affair; `optimizers.py` knows Adam's."""
-_OPTIMIZER = Section({"type": text(), "params": part(OPTIMIZER_PARAMS), "legacy_fusion": flag()})
+_OPTIMIZER = Section({"type": text(), "params": part(OPTIMIZER_PARAMS, nullable=True), "legacy_fusion": flag()})
 
 _WARMUP: dict[str, Key] = {
     "warmup_min_lr": OPEN,
@@ -92,9 +98,9 @@ _ACTIVATION = Section(
 _DATA_TYPES = Section(
     {
         "grad_accum_dtype": _DTYPE,
-        "param_dtype": _DTYPE,
-        "buffer_dtype": _DTYPE,
-        "keep_in_fp32_modules": Key("texts", "auto", since="0.19.7"),
+        "param_dtype": _LATER_DTYPE,
+        "buffer_dtype": _LATER_DTYPE,
+        "keep_in_fp32_modules": Key("texts", "auto", since="0.19.8"),
     }
 )
 _PRECISION: dict[str, Key] = {
@@ -118,7 +124,7 @@ _SECTIONS: dict[str, Key] = {
     "activation_checkpointing": part(_ACTIVATION),
     "tensor_parallel": part(TENSOR_PARALLEL, since="0.16.4"),
     "pipeline": part(PIPELINE),
-    "compile": part(COMPILE),
+    "compile": part(COMPILE, since="0.16.6"),
     "checkpoint": part(CHECKPOINT),
     "data_efficiency": part(EFFICIENCY),
     "autotuning": part(AUTOTUNING),
@@ -129,7 +135,7 @@ _SECTIONS: dict[str, Key] = {
     "timers": part(Section({"throughput": part(THROUGHPUT)})),
     "datastates_ckpt": Key("open", since="0.18.1"),
     "weight_quantization": OPEN,
-    "expert_parallel": Key("open", since="0.19.2"),
+    "expert_parallel": part(EXPERTS, since="0.19.2"),
 }
 
 DS_CONFIG = Section(
@@ -148,14 +154,14 @@ DS_CONFIG = Section(
         "gradient_allreduce_op": one_of("mean", "sum", "MEAN", "SUM", default="mean", since="0.19.6"),
         "disable_allgather": flag(),
         "dump_state": flag(),
-        "disable_python_gc": flag(since="0.19.7"),
+        "disable_python_gc": flag(since="0.19.8"),
         "vocabulary_size": whole(low=0),
         "wall_clock_breakdown": flag(),
         "memory_breakdown": flag(),
         "use_data_before_expert_parallelism": flag(),
         "dataloader_drop_last": flag(),
-        "log_level": text(),
-        "sequence_parallel_size": whole(low=0, above=True),
+        "log_level": text(since="0.19.3"),
+        "sequence_parallel_size": whole(low=0, above=True, since="0.17.0"),
         "msamp": OPEN,  # Put in by accelerate for its MS-AMP back end.
     },
     aliases={"bfloat16": "bf16"},
@@ -166,9 +172,11 @@ IGNORED: dict[str, tuple[Severity, str]] = {
     "monitor_config": ("note", "`tensorboard`, `wandb`, `comet` and `csv_monitor` are read at the top level"),
     "allgather_size": ("note", "`zero_optimization.allgather_bucket_size` is read"),
     "fp32_allreduce": ("warning", "`communication_data_type` is read"),
+    "torch_dtype": ("warning", "the model's own dtype and the sections bf16 and fp16 count"),
     "seed": ("note", "the script's own seed counts"),
     "fp8": ("warning", "nothing trains in fp8 by it; accelerate has `mixed_precision: fp8`"),
     "sequence_parallel": ("warning", "no sequence is divided by it; accelerate's `parallelism_config` does that"),
+    "gradient_checkpointing": ("warning", "the Trainer's argument of that name, or the model's own method, starts it"),
     "gradient_noise_scale": ("note", "nothing measures it"),
 }
 """Keys that well-known templates carry and DeepSpeed never looks at; what to write where something is wanted."""

@@ -2,7 +2,8 @@
 
 Read off deepspeed 0.19.8: runtime/zero/config.py, offload_config.py, leaf_module_config.py and
 runtime/zenflow/zenflow_config.py. All of them are pydantic models that refuse what they do not know, convert "4" to 4,
-and take the value "auto" for a key that was left out.
+and take the value "auto" for a key that was left out. `since` is the first release that has the key: each one from
+0.16.1 on was compared, with 0.14.5 and 0.15.4.
 """
 
 from toolkit.check.schema import WORDS, Key, Section, flag, number, one_of, part, text, whole
@@ -31,7 +32,7 @@ OFFLOAD_OPTIMIZER = Section(
         "fast_init": flag(),
         "ratio": number(1.0, low=0, high=1),
         "super_offload": flag(since="0.18.0"),
-        "cpuadam_cores_perc": number(0.8, low=0, high=1),
+        "cpuadam_cores_perc": number(0.8, low=0, high=1, since="0.18.0"),
     },
     unknown="refused",
     strict=False,
@@ -48,7 +49,7 @@ _ZENFLOW = Section(
         "offload": flag(),
         "auto_ratio": number(0.99, low=0, high=1),
         "full_warm_up_rounds": whole(0),
-        "pt_reserved_cores_perc": number(0.5, low=0, high=1),
+        "pt_reserved_cores_perc": number(0.5, low=0, high=1, since="0.17.6"),
         "steps_per_epoch": whole(),
     },
     unknown="refused",
@@ -81,14 +82,14 @@ _STAGE3: dict[str, Key] = {
     "stage3_max_live_parameters": whole(1_000_000_000, low=0),
     "stage3_max_reuse_distance": whole(1_000_000_000, low=0),
     "stage3_gather_16bit_weights_on_model_save": flag(),
-    "stage3_module_granularity_threshold": whole(0),
+    "stage3_module_granularity_threshold": whole(0, since="0.16.0"),
     "stage3_use_all_reduce_for_fetch_params": flag(),
-    "stage3_allgather_sequential": flag(),
+    "stage3_allgather_sequential": flag(since="0.18.5"),
     "memory_efficient_linear": flag(True),
     "pipeline_loading_checkpoint": flag(),
     "override_module_apply": flag(True),
-    "save_muon_momentum_buffer_in_memory": flag(),
-    "leaf_module": part(_LEAF_MODULE, nullable=True),
+    "save_muon_momentum_buffer_in_memory": flag(since="0.18.9"),
+    "leaf_module": part(_LEAF_MODULE, nullable=True, since="0.18.0"),
 }
 
 _OLD: dict[str, Key] = {
@@ -110,12 +111,12 @@ ZERO = Section(
         "stage": whole(0, low=0),
         "contiguous_gradients": flag(True),
         "reduce_scatter": flag(True),
-        "reduce_bucket_size": whole(500_000_000, low=0, above=True),
+        "reduce_bucket_size": whole(500_000_000, low=0),
         "use_multi_rank_bucket_allreduce": flag(True),
         "allgather_partitions": flag(True),
         "allgather_bucket_size": whole(500_000_000, low=0),
         "overlap_comm": flag(None),
-        "compute_grad_norm": flag(True),
+        "compute_grad_norm": flag(True, since="0.19.7"),
         "load_from_fp32_weights": flag(True),
         "elastic_checkpoint": flag(),
         "offload_param": part(OFFLOAD_PARAM, nullable=True),
@@ -124,9 +125,9 @@ ZERO = Section(
         "ignore_unused_parameters": flag(True),
         "legacy_stage1": flag(),
         "round_robin_gradients": flag(),
-        "parameter_alignment": flag(),
-        "log_trace_cache_warnings": flag(),
-        "enable_sanity_checks": flag(),
+        "parameter_alignment": flag(since="0.19.7"),
+        "log_trace_cache_warnings": flag(since="0.16.4"),
+        "enable_sanity_checks": flag(since="0.17.6"),
         **_STAGE3,
         **_SENDING,
         **_OLD,

@@ -24,7 +24,7 @@ def engine(values: Values, context: Context) -> Iterator[Finding]:
         yield from _optimizer(values, stage)
         yield from _reduction(values, stage)
         yield from _masters(values, stage)
-        yield from _accumulation(values, stage)
+        yield from _accumulation(values, context, stage)
     yield from _zenflow(values)
     yield from _activations(values)
 
@@ -77,7 +77,7 @@ def _masters(values: Values, stage: int) -> Iterator[Finding]:
         yield Finding("error", "master-weights", path, told, _REFUSED, "add what it needs, or remove it")
 
 
-def _accumulation(values: Values, stage: int) -> Iterator[Finding]:
+def _accumulation(values: Values, context: Context, stage: int) -> Iterator[Finding]:
     asked = values.get("data_types", "grad_accum_dtype")
     sections = ("fp16", "bf16", "bfloat16")
     if stage != 0 or not isinstance(asked, str) or "auto" in [values.get(one, "enabled") for one in sections]:
@@ -85,7 +85,9 @@ def _accumulation(values: Values, stage: int) -> Iterator[Finding]:
     runs = "fp16" if values.on("fp16", "enabled") else "fp32"
     runs = "bf16" if values.on("bf16", "enabled") or values.on("bfloat16", "enabled") else runs
     name = asked.removeprefix("torch.")
-    if _NAMES.get(name, name) != runs:
+    # Before 0.18.5 bf16 weights went with sums in fp32, and had them unless something else was asked for.
+    wide = runs == "bf16" and not context.since("0.18.5")
+    if _NAMES.get(name, name) not in (runs, "fp32" if wide else runs):
         told = f"is {asked}; without ZeRO gradients are added up in {runs}, as the weights are"
         at = ("data_types", "grad_accum_dtype")
         yield Finding("error", "accumulation-dtype", at, told, _REFUSED, "set `stage` to 1, or remove it")

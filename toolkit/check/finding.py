@@ -16,7 +16,8 @@ _ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 class Edit:
     """A change of the file that mends one finding and cannot make anything worse."""
 
-    kind: Literal["rename", "remove", "replace"]
+    kind: Literal["rename", "remove", "replace", "lapse"]
+    """lapse: what is no JSON becomes JSON; the document has its place."""
     text: str = ""
     """rename: the new key. replace: the new value, as JSON."""
     name: str = ""

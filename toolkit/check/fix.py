@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit.check.document import Document, json_document, yaml_document
 from toolkit.check.finding import Edit, Finding, Location
-from toolkit.check.json_reader import Member
+from toolkit.check.json_reader import Lapse, Member
 
 _Change = tuple[int, int, str]
 """From, to, and what stands there instead."""
@@ -16,8 +16,11 @@ _Change = tuple[int, int, str]
 def fixed(document: Document, findings: Iterable[Finding]) -> str:
     """The text with the edits that the findings carry; the same text where there are none."""
     wanted: dict[Location, Edit] = {}
+    lapsed = set()
     for finding in findings:
-        if finding.edit is not None and finding.location in document.members:
+        if finding.edit is not None and finding.edit.kind == "lapse":
+            lapsed.add(finding.rule)
+        elif finding.edit is not None and finding.location in document.members:
             wanted.setdefault(finding.location, finding.edit)
     gone = {at for at, edit in wanted.items() if edit.kind == "remove"}
     text = document.text
@@ -33,9 +36,31 @@ def fixed(document: Document, findings: Iterable[Finding]) -> str:
         changes += _changes(document, at, edit)
     if document.path.suffix.lower() == ".json":
         changes += _removals(document, {at for at in gone if not _inside(at, gone)})
-    for start, end, instead in sorted(changes, reverse=True):
-        text = text[:start] + instead + text[end:]
-    return text
+    changes += [_cut(text, lapse) for lapse in document.lapses if lapse.rule in lapsed]
+    return _applied(text, changes)
+
+
+def _applied(text: str, changes: list[_Change]) -> str:
+    """The text with all changes; of what lies inside a larger one, nothing is left to change."""
+    parts, done = [], 0
+    for start, end, instead in sorted(changes, key=lambda change: (change[0], -change[1])):
+        if end < done:
+            continue
+        parts += [text[done:start], instead]
+        done = max(done, end)
+    return "".join([*parts, text[done:]])
+
+
+def _cut(text: str, lapse: Lapse) -> _Change:
+    """Of a comment, the white space before it too, and the line where nothing else stands on it."""
+    start, end = lapse.start, lapse.end
+    if lapse.rule == "comment":
+        start = len(text[:start].rstrip(" \t"))
+        alone = start == 0 or text[start - 1] == "\n"
+        rest = text[end:].lstrip(" \t\r")
+        if alone and rest.startswith("\n"):
+            end = len(text) - len(rest) + 1
+    return start, end, lapse.instead or ""
 
 
 def _inside(at: Location, gone: set[Location]) -> bool:

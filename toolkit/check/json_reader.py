@@ -6,15 +6,19 @@ The standard library's reader keeps no places and says of a comment only that it
 import json
 import math
 import re
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from toolkit.check.finding import Location
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_COMMENT = re.compile(r"(?://|#)[^\n\r]*|/\*.*?\*/", re.DOTALL)
+_BYTE_ORDER_MARK = "\ufeff"
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 _WORD = re.compile(r"[-+]?[A-Za-z_][A-Za-z0-9_]*")
 _LITERALS = {"true": True, "false": False, "null": None}
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""What Python's own reader takes beyond JSON, and writes."""
 _FOREIGN = {"True": "true", "False": "false", "None": "null"}
 _MAX_DEPTH = 100
 _MAX_DIGITS = 400
@@ -30,6 +34,17 @@ class Member(NamedTuple):
     key_end: int
     start: int
     end: int
+
+
+class Lapse(NamedTuple):
+    """What is no JSON and leaves no doubt about what is meant: it is noted, and the reading goes on."""
+
+    rule: Literal["comment", "comma", "not-finite", "byte-order-mark"]
+    message: str
+    start: int
+    end: int
+    instead: str | None = ""
+    """What JSON has there; None where it has nothing of the kind."""
 
 
 class NotJson(Exception):
@@ -48,6 +63,8 @@ class Read(NamedTuple):
     """Of every key and list item, by location."""
     repeated: list[tuple[Location, int]]
     """Keys that stand twice in an object, with the offset of the second; the last value is kept, as by Python."""
+    lapses: list[Lapse]
+    """Commas too many or too few, comments, Infinity: in the order of the text."""
 
 
 def read(text: str) -> Read:
@@ -57,13 +74,13 @@ def read(text: str) -> Read:
         NotJson: with what is wrong and where.
     """
     reader = _Reader(text)
-    start = reader.blank(0)
+    start = reader.blank(reader.byte_order_mark())
     if start == len(text):
         raise NotJson("the file is empty; a JSON object in braces was expected", start)
     value, end = reader.value(start, ())
     if (rest := reader.blank(end)) < len(text):
         raise NotJson(f"the file goes on after its value, with {text[rest : rest + 10]!r}; remove the rest", rest)
-    return Read(value, reader.members, reader.repeated)
+    return Read(value, reader.members, reader.repeated, sorted(reader.lapses, key=lambda lapse: lapse.start))
 
 
 class _Reader:
@@ -71,18 +88,28 @@ class _Reader:
         self.text = text
         self.members: dict[Location, Member] = {}
         self.repeated: list[tuple[Location, int]] = []
+        self.lapses: list[Lapse] = []
+
+    def byte_order_mark(self) -> int:
+        """The offset after it, where there is one."""
+        if not self.text.startswith(_BYTE_ORDER_MARK):
+            return 0
+        told = "the file begins with a byte-order mark, as some editors of Windows write it"
+        self.lapses.append(Lapse("byte-order-mark", told, 0, 1))
+        return 1
 
     def blank(self, offset: int) -> int:
-        """The first offset from here that is no white space; a comment is refused."""
-        found = _SPACE.match(self.text, offset)
-        end = found.end() if found else offset
-        if self.text.startswith(("//", "/*", "#"), end):
-            raise NotJson(
-                "comments are not JSON: DeepSpeed's own reader takes them, those of transformers, accelerate and this "
-                "toolkit do not; remove it",
-                end,
-            )
-        return end
+        """The first offset from here that is neither white space nor in a comment."""
+        while True:
+            found = _SPACE.match(self.text, offset)
+            offset = found.end() if found else offset
+            if (comment := _COMMENT.match(self.text, offset)) is None:
+                break
+            self.lapses.append(Lapse("comment", "comments are not JSON", offset, comment.end()))
+            offset = comment.end()
+        if self.text.startswith("/*", offset):
+            raise NotJson("a comment that never ends with */", offset)
+        return offset
 
     def value(self, offset: int, at: Location) -> tuple[Any, int]:
         """The value that begins here, and the offset after it."""
@@ -99,11 +126,14 @@ class _Reader:
 
     def _object(self, start: int, at: Location) -> tuple[dict[str, Any], int]:
         content: dict[str, Any] = {}
-        offset = self.blank(start + 1)
+        offset, last_comma = self.blank(start + 1), start
         if self.text.startswith("}", offset):
             return content, offset + 1
         while True:
             key_start = offset
+            if self.text.startswith("}", offset):
+                self._spare_comma(last_comma, "brace")
+                return content, offset + 1
             if not self.text.startswith('"', offset):
                 self._refuse_key(offset)
             key, key_end = self._string(offset)
@@ -117,41 +147,46 @@ class _Reader:
                 self.repeated.append((here, key_start))
             content[key] = value
             self.members[here] = Member(key_start, key_end, value_start, end)
-            offset = self._after(end, "}", start)
-            if self.text[offset - 1] == "}":
+            offset, closed = self._after(end, "}", start)
+            if closed:
                 return content, offset
-            offset = self.blank(offset)
+            last_comma, offset = offset - 1, self.blank(offset)
 
     def _array(self, start: int, at: Location) -> tuple[list[Any], int]:
         content: list[Any] = []
-        offset = self.blank(start + 1)
+        offset, last_comma = self.blank(start + 1), start
         if self.text.startswith("]", offset):
             return content, offset + 1
         while True:
             if self.text.startswith("]", offset):
-                raise NotJson("a comma before the closing bracket; remove the comma", self.text.rfind(",", 0, offset))
+                self._spare_comma(last_comma, "bracket")
+                return content, offset + 1
             here = (*at, len(content))
             value, end = self.value(offset, here)
             content.append(value)
             self.members[here] = Member(offset, end, offset, end)
-            offset = self._after(end, "]", start)
-            if self.text[offset - 1] == "]":
+            offset, closed = self._after(end, "]", start)
+            if closed:
                 return content, offset
-            offset = self.blank(offset)
+            last_comma, offset = offset - 1, self.blank(offset)
 
-    def _after(self, end: int, closing: str, opened: int) -> int:
-        """The offset after the comma or the closing bracket that follows a value."""
+    def _after(self, end: int, closing: str, opened: int) -> tuple[int, bool]:
+        """The offset after the comma or the closing bracket that follows a value, and whether it was the bracket."""
         offset = self.blank(end)
         if self.text[offset : offset + 1] in (",", closing):
-            return offset + 1
+            return offset + 1, self.text[offset] == closing
+        if self.text.startswith('"', offset) and "\n" in self.text[end:offset]:
+            self.lapses.append(Lapse("comma", "a comma is missing at the end of the line", end, end, ","))
+            return offset, False
         if offset == len(self.text):
             line = self.text.count("\n", 0, opened) + 1
             raise NotJson(f"the file ends before the bracket of line {line} is closed with {closing}", offset)
         raise NotJson(f"a comma or {closing} is missing before {self.text[offset : offset + 10]!r}", end)
 
+    def _spare_comma(self, offset: int, closing: str) -> None:
+        self.lapses.append(Lapse("comma", f"a comma before the closing {closing}", offset, offset + 1))
+
     def _refuse_key(self, offset: int) -> NoReturn:
-        if self.text.startswith("}", offset):
-            raise NotJson("a comma before the closing brace; remove the comma", self.text.rfind(",", 0, offset))
         if self.text.startswith("'", offset):
             raise NotJson("a key in single quotes; JSON has double quotes", offset)
         if offset == len(self.text):
@@ -178,6 +213,10 @@ class _Reader:
             return _LITERALS[found], word.end()
         if found in _FOREIGN:
             raise NotJson(f"{found} is Python; JSON has {_FOREIGN[found]}", offset)
+        if word and found in _NOT_FINITE:
+            told = f"{found} is no number of JSON"
+            self.lapses.append(Lapse("not-finite", told, offset, word.end(), None))
+            return _NOT_FINITE[found], word.end()
         if found.lstrip("+-") in ("NaN", "Infinity", "inf", "nan"):
             raise NotJson(f"{found} is no number of JSON; write a finite one", offset)
         if found.startswith("'"):

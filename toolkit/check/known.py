@@ -1,29 +1,18 @@
 """Keys against a table of the known ones: unknown, misplaced, too new, of another type, out of range."""
 
-import difflib
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from toolkit.check.context import Context
 from toolkit.check.finding import Edit, Finding, Location
+from toolkit.check.meant import AMBIGUOUS
+from toolkit.check.nearest import nearest
 from toolkit.check.schema import Key, Section
 from toolkit.check.value import value_faults
 
-_CLOSE = 0.8
-"""Likeness (difflib) from which a name is taken for a misspelt one: `gradient_cliping` has 0.97."""
 _LIKE = 0.6
-_LONG = 8
-"""Letters from which the end of a known name is enough."""
-
-
-def nearest(name: str, known: list[str], *, cutoff: float = _CLOSE) -> str | None:
-    """The known name that looks most like it, if one does; letter case counts for nothing."""
-    lowered, plain = {one.lower(): one for one in known}, name.lower().replace("-", "_")
-    if close := difflib.get_close_matches(plain, lowered, n=1, cutoff=cutoff):
-        return lowered[close[0]]
-    # `micro_batch_size_per_gpu`, `multinode_launcher`: the right name without its first word.
-    longer = [one for key, one in lowered.items() if key.endswith(f"_{plain}")]
-    return longer[0] if len(longer) == 1 and len(plain) >= _LONG else None
+"""Likeness from which a name is told as the most alike, though not as the one that is meant."""
 
 
 class Walk(NamedTuple):
@@ -35,6 +24,8 @@ class Walk(NamedTuple):
     """Keys that another rule speaks of."""
     homes: Mapping[str, Location]
     """Key -> the only section that knows it, for keys that stand in the wrong one."""
+    meant: Mapping[Location, Location] = MappingProxyType({})
+    """Where a well-known wrong name stands -> the key that it stands for."""
 
 
 def homes(section: Section, at: Location = ()) -> dict[str, Location]:
@@ -75,6 +66,7 @@ def check_keys(content: Mapping[str, Any], section: Section, walk: Walk, *, at: 
             yield Finding("error", "repeated-key", here, told, "one of them is refused or lost", "keep one of the two")
         if known.since and not walk.context.since(known.since):
             yield _too_new(here, known, section, walk.context)
+            continue
         if known.section is not None and isinstance(value, dict):
             yield from check_keys(value, known.section, walk, at=here)
         elif value != "auto" or known.kind == "text":
@@ -82,7 +74,7 @@ def check_keys(content: Mapping[str, Any], section: Section, walk: Walk, *, at: 
 
 
 def _too_new(here: Location, known: Key, section: Section, context: Context) -> Finding:
-    refused = section.unknown == "refused"
+    refused = _refuses(section, context)
     return Finding(
         "error" if refused else "warning",
         "too-new-key",
@@ -97,12 +89,16 @@ def _unknown(name: str, section: Section, walk: Walk, *, at: Location) -> Iterat
     if section.unknown == "open" or (section.unknown == "ignored" and name.startswith(("_", "//", "#", "$"))):
         return
     here = (*at, name)
-    refused = section.unknown == "refused"
+    refused = _refuses(section, walk.context)
     effect = "the file is refused at start" if refused else "it is ignored without a word"
+    if here in walk.meant:
+        yield _meant(here, walk.meant[here], effect)
+        return
     home = walk.homes.get(name)
-    if home is not None and home != at:
+    if home is not None and home != at and at[-1:] != (name,):
         place = f"inside `{'.'.join(str(part) for part in home)}`" if home else "at the top level"
-        yield Finding("error", "misplaced-key", here, f"belongs {place}", effect, f"move it {place}")
+        remedy = f"move it {place}" if home else "move it to the top level"
+        yield Finding("error", "misplaced-key", here, f"belongs {place}", effect, remedy)
         return
     known = [one for one in section.names() if (found := section.find(one)) and _there(found, walk.context)]
     if close := nearest(name, known):
@@ -113,6 +109,20 @@ def _unknown(name: str, section: Section, walk: Walk, *, at: Location) -> Iterat
     like = nearest(name, known, cutoff=_LIKE)
     remedy = f"remove it; the most alike of the known keys is `{like}`" if like else "remove it"
     yield Finding("error" if refused else "warning", "unknown-key", here, "unknown key", effect, remedy)
+
+
+def _meant(here: Location, key: Location, effect: str) -> Finding:
+    named = ".".join(map(str, key))
+    if here[:-1] == key[:-1]:
+        edit = None if here[-1] in AMBIGUOUS else Edit("rename", str(key[-1]))
+        told = f"unknown key; DeepSpeed's name of it is `{named}`"
+        return Finding("error", "unknown-key", here, told, effect, f"write `{key[-1]}`", edit)
+    told = f"unknown key; DeepSpeed reads `{named}`"
+    return Finding("error", "misplaced-key", here, told, effect, f"write it as `{named}`")
+
+
+def _refuses(section: Section, context: Context) -> bool:
+    return section.unknown == "refused" and (not section.refuses_since or context.since(section.refuses_since))
 
 
 def _there(key: Key, context: Context) -> bool:

@@ -1,7 +1,10 @@
 """Releases of DeepSpeed that compute something wrong, and the settings that meet it.
 
 Each entry names the issue or pull request in github.com/deepspeedai/DeepSpeed (one is accelerate's); the ranges are of
-the releases that have the fault, the first fixed one excluded.
+the releases that have the fault, the first fixed one excluded. Where the issue does not say when it came, the sources
+of the releases were compared: a pipeline divided in `backward` up to 0.18.2, bf16 without ZeRO has had FP16_Optimizer
+since 0.17.6, only the first micro-batch has been copied to the host since 0.15.2, WarmupLR has taken the first group's
+rate since 0.17.2.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,7 +75,11 @@ def _pipeline(values: Values, context: Context) -> Meets | None:
 
 
 def _bf16_stage_0(values: Values, context: Context) -> Meets | None:
-    return Meets("error", _STAGE) if stage_of(values) == 0 and _bf16(values) else None
+    # With fp32 sums, and under a pipeline, BF16_Optimizer is chosen, which scales nothing.
+    piped = values.has("pipeline") or (context.plan is not None and context.plan.engine == "pipeline")
+    if stage_of(values) != 0 or not _bf16(values) or _wide_sums(values) or piped:
+        return None
+    return Meets("error", _STAGE)
 
 
 def _offload_accumulation(values: Values, context: Context) -> Meets | None:
@@ -83,13 +90,16 @@ def _offload_accumulation(values: Values, context: Context) -> Meets | None:
 
 
 def _stage_1_fp32_sums(values: Values, context: Context) -> Meets | None:
-    wide = values.get("data_types", "grad_accum_dtype") in ("fp32", "float32", "torch.float32")
-    return Meets("error", _STAGE) if stage_of(values) == 1 and _bf16(values) and wide else None
+    return Meets("error", _STAGE) if stage_of(values) == 1 and _bf16(values) and _wide_sums(values) else None
+
+
+def _wide_sums(values: Values) -> bool:
+    return values.get("data_types", "grad_accum_dtype") in ("fp32", "float32", "torch.float32", "float")
 
 
 def _overlap(values: Values, context: Context) -> Meets | None:
     at = ("zero_optimization", "overlap_comm")
-    return Meets("warning", at) if values.on(*at) else None
+    return Meets("warning", at) if values.on(*at) and stage_of(values) in (1, 2, None) else None
 
 
 def _autotp_stage_3(values: Values, context: Context) -> Meets | None:
@@ -98,8 +108,10 @@ def _autotp_stage_3(values: Values, context: Context) -> Meets | None:
 
 
 def _warmup(values: Values, context: Context) -> Meets | None:
-    kinds = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR")
-    return Meets("warning", ("scheduler", "type")) if values.get("scheduler", "type") in kinds else None
+    inherits = (
+        values.get("scheduler", "type") == "WarmupLR" and values.get("scheduler", "params", "warmup_max_lr") is None
+    )
+    return Meets("warning", ("scheduler", "type")) if inherits else None
 
 
 def _sequence(values: Values, context: Context) -> Meets | None:
@@ -124,18 +136,22 @@ FAULTS = (
           _accumulation),
     Fault("#8224", "0.18.3", "0.19.6", "gradients are missing where a module is used twice (ZeRO-2, bf16)",
           _stage_2_bf16),
-    Fault("#7773", "0.0.0", "0.18.5", "a pipeline adds gradients up instead of averaging them", _pipeline),
+    Fault("#7773", "0.18.3", "0.18.5", "a pipeline adds gradients up instead of averaging them", _pipeline),
     Fault("#8152", "0.18.5", "0.19.3", "a pipeline divides gradients by the accumulation at every stage", _pipeline),
-    Fault("#7837", "0.0.0", "0.18.6", "gradients are divided by 65536 (bf16, ZeRO-0)", _bf16_stage_0),
-    Fault("#7967", "0.0.0", "0.19.0", "only one micro-batch's gradients are kept (ZeRO 1 and 2, CPU offload)",
+    Fault("#7837", "0.17.6", "0.18.6", "gradients are added up over the steps, or divided by 65536 (bf16, ZeRO-0)",
+          _bf16_stage_0),
+    Fault("#7967", "0.15.2", "0.19.0", "only one micro-batch's gradients are kept (ZeRO 1 and 2, CPU offload)",
           _offload_accumulation),
     Fault("#7985", "0.18.6", "0.19.0", "the last micro-batch leaks into the next step (ZeRO-1, bf16, fp32 sums)",
           _stage_1_fp32_sums),
-    Fault("#8061", "0.0.0", "0.19.3", "buckets are reused before they are sent (overlap_comm)", _overlap),
+    Fault("#8061", "0.0.0", "0.19.3", "gradients of several streams, as torch.compile has, are sent before they are "
+          "there (ZeRO 1 and 2, overlap_comm)", _overlap),
     Fault("#8168", "0.16.4", "0.19.4", "checkpoints are incomplete (AutoTP with ZeRO-3)", _autotp_stage_3),
-    Fault("#8171", "0.0.0", "0.19.4", "groups of parameters all get the first one's learning rate", _warmup),
-    Fault("#8226", "0.0.0", "0.19.6", "checkpoints come from the wrong rank (sequence parallelism)", _sequence),
-    Fault("#8210", "0.0.0", "0.19.5", "small weights are stale in the secondary shards (hpZ)", _hpz),
+    Fault("#8171", "0.17.2", "0.19.4", "groups of parameters all get the first one's learning rate (WarmupLR without "
+          "`warmup_max_lr`)", _warmup),
+    Fault("#8226", "0.17.0", "0.19.6", "checkpoints come from the wrong rank (sequence parallelism)", _sequence),
+    Fault("#8210", "0.0.0", "0.19.5", "a weight too small for a shard on each rank stops the run, or has unset padding "
+          "(hpZ)", _hpz),
     Fault("#7585", "0.0.0", "0.18.0", "universal checkpoints load wrong with ZeRO-3 on several nodes",
           _universal_stage_3),
 )  # fmt: skip

@@ -1,14 +1,14 @@
-"""`optimizer` and `scheduler` of a ds_config: which there are, what they take, and who reads the sections.
+"""`optimizer` of a ds_config: which there are, what they take, and who reads the section.
 
 Source: deepspeed 0.19.8 runtime/config.py (`DEEPSPEED_OPTIMIZERS`), runtime/engine.py (`_configure_basic_optimizer`,
-`_is_supported_optimizer`: any class of torch.optim goes), runtime/lr_schedules.py.
+`_is_supported_optimizer`: any class of torch.optim goes).
 """
 
 from collections.abc import Iterator
 
 from toolkit.check.context import Context, Values
 from toolkit.check.finding import Edit, Finding
-from toolkit.check.known import nearest
+from toolkit.check.nearest import nearest
 from toolkit.check.removed import ONE_BIT
 from toolkit.check.value import shown
 
@@ -22,26 +22,6 @@ _ADAM = {
     "fp32_optimizer_states", "set_grad_none", "adamw_mode", "max_grad_norm", "maximize", "capturable",
     "differentiable", "fused",
 }  # fmt: skip
-_TORCH_SCHEDULES = (
-    "LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "SequentialLR",
-    "PolynomialLR", "CosineAnnealingLR", "ChainedScheduler", "ReduceLROnPlateau", "CyclicLR", "OneCycleLR",
-    "CosineAnnealingWarmRestarts",
-)  # fmt: skip
-_SCHEDULES: dict[str, tuple[set[str], set[str]]] = {
-    "WarmupLR": ({"warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type"}, set()),
-    "WarmupDecayLR": ({"warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type"}, {"total_num_steps"}),
-    "WarmupCosineLR": ({"warmup_min_ratio", "warmup_num_steps", "cos_min_ratio", "warmup_type"}, {"total_num_steps"}),
-    "LRRangeTest": ({f"lr_range_test_{part}" for part in ("min_lr", "step_size", "step_rate", "staircase")}, set()),
-    "OneCycle": (
-        {
-            "decay_lr_rate", "cycle_first_step_size", "cycle_second_step_size", "cycle_first_stair_count",
-            "cycle_second_stair_count", "decay_step_size", "cycle_momentum", "cycle_min_mom", "cycle_max_mom",
-            "decay_mom_rate",
-        },
-        {"cycle_min_lr", "cycle_max_lr"},
-    ),
-}  # fmt: skip
-"""Schedule -> what it takes, what it needs besides."""
 
 
 def optimizer(values: Values, context: Context) -> Iterator[Finding]:
@@ -95,44 +75,3 @@ def _unread(values: Values) -> Iterator[Finding]:
         if values.has(name):
             told, remedy = "is not read in a run of this toolkit", f"remove it and set `{place}` in recipe.yaml"
             yield Finding("error", "unread-section", (name,), told, "`toolkit launch` refuses the file", remedy)
-
-
-def scheduler(values: Values, context: Context) -> Iterator[Finding]:
-    """The section `scheduler`."""
-    kind = values.get("scheduler", "type")
-    if context.read_by == "toolkit" or not isinstance(kind, str):
-        return
-    if kind in _TORCH_SCHEDULES:
-        return
-    if kind not in _SCHEDULES:
-        close = nearest(kind, list(_SCHEDULES), cutoff=0.6)
-        if close:
-            told, at = f"is {shown(kind)}; did you mean {close}?", ("scheduler", "type")
-            yield Finding("error", "scheduler", at, told, "DeepSpeed finds no such schedule", f"write {close}")
-        return
-    taken, needed = _SCHEDULES[kind]
-    params = values.get("scheduler", "params")
-    given = params if isinstance(params, dict) else {}
-    for name in sorted(needed - given.keys()):
-        told, remedy = f"{kind} needs `{name}`", f"add `{name}`"
-        yield Finding("error", "scheduler", ("scheduler", "params"), told, "a TypeError at start", remedy)
-    for name in given:
-        if name not in taken | needed | {"last_batch_iteration"}:
-            close = nearest(str(name), sorted(taken | needed))
-            told = f"unknown key; did you mean `{close}`?" if close else f"{kind} does not take it"
-            remedy = f"write `{close}`" if close else "remove it"
-            edit = Edit("rename", close) if close else None
-            yield Finding("error", "unknown-key", ("scheduler", "params", str(name)), told, "a TypeError at start",
-                          remedy, edit)  # fmt: skip
-    yield from _steps(values, context)
-
-
-def _steps(values: Values, context: Context) -> Iterator[Finding]:
-    at = ("scheduler", "params", "warmup_num_steps")
-    warmup, total = values.number(*at), values.number("scheduler", "params", "total_num_steps")
-    if warmup == 0 and context.since("0.19.6"):
-        told, remedy = "is 0; DeepSpeed refuses it since 0.19.6", "write 1"
-        yield Finding("error", "out-of-range", at, told, "a ValueError at start", remedy)
-    if warmup is not None and total is not None and warmup > total:
-        told = f"is {warmup:g}, of {total:g} steps in all"
-        yield Finding("warning", "scheduler", at, told, "the peak is never reached", "write fewer than all")

@@ -4,10 +4,12 @@ Source: deepspeed 0.19.8 runtime/config.py (`_initialize_params`, `_do_error_che
 (`_assert_valid_mixed_precision_config`).
 """
 
+import math
 from collections.abc import Iterator
 
 from toolkit.check.context import Context, Values
 from toolkit.check.finding import Finding
+from toolkit.check.value import shown
 
 _NAMES = {"half": "fp16", "float16": "fp16", "bfloat16": "bf16", "float": "fp32", "float32": "fp32"}
 
@@ -77,14 +79,15 @@ def _low_precision_states(values: Values) -> Iterator[Finding]:
 
 def _loss_scale(values: Values) -> Iterator[Finding]:
     for name in ("loss_scale", "loss_scale_window", "min_loss_scale"):
-        if isinstance(values.get("fp16", name), bool):
-            told, effect = "is a truth value, needs a number", "DeepSpeed refuses it at start"
+        given = values.get("fp16", name)
+        if isinstance(given, bool) or (isinstance(given, float) and not math.isfinite(given)):
+            told, effect = f"is {shown(given)}, needs a number", "DeepSpeed refuses it at start"
             yield Finding("error", "wrong-type", ("fp16", name), told, effect, "write a number")
     dynamic = values.on("fp16", "enabled") and not values.number("fp16", "loss_scale")
     for name in ("loss_scale_window", "min_loss_scale"):
-        given = values.number("fp16", name)
-        if dynamic and given is not None and given <= 0:
-            told = f"is {given:g}, needs to be above 0 with a dynamic loss scale"
+        number = values.number("fp16", name)
+        if dynamic and number is not None and number <= 0:
+            told = f"is {number:g}, needs to be above 0 with a dynamic loss scale"
             effect = "DeepSpeed refuses it, or divides by 0"
             yield Finding("error", "out-of-range", ("fp16", name), told, effect, "write 1 or more")
     scale = values.number("fp16", "loss_scale")

@@ -39,14 +39,18 @@ _ZERO: dict[str, Removed] = {
     "zeropp_loco_param": Removed("0.19.8", "remove it; `zero_quantized_gradients` works without it"),
 }
 _LOSS_SCALE = ("auto_cast", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "min_loss_scale")
-_NEVER: dict[Location, str] = {
-    **{("bf16", name): "is a key of fp16; bf16 scales no loss" for name in (*_LOSS_SCALE, "consecutive_hysteresis")},
+_NEVER: dict[Location, Removed] = {
     **{
-        ("compile", name): "is no key of `compile` any more: `engine.compile()` starts torch.compile"
+        ("bf16", name): Removed("0.17.1", "is a key of fp16; bf16 scales no loss")
+        for name in (*_LOSS_SCALE, "consecutive_hysteresis")
+    },
+    **{
+        ("compile", name): Removed("0.16.6", "is no key of `compile` any more: `engine.compile()` starts torch.compile")
         for name in ("disable", "enabled", "backend", "kwargs")
     },
 }
-"""Keys that old templates carry in sections that refuse them."""
+"""Keys that old templates carry in sections that refuse them -> since when, and why; older releases ignore them."""
+_THREADS_SINCE = "0.16.4"
 _REPLACED: dict[str, str] = {
     "cpu_offload": '"offload_optimizer": {"device": "cpu"}',
     "cpu_offload_param": '"offload_param": {"device": "cpu"}',
@@ -71,12 +75,13 @@ def removed_keys(values: Values, context: Context) -> Iterator[Finding]:
     for name in values.content:
         if name in _TOP:
             yield _finding((name,), _TOP[name], context)
-    for location, why in _NEVER.items():
+    for location, (since, why) in _NEVER.items():
         if values.has(*map(str, location)):
-            yield Finding(
-                "error", "removed-key", location, why, "the file is refused at start", "remove it", Edit("remove")
-            )
-    if values.has("aio", "thread_count"):
+            refused = context.since(since)
+            effect = "the file is refused at start" if refused else f"it is ignored, and refused from {since} on"
+            edit = Edit("remove") if refused else None
+            yield Finding("error" if refused else "warning", "removed-key", location, why, effect, "remove it", edit)
+    if values.has("aio", "thread_count") and context.since(_THREADS_SINCE):
         told, effect = "is called `intra_op_parallelism` now", "it is ignored without a word: one thread a rank"
         edit, remedy = Edit("rename", "intra_op_parallelism"), "write `intra_op_parallelism`"
         yield Finding("warning", "removed-key", ("aio", "thread_count"), told, effect, remedy, edit)

@@ -32,6 +32,8 @@ class Key:
     """The release that brought it, where it is newer than what people still run."""
     nullable: bool = False
     """Whether null is taken although there is a default; where there is none, it is."""
+    converted: bool = False
+    """Whether the reader converts this value, although it converts none of its section."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Section:
 
     keys: Mapping[str, Key]
     unknown: Unknown = "ignored"
+    refuses_since: str = ""
+    """The first release that refuses unknown keys, where older ones ignored them."""
     strict: bool = True
     """The reader does not convert: "4" for 4 fails or counts as true. False: it does, as pydantic does."""
     aliases: Mapping[str, str] | None = None
@@ -65,10 +69,11 @@ def whole(default: int | None = None, *, low: float | None = None, above: bool =
 
 
 def number(
-    default: float | None = None, *, low: float | None = None, high: float | None = None, above: bool = False
-) -> Key:
+    default: float | None = None, *, low: float | None = None, high: float | None = None, above: bool = False,
+    since: str = "",
+) -> Key:  # fmt: skip
     """Any number."""
-    return Key("number", default, low=low, high=high, above=above)
+    return Key("number", default, low=low, high=high, above=above, since=since)
 
 
 def text(default: str | None = None, *, since: str = "") -> Key:

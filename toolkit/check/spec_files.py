@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from toolkit.check.finding import Edit, Finding, Location
-from toolkit.check.known import nearest
+from toolkit.check.nearest import nearest
 from toolkit.planner.plan import Plan
 from toolkit.specs.base import Spec, placed_faults
 from toolkit.specs.recipe import Recipe

@@ -1,11 +1,13 @@
 """One value against its type and range."""
 
+import json
 import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from toolkit.check.finding import Edit, Finding, Location
+from toolkit.check.nearest import nearest
 from toolkit.check.schema import Key
 
 _NEEDED = {
@@ -24,6 +26,8 @@ _NEEDED = {
 _TRUTHS = ("true", "false", "yes", "no", "on", "off", "0", "1", "t", "f", "y", "n")
 """Texts that pydantic takes for true or false."""
 _SHOWN = 60
+_TOO_LARGE = 2**63
+"""Numbers with point or exponent from here on are no whole ones for pydantic."""
 
 
 def shown(value: Any) -> str:
@@ -52,14 +56,15 @@ def value_faults(value: Any, key: Key, *, strict: bool, at: Location) -> Iterato
         if not isinstance(value, str) or value not in key.choices:
             yield _choice(value, key, at)
         return
-    if _is(value, key.kind):
+    if _is(value, key.kind) and not (key.kind == "int" and not strict and abs(value) >= _TOO_LARGE):
         if key.kind in ("int", "number"):
             yield from _range(value, key, at)
         return
+    strict = strict and not key.converted
     converted = None if strict else _converted(value, key.kind)
     if converted is None:
         told = f"is {shown(value)}, needs {_NEEDED[key.kind]}"
-        edit = _unquoted(value, key.kind)
+        edit = _switch(value, key) if key.kind == "section" else _unquoted(value, key.kind)
         remedy = f"write {edit.text if edit else _NEEDED[key.kind]}"
         yield Finding("error", "wrong-type", at, told, _effect(value, key, strict), remedy, edit)
     elif key.kind in ("int", "number"):
@@ -138,14 +143,10 @@ def _range(value: float, key: Key, at: Location) -> Iterator[Finding]:
 def _choice(value: Any, key: Key, at: Location) -> Finding:
     known = list({one.lower(): one for one in reversed(key.choices)}.values())[::-1]
     told = f"is {shown(value)}, needs {' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
-    return Finding(
-        "error",
-        "wrong-value",
-        at,
-        told,
-        "it is refused at start, or replaced by the default",
-        f"write one of {', '.join(known)}",
-    )
+    close = nearest(value, known) if isinstance(value, str) else None
+    remedy = f"write {close}" if close else f"write one of {', '.join(known)}"
+    edit = Edit("replace", json.dumps(close)) if close else None
+    return Finding("error", "wrong-value", at, told, "it is refused at start, or replaced by the default", remedy, edit)
 
 
 def _unquoted(value: Any, kind: str) -> Edit | None:
@@ -161,8 +162,15 @@ def _unquoted(value: Any, kind: str) -> Edit | None:
     return Edit("replace", bare) if kind in ("int", "number") and numeric else None
 
 
+def _switch(value: Any, key: Key) -> Edit | None:
+    """`"bf16": true` as the section that it stands for."""
+    if not isinstance(value, bool) or key.section is None or "enabled" not in key.section.keys:
+        return None
+    return Edit("replace", json.dumps({"enabled": value}))
+
+
 def _effect(value: Any, key: Key, strict: bool) -> str:
-    if not strict:
+    if not strict or key.kind == "section":
         return "it is refused at start"
     if key.kind == "flag" and isinstance(value, str):
         return "any text, also this one, counts as true" if value else "an empty text counts as false"

@@ -7,7 +7,7 @@ Source: deepspeed 0.19.8 runtime/zero/config.py (validators), runtime/config.py 
 from collections.abc import Iterator
 
 from toolkit.check.context import Context, Values
-from toolkit.check.finding import Finding, Location
+from toolkit.check.finding import Edit, Finding, Location
 from toolkit.check.value import shown
 
 _Z = "zero_optimization"
@@ -36,7 +36,8 @@ def zero(values: Values, context: Context) -> Iterator[Finding]:
     """Everything that depends on the stage."""
     if isinstance(values.get(_Z), bool):
         told, remedy = "true or false is the format of 2020", 'write {"stage": 1}, or the stage that is meant'
-        yield Finding("warning", "deprecated-key", (_Z,), told, "true means stage 1", remedy)
+        edit = Edit("replace", f'{{"stage": {int(values.get(_Z))}}}')
+        yield Finding("warning", "deprecated-key", (_Z,), told, "true means stage 1, false 0", remedy, edit)
     stage = stage_of(values)
     if stage is None:
         return
@@ -48,6 +49,7 @@ def zero(values: Values, context: Context) -> Iterator[Finding]:
     yield from _disk(values, stage)
     yield from _only_of_stage_3(values, stage)
     yield from _refusals(values, stage)
+    yield from _buckets(values, context)
     yield from _saving(values, stage)
 
 
@@ -133,6 +135,13 @@ def _refusals(values: Values, stage: int) -> Iterator[Finding]:
         told = f"sum is not for {' and '.join(named)}"
         yield Finding("error", "allreduce-sum", ("gradient_allreduce_op",), told, _REFUSED, "remove it")
     yield from _unmanaged(values, stage)
+
+
+def _buckets(values: Values, context: Context) -> Iterator[Finding]:
+    at = (_Z, "reduce_bucket_size")
+    if values.off(*at) and context.since("0.19.6"):
+        told, remedy = "is 0, needs to be above 0 since 0.19.6", "write 5e8, the default"
+        yield Finding("error", "out-of-range", at, told, _REFUSED, remedy)
 
 
 def _unmanaged(values: Values, stage: int) -> Iterator[Finding]:

@@ -134,8 +134,8 @@ def parse_json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_finite)
 
 
-def bounded_text(path: Path, max_bytes: int) -> str:
-    """The text of a file that is not larger than it may be.
+def bounded_text(path: Path, max_bytes: int, *, with_mark: bool = False) -> str:
+    """The text of a file that is not larger than it may be, without a byte-order mark unless it is asked for.
 
     Raises:
         SpecError: missing, unreadable, larger, or not UTF-8.
@@ -149,7 +149,7 @@ def bounded_text(path: Path, max_bytes: int) -> str:
     if len(content) > max_bytes:
         raise SpecError(f"{path}: has more than {max_bytes:,} bytes, which no such file needs; give the right file")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8" if with_mark else "utf-8-sig")
     except UnicodeDecodeError:
         raise SpecError(f"{path}: not UTF-8 text; give a YAML or JSON file") from None
 

@@ -114,6 +114,8 @@ VALUES = (
 OF_SEVERAL_KEYS = {
     ("zero_optimization", "compute_grad_norm"),
     ("zero_optimization", "stage"),
+    # Refused since 0.19.6 only.
+    ("zero_optimization", "reduce_bucket_size"),
     # A validator of its own; precision_rules.py has it.
     *(("fp16", name) for name in ("loss_scale", "loss_scale_window", "min_loss_scale")),
 }

@@ -10,21 +10,31 @@ from hypothesis import strategies as st
 from toolkit.check import json_reader
 from toolkit.check.api import Question, check_document
 from toolkit.check.document import json_document
+from toolkit.check.fix import fixed
 from toolkit.check.releases import Release
 
+LAPSES = {
+    "comment": ('{\n  "a": 1, // one\n  "b": 2\n}', 2, 11, "comment", "comments", '{\n  "a": 1,\n  "b": 2\n}'),
+    "comment in C": ('{\n  /* a */ "a": 1\n}', 2, 3, "comment", "comments are not JSON", '{\n "a": 1\n}'),
+    "comment on lines": ('{ /* a\n b */\n"a": 1}', 1, 3, "comment", "comments are not JSON", '{\n"a": 1}'),
+    "hash": ('{\n# a\n"a": 1}', 2, 1, "comment", "comments are not JSON", '{\n"a": 1}'),
+    "three": ('{// a\n# b\n\t//c\r\n"a": 1}', 1, 2, "comment", "(3 of them)", '{\n"a": 1}'),
+    "trailing comma": ('{\n  "a": 1,\n}', 2, 9, "comma", "a comma before the closing brace", '{\n  "a": 1\n}'),
+    "trailing comma in a list": ('{\n  "a": [1,\n 2,\n]}', 3, 3, "comma", "closing bracket", '{\n  "a": [1,\n 2\n]}'),
+    "missing comma": ('{\n  "a": 1\n  "b": 2}', 2, 9, "comma", "a comma is missing", '{\n  "a": 1,\n  "b": 2}'),
+    "mark": ('\ufeff{"a": 1}', 1, 1, "byte-order-mark", "byte-order mark", '{"a": 1}'),
+    "no number": ('{\n  "a": NaN}', 2, 8, "not-finite", "NaN is no number", '{\n  "a": NaN}'),
+    "infinite": ('{\n  "a": -Infinity}', 2, 8, "not-finite", "-Infinity is no number", '{\n  "a": -Infinity}'),
+}  # fmt: skip
 BROKEN = {
-    "comment": ('{\n  "a": 1, // one\n  "b": 2\n}', 2, 11, "comments are not JSON"),
-    "comment in C": ('{\n  /* a */ "a": 1\n}', 2, 3, "comments are not JSON"),
-    "hash": ('{\n# a\n"a": 1}', 2, 1, "comments are not JSON"),
-    "trailing comma": ('{\n  "a": 1,\n}', 2, 9, "a comma before the closing brace"),
-    "trailing comma in a list": ('{\n  "a": [1,\n 2,\n]}', 3, 3, "a comma before the closing bracket"),
-    "missing comma": ('{\n  "a": 1\n  "b": 2}', 2, 9, "a comma or } is missing"),
+    "comment without an end": ('{\n  "a": 1 /* b\n}', 2, 10, "never ends"),
+    "missing comma on a line": ('{\n  "a": 1 "b": 2}', 2, 9, "a comma or } is missing"),
     "missing colon": ('{\n  "a" 1}', 2, 7, "a colon is missing"),
     "single quotes": ("{\n  'a': 1}", 2, 3, "single quotes"),
     "text in single quotes": ("{\n  \"a\": 'b'}", 2, 8, "single quotes"),
     "Python's True": ('{\n  "a": True}', 2, 8, "True is Python; JSON has true"),
     "Python's None": ('{\n  "a": None}', 2, 8, "None is Python"),
-    "no number": ('{\n  "a": NaN}', 2, 8, "NaN is no number"),
+    "no number of Python's either": ('{\n  "a": nan}', 2, 8, "nan is no number"),
     "too large": ('{\n  "a": 1e999}', 2, 8, "too large"),
     "a bare word": ('{\n  "a": cpu}', 2, 8, "a value was expected"),
     "a bare key": ('{\n  a: 1}', 2, 3, "a key in double quotes"),
@@ -34,6 +44,33 @@ BROKEN = {
     "nothing": ("  \n", 2, 1, "the file is empty"),
     "brackets": ("[" * 200, 1, 102, "brackets inside each other"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAPSES)
+def test_what_leaves_no_doubt_is_told_mended_and_read_on(name: str) -> None:
+    text, line, column, rule, words, mended = LAPSES[name]
+    document = json_document(Path("a.json"), text)
+    found = list(check_document(document, Question(Release.parse("0.19.8"), kind="ds_config")))
+    (lapse,) = [one for one in found if one.finding.rule == rule]
+    assert (lapse.line, lapse.column, lapse.finding.severity) == (line, column, "error")
+    assert words in lapse.finding.message
+    # The key is checked too: no ds_config has it.
+    assert any(one.finding.rule == "no-ds-config" for one in found)
+    assert fixed(document, [one.finding for one in found]) == mended
+
+
+def test_deepspeeds_own_reader_takes_comments_and_no_infinity() -> None:
+    text = '{"train_batch_size": 1, // one\n"steps_per_print": Infinity,}'
+    severities = {
+        reader: {one.finding.rule: one.finding.severity for one in check_document(
+            json_document(Path("a.json"), text), Question(Release.parse("0.19.8"), read_by=reader)
+        )} for reader in (None, "trainer", "deepspeed", "toolkit")
+    }  # fmt: skip
+    for reader, numbers in ((None, "warning"), ("trainer", "warning"), ("deepspeed", "error"), ("toolkit", "error")):
+        assert severities[reader]["not-finite"] == numbers
+        assert {severities[reader][rule] for rule in ("comment", "comma")} == {
+            "note" if reader == "deepspeed" else "error"
+        }
 
 
 def told(text: str) -> list[tuple[int, int, str, str]]:
@@ -73,13 +110,23 @@ def test_reads_what_the_standard_library_writes(value: object, indent: int | str
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(alphabet='{}[]":,01e-.tfn\\ \n/#x', max_size=30))
-def test_accepts_what_the_standard_library_accepts(text: str) -> None:
+@given(st.text(alphabet='{}[]":,01e-.tfn\\ \n/#x*', max_size=30))
+def test_accepts_what_the_standard_library_accepts_and_says_what_it_does_not(text: str) -> None:
     try:
         wanted = json.loads(text)
     except ValueError:
-        with pytest.raises(json_reader.NotJson) as caught:
-            json_reader.read(text)
-        assert 0 <= caught.value.offset <= len(text)
+        try:
+            read = json_reader.read(text)
+        except json_reader.NotJson as error:
+            read, offset = None, error.offset
+        if read is None:
+            assert 0 <= offset <= len(text)
+            return
+        assert read.lapses
+        mended = text
+        for lapse in reversed(read.lapses):
+            mended = f"{mended[: lapse.start]}{lapse.instead}{mended[lapse.end :]}"
+        assert json.loads(mended) == read.value
     else:
-        assert json_reader.read(text).value == wanted
+        read = json_reader.read(text)
+        assert (read.value, read.lapses) == (wanted, [])
