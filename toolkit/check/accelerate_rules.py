@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from toolkit.check.accelerate_ranks import is_true, ranks
 from toolkit.check.accelerate_schema import ACCELERATE, PREFIXES
 from toolkit.check.accelerate_words import sagemaker, stray, told_by_words, words
 from toolkit.check.context import Context, Values
@@ -52,10 +53,7 @@ def check_accelerate(values: Values, context: Context, *, folder: Path) -> Itera
         )
     yield from _cpu(values)
     yield from _deepspeed(values, folder)
-    yield from _machines(values)
-    yield from _fsdp(values)
-    yield from _megatron(values)
-    yield from _sections(values)
+    yield from ranks(values)
     yield from _against_plan(values, context)
 
 
@@ -83,7 +81,8 @@ def _cpu(values: Values) -> Iterator[Finding]:
 def _deepspeed(values: Values, folder: Path) -> Iterator[Finding]:
     section = ("deepspeed_config",)
     if values.get("distributed_type") != "DEEPSPEED":
-        if values.get("deepspeed_config"):
+        # In another letter case it is meant, and told already.
+        if values.get("deepspeed_config") and str(values.get("distributed_type")).upper() != "DEEPSPEED":
             told = f"distributed_type is {values.get('distributed_type')}"
             yield Finding("warning", "unused-section", section, told, "the section is not read", "write DEEPSPEED")
         return
@@ -106,13 +105,16 @@ def _deepspeed(values: Values, folder: Path) -> Iterator[Finding]:
             yield Finding("warning", "no-file", at, told, "accelerate takes the name for the config's text and fails",
                           "give a path from where the run is started")  # fmt: skip
         return
-    stage = values.whole("deepspeed_config", "zero_stage")
+    given = values.get("deepspeed_config", "zero_stage")
+    stage = (
+        int(given) if isinstance(given, str) and given.isdecimal() else values.whole("deepspeed_config", "zero_stage")
+    )
     stage = 2 if stage is None else stage
     if not values.has("deepspeed_config", "gradient_clipping"):
         told = "`gradient_clipping` is missing: accelerate fills in 1.0, the Trainer its max_grad_norm"
         effect = "`clip_grad_norm_(max_norm)` of the script does not count under DeepSpeed"
         yield Finding("note", "clipping-default", section, told, effect, "write the norm")
-    if stage < 3 and values.get("deepspeed_config", "offload_param_device") not in (None, "none"):
+    if stage < 3 and str(values.get("deepspeed_config", "offload_param_device")).lower() in ("cpu", "nvme"):
         at = (*section, "offload_param_device")
         told = f"weights are offloaded by ZeRO-3 alone, the stage is {stage}"
         yield Finding("error", "offload-stage", at, told, "they stay on the GPU", "set `zero_stage` to 3")
@@ -125,81 +127,9 @@ def _deepspeed(values: Values, folder: Path) -> Iterator[Finding]:
     if stage > 3:
         told = f"is {stage}, needs to be 0, 1, 2 or 3"
         yield Finding("error", "out-of-range", (*section, "zero_stage"), told, "it is refused at start", "write one")
-    if stage != 3 and _true(values.get("deepspeed_config", "zero3_init_flag")):
+    if stage != 3 and is_true(values.get("deepspeed_config", "zero3_init_flag")):
         told = f"is for ZeRO-3, the stage is {stage}"
         yield Finding("note", "zero3-init", (*section, "zero3_init_flag"), told, "accelerate sets it to false", "")
-
-
-def _true(value: Any) -> bool:
-    return value is True or (isinstance(value, str) and value.lower() == "true")
-
-
-def _machines(values: Values) -> Iterator[Finding]:
-    machines, ranks = values.whole("num_machines") or 1, values.whole("num_processes")
-    if ranks is not None and ranks > 0 and ranks % machines:
-        told = f"is {ranks}, which {machines} machines do not divide"
-        effect = "the rest of the ranks is left out without a word"
-        yield Finding("error", "ranks", ("num_processes",), told, effect, "write ranks of all machines together")
-    if machines < 2:
-        return
-    for name in ("main_process_ip", "main_process_port"):
-        if values.get(name) is None:
-            told = f"{machines} machines need `{name}`"
-            effect = "an AssertionError at start, unless `accelerate launch` is given it"
-            yield Finding(
-                "warning", "rendezvous", ("num_machines",), told, effect, f"add `{name}`, or give it at launch"
-            )
-    if values.get("main_process_port") == 0:
-        told = "is 0 with several machines, which each take another free port"
-        yield Finding(
-            "error", "rendezvous", ("main_process_port",), told, "the ranks never meet", "write a port, as 29500"
-        )
-    launcher = values.get("deepspeed_config", "deepspeed_multinode_launcher")
-    if values.get("distributed_type") == "DEEPSPEED" and launcher in (None, "pdsh"):
-        at = ("deepspeed_config", *(("deepspeed_multinode_launcher",) if launcher else ()))
-        hosts = values.get("deepspeed_config", "deepspeed_hostfile")
-        told = "pdsh, the default, starts the ranks of all machines from one" + (
-            "" if hosts else ", and needs a hostfile"
-        )
-        effect = "without pdsh, a hostfile and ssh without passwords nothing starts"
-        yield Finding("note" if hosts else "warning", "launcher", at, told, effect,
-                      "write standard, and start the command on every machine")  # fmt: skip
-
-
-def _fsdp(values: Values) -> Iterator[Finding]:
-    if values.get("distributed_type") != "FSDP":
-        return
-    section = "fsdp_config"
-    loads = values.get(section, "fsdp_cpu_ram_efficient_loading")
-    if _true(loads) and values.get(section, "fsdp_sync_module_states") in (False, "false"):
-        told = "true needs `fsdp_sync_module_states: true`"
-        yield Finding("error", "fsdp", (section, "fsdp_cpu_ram_efficient_loading"), told,
-                      "ranks above 0 train random weights, or accelerate refuses it", "set both to true")  # fmt: skip
-
-
-def _megatron(values: Values) -> Iterator[Finding]:
-    if values.get("distributed_type") != "MEGATRON_LM":
-        return
-    section = ("megatron_lm_config",)
-    if not values.has(*section, "megatron_lm_context_parallel_size"):
-        told = "`megatron_lm_context_parallel_size` is missing, and accelerate's default is 2"
-        effect = "half of the ranks divide sequences that the script does not divide"
-        yield Finding("error", "context-parallel-default", section, told, effect, "write 1")
-
-
-def _sections(values: Values) -> Iterator[Finding]:
-    for engine, section in (("FSDP", "fsdp_config"), ("MEGATRON_LM", "megatron_lm_config")):
-        if values.get(section) and values.get("distributed_type") not in (None, engine):
-            told = f"is for distributed_type {engine}, which is {values.get('distributed_type')}"
-            yield Finding("warning", "unused-section", (section,), told, "it is not read", "remove it")
-    sizes = [values.whole("parallelism_config", f"parallelism_config_{one}_size") or 1 for one in
-             ("dp_replicate", "dp_shard", "tp", "cp", "sp")]  # fmt: skip
-    product, ranks = 1, values.whole("num_processes")
-    for size in sizes:
-        product *= size
-    if values.get("parallelism_config") and ranks is not None and ranks > 0 and product not in (1, ranks):
-        told = f"its sizes multiply to {product}, num_processes is {ranks}"
-        yield Finding("error", "degree", ("parallelism_config",), told, _REFUSED, "make them equal")
 
 
 def _against_plan(values: Values, context: Context) -> Iterator[Finding]:
@@ -221,7 +151,7 @@ def _against_plan(values: Values, context: Context) -> Iterator[Finding]:
         yield Finding(
             "error", "plan", ("distributed_type",), told, "the engine finds no process group", f"write {wanted}"
         )
-    if _true(values.get("deepspeed_config", "zero3_init_flag")):
+    if is_true(values.get("deepspeed_config", "zero3_init_flag")):
         told = "true divides every model that is made in the process, also those that only export"
         at = ("deepspeed_config", "zero3_init_flag")
         yield Finding("warning", "zero3-init", at, told, "exports and checks see empty weights", "write false")

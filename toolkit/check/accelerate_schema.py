@@ -11,6 +11,12 @@ from toolkit.check.schema import OPEN, Key, Section, flag, number, one_of, part,
 _WORD = Key("open")
 """True, false or a text that says so: accelerate compares lower-case texts."""
 
+
+def _any_case(*choices: str) -> Key:
+    """One of a few words; accelerate makes capitals of what is given."""
+    return Key("choice", choices=choices, converted=True)
+
+
 _DEVICE = one_of("none", "cpu", "nvme", "NONE", "CPU", "NVME", default="none")
 _PRECISION = one_of("no", "fp16", "bf16", "fp8", "NO", "FP16", "BF16", "FP8")
 _DEEPSPEED = Section(
@@ -36,13 +42,25 @@ _DEEPSPEED = Section(
 )
 _FSDP = Section(
     {
-        f"fsdp_{name}": OPEN
-        for name in (
-            "version", "offload_params", "min_num_params", "sharding_strategy", "reshard_after_forward",
-            "auto_wrap_policy", "transformer_layer_cls_to_wrap", "backward_prefetch", "state_dict_type",
-            "forward_prefetch", "use_orig_params", "cpu_ram_efficient_loading", "sync_module_states",
-            "activation_checkpointing", "activation_checkpointing_offload", "ignored_modules",
-        )
+        **{
+            f"fsdp_{name}": OPEN
+            for name in (
+                "version", "offload_params", "min_num_params", "reshard_after_forward",
+                "transformer_layer_cls_to_wrap", "forward_prefetch", "use_orig_params", "cpu_ram_efficient_loading",
+                "sync_module_states", "activation_checkpointing", "activation_checkpointing_offload",
+                "ignored_modules",
+            )
+        },
+        # Names, or their numbers from 1.
+        "fsdp_sharding_strategy": _any_case(
+            "FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2", "_HYBRID_SHARD_ZERO2",
+            "1", "2", "3", "4", "5",
+        ),
+        "fsdp_auto_wrap_policy": _any_case("TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP"),
+        "fsdp_backward_prefetch": _any_case("BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH", "1", "2"),
+        "fsdp_state_dict_type": _any_case(
+            "FULL_STATE_DICT", "LOCAL_STATE_DICT", "SHARDED_STATE_DICT", "1", "2", "3"
+        ),
     }
 )  # fmt: skip
 _MEGATRON = Section(
@@ -85,8 +103,14 @@ _PARALLELISM = Section(
     }
 )
 _DYNAMO = Section(
-    {f"dynamo_{name}": OPEN for name in ("backend", "mode", "use_fullgraph", "use_dynamic", "use_regional_compilation")}
-)
+    {
+        **{f"dynamo_{name}": OPEN for name in ("mode", "use_fullgraph", "use_dynamic", "use_regional_compilation")},
+        "dynamo_backend": _any_case(
+            "NO", "EAGER", "AOT_EAGER", "INDUCTOR", "AOT_TS_NVFUSER", "NVPRIMS_NVFUSER", "CUDAGRAPHS", "OFI", "FX2TRT",
+            "ONNXRT", "TENSORRT", "AOT_TORCHXLA_TRACE_ONCE", "TORCHXLA_TRACE_ONCE", "TVM", "HPU_BACKEND", "NEURON",
+        ),
+    }
+)  # fmt: skip
 _FP8 = Section(
     {
         f"fp8_{name}": OPEN
@@ -111,7 +135,8 @@ ACCELERATE = Section(
         "mixed_precision": _PRECISION,
         "use_cpu": flag(),
         "debug": flag(),
-        "num_processes": whole(-1, low=-1),
+        # In quotes it is taken on one machine; accelerate_ranks.py has several.
+        "num_processes": Key("int", -1, low=-1, converted=True),
         "machine_rank": Key("int", 0, low=0, converted=True),
         "num_machines": whole(1, low=0, above=True),
         "gpu_ids": text(),
@@ -121,11 +146,11 @@ ACCELERATE = Section(
         "same_network": flag(),
         "main_training_function": text("main"),
         "enable_cpu_affinity": flag(),
-        "fp8_config": part(_FP8),
-        "deepspeed_config": part(_DEEPSPEED),
-        "fsdp_config": part(_FSDP),
-        "parallelism_config": part(_PARALLELISM),
-        "megatron_lm_config": part(_MEGATRON),
+        "fp8_config": part(_FP8, nullable=True),
+        "deepspeed_config": part(_DEEPSPEED, nullable=True),
+        "fsdp_config": part(_FSDP, nullable=True),
+        "parallelism_config": part(_PARALLELISM, nullable=True),
+        "megatron_lm_config": part(_MEGATRON, nullable=True),
         "mpirun_config": part(Section({"mpirun_hostfile": text(), "mpirun_ccl": OPEN})),
         "downcast_bf16": OPEN,
         "tpu_name": OPEN,
@@ -136,7 +161,7 @@ ACCELERATE = Section(
         "commands": OPEN,
         "tpu_vm": OPEN,
         "tpu_env": OPEN,
-        "dynamo_config": part(_DYNAMO),
+        "dynamo_config": part(_DYNAMO, nullable=True),
         # Read from files of old releases and converted.
         "fp16": OPEN,
         "dynamo_backend": OPEN,
@@ -161,7 +186,7 @@ SAGEMAKER = Section(
         "sagemaker_inputs_file": text(),
         "sagemaker_metrics_file": text(),
         "additional_args": OPEN,
-        "dynamo_config": part(_DYNAMO),
+        "dynamo_config": part(_DYNAMO, nullable=True),
         "enable_cpu_affinity": flag(),
         "fp16": OPEN,
         "dynamo_backend": OPEN,

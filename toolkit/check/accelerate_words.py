@@ -87,6 +87,12 @@ def stray(content: Mapping[str, Any]) -> Iterator[Finding]:
 def sagemaker(values: Values, context: Context) -> Iterator[Finding]:
     """Keys of a file for Amazon SageMaker."""
     yield from check_keys(values.content, SAGEMAKER, Walk(context, frozenset(told_by_words(values)), {}))
+    told = "accelerate 1.15.0 cannot launch it: it asks SageMaker's configs for a `parallelism_config`"
+    effect, remedy = (
+        "`accelerate launch` ends with an AttributeError",
+        "use accelerate 1.9 or older, or a later release",
+    )
+    yield Finding("note", "known-bad", ("compute_environment",), told, effect, remedy)
     for name in SAGEMAKER_NEEDS:
         if not values.has(name):
             told = f"`{name}` is missing, without which SageMaker starts nothing"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from toolkit.check.accelerate_rules import check_accelerate
 from toolkit.check.accelerate_schema import ACCELERATE
@@ -70,7 +70,7 @@ def kind_of(document: Document) -> FileKind:
         return "foreign"
     by_kind: dict[FileKind, int] = {
         "ds_config": sum(DS_CONFIG.find(name) is not None for name in names),
-        "accelerate": sum(ACCELERATE.find(name) is not None for name in names),
+        "accelerate": sum(_of_accelerate(name, document.content.get(name)) for name in names),
         "recipe": len(names & _RECIPE_KEYS) if names & {"workload", "model"} else 0,
     }
     best = max(by_kind, key=lambda kind: by_kind[kind])
@@ -81,6 +81,12 @@ def kind_of(document: Document) -> FileKind:
     if document.path.suffix.lower() == ".json":
         return "ds_config"
     return "foreign" if names and "recipe" not in stem else "recipe"
+
+
+def _of_accelerate(name: str, value: Any) -> bool:
+    """Whether a key is accelerate's; others name a file by `deepspeed_config`."""
+    key = ACCELERATE.find(name)
+    return key is not None and (key.section is None or not isinstance(value, str))
 
 
 def check_document(document: Document, question: Question) -> Iterator[Placed]:

@@ -7,7 +7,8 @@ the default of `gradient_clipping`.
 from collections.abc import Iterator
 
 from toolkit.check.context import Context, Values
-from toolkit.check.finding import Edit, Finding, Severity
+from toolkit.check.finding import Edit, Finding, Location, Severity
+from toolkit.check.meant import MEANT
 from toolkit.check.nearest import nearest
 
 _TOTAL, _MICRO, _ACCUM = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
@@ -16,6 +17,8 @@ _TOTAL, _MICRO, _ACCUM = "train_batch_size", "train_micro_batch_size_per_gpu", "
 def batch(values: Values, context: Context) -> Iterator[Finding]:
     """Whether micro-batch x accumulation x replicas is the global batch."""
     if values.get(_TOTAL) is None and values.get(_MICRO) is None:
+        if _meant(values, _TOTAL, _MICRO):
+            return
         told = f"neither `{_TOTAL}` nor `{_MICRO}` is given"
         effect = "DeepSpeed refuses the file, unless the script puts one of them in"
         severity: Severity = "error" if context.read_by in ("toolkit", "deepspeed") else "warning"
@@ -32,6 +35,12 @@ def batch(values: Values, context: Context) -> Iterator[Finding]:
         effect = "DeepSpeed refuses it at start, or rounds the micro-batches down"
         remedy = f"leave `{_TOTAL}` out: it follows from the other two"
         yield Finding("error", "batch-arithmetic", (_TOTAL,), fault, effect, remedy)
+
+
+def _meant(values: Values, *keys: str) -> bool:
+    """Whether one of the keys is given, or a name that stands for it, of which `unknown-key` speaks."""
+    names = [str(name) for name in values.content]
+    return any(MEANT.get((name,)) in [(key,) for key in keys] or nearest(name, list(keys)) for name in names)
 
 
 def divides_models(values: Values, context: Context) -> bool:
@@ -74,15 +83,17 @@ def _with_tensor_parallel(values: Values) -> Iterator[Finding]:
 
 def clipping(values: Values, context: Context) -> Iterator[Finding]:
     """Clipping left to a default that differs between releases, or switched off."""
-    given = values.get("gradient_clipping")
-    misspelt = any(nearest(str(name), ["gradient_clipping"]) for name in values.content)
-    if given is None and not misspelt:
+    at: Location = ("gradient_clipping",)
+    if values.has("gradient_clipping") and values.get("gradient_clipping") is None:
+        effect, remedy = "a TypeError at the first step", "write the norm, as 1.0, or 0 for none"
+        yield Finding("error", "wrong-type", at, "is null, needs a number", effect, remedy)
+    elif not _meant(values, "gradient_clipping"):
         now = "1.0" if context.since("0.19.3") else "0, which clips nothing"
         told = f"`gradient_clipping` is missing: its default is {now} in {context.deepspeed}, and changed in 0.19.3"
         effect = "runs of two releases clip differently; the Trainer's max_grad_norm does not count without the key"
         remedy = 'write the norm, as 1.0, or 0 for none ("auto" with the Trainer)'
         severity: Severity = "error" if context.read_by == "toolkit" else "warning"
-        yield Finding(severity, "clipping-default", ("gradient_clipping",), told, effect, remedy)
+        yield Finding(severity, "clipping-default", at, told, effect, remedy)
     if values.number("optimizer", "params", "max_grad_norm") is not None:
         at = ("optimizer", "params", "max_grad_norm")
         told, remedy = "is not a number of the optimizer in DeepSpeed", "write `gradient_clipping` at the top level"

@@ -1,7 +1,7 @@
 """A file as the checks see it: its value, and the line of every key."""
 
 import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from toolkit.check import json_reader
-from toolkit.check.finding import Edit, Finding, Location, Placed, Severity
+from toolkit.check.finding import Edit, Finding, Location, Placed
 from toolkit.check.json_reader import Lapse, Member
 from toolkit.specs.reading import MAX_JSON_BYTES, MAX_YAML_BYTES, BoundedLoader, bounded_text
 
@@ -120,12 +120,15 @@ def _broken(path: Path, text: str, message: str, offset: int) -> Document:
 
 
 _PYTHONS = "transformers and accelerate read with Python's json and refuse the file; DeepSpeed's own reader takes it"
-_MEND = {
-    "comment": ("remove them", _PYTHONS),
-    "comma": ("mend the line", _PYTHONS),
-    "byte-order-mark": ("save the file as UTF-8 without it", _PYTHONS),
-    "not-finite": ("write a number", "Python's json takes it, DeepSpeed's own reader and this toolkit do not"),
-}
+_OF_LAPSES = {
+    "comment": Finding("error", "comment", (), "", _PYTHONS, "remove them", Edit("lapse")),
+    "comma": Finding("error", "comma", (), "", _PYTHONS, "mend the line", Edit("lapse")),
+    "byte-order-mark": Finding("error", "byte-order-mark", (), "", _PYTHONS, "save it without", Edit("lapse")),
+    "not-finite": Finding(
+        "error", "not-finite", (), "", "Python's json takes it, DeepSpeed's own reader and this toolkit do not",
+        "write a number",
+    ),
+}  # fmt: skip
 
 
 def _lapses(lapses: list[Lapse]) -> list[tuple[Finding, int]]:
@@ -136,10 +139,10 @@ def _lapses(lapses: list[Lapse]) -> list[tuple[Finding, int]]:
         if lapse in comments[1:]:
             continue
         number = f" ({len(comments)} of them)" if lapse.rule == "comment" and len(comments) > 1 else ""
-        remedy, effect = _MEND[lapse.rule]
-        severity: Severity = "warning" if lapse.message.startswith("Infinity") else "error"
-        edit = None if lapse.instead is None else Edit("lapse")
-        found.append((Finding(severity, lapse.rule, (), lapse.message + number, effect, remedy, edit), lapse.start))
+        finding = replace(_OF_LAPSES[lapse.rule], message=lapse.message + number)
+        # accelerate itself writes it, as the number of steps between two prints.
+        never = lapse.message.startswith("Infinity")
+        found.append((replace(finding, severity="warning") if never else finding, lapse.start))
     return found
 
 

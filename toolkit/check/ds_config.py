@@ -45,6 +45,7 @@ _OWN_AFFAIRS = {
 }  # fmt: skip
 """Sections whose keys have names that mean something else elsewhere, as `num_epochs` and `project`."""
 _HOMES = {name: at for name, at in homes(DS_CONFIG).items() if not at or at[0] not in _OWN_AFFAIRS}
+_SURE = {"zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps"}
 _RECOGNIZED_OF = 3
 """Of how many keys one must be DeepSpeed's, for a file to be a ds_config."""
 
@@ -53,6 +54,12 @@ def check_ds_config(values: Values, context: Context) -> Iterator[Finding]:
     """Every fault of the file."""
     content = values.content
     ours = [name for name in content if _recognized(str(name))]
+    inside = [name for name, value in content.items() if isinstance(value, dict) and value.keys() & _SURE]
+    if inside and not ours:
+        told = f"the config stands inside `{inside[0]}`, and DeepSpeed reads the top level"
+        effect, remedy = "nothing of it counts", "move what is inside to the top level"
+        yield Finding("error", "misplaced-key", (inside[0],), told, effect, remedy)
+        return
     if content and len(ours) * _RECOGNIZED_OF < len(content):
         told = f"{len(ours) or 'none'} of its {len(content)} keys is one of DeepSpeed's"
         effect = "it is no ds_config, or one of which DeepSpeed reads nothing; nothing else is checked"

@@ -27,6 +27,9 @@ def engine(values: Values, context: Context) -> Iterator[Finding]:
         yield from _accumulation(values, context, stage)
     yield from _zenflow(values)
     yield from _activations(values)
+    if values.number("steps_per_print") == 0:
+        told, effect = "is 0, by which the steps are divided", "a ZeroDivisionError at the first step"
+        yield Finding("error", "out-of-range", ("steps_per_print",), told, effect, "write a large number, or remove it")
 
 
 def _optimizer(values: Values, stage: int) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from toolkit.check.json_reader import Lapse, Member
 
 _Change = tuple[int, int, str]
 """From, to, and what stands there instead."""
+_TAKEN = ("no", "yes", "on", "off", "true", "false", "null", "y", "n")
 
 
 def fixed(document: Document, findings: Iterable[Finding]) -> str:
@@ -90,9 +92,15 @@ def _changes(document: Document, at: Location, edit: Edit) -> list[_Change]:
     if edit.kind == "rename":
         return [(member.key_start, member.key_end, key)]
     if edit.kind == "replace":
-        changes = [(member.start, member.end, edit.text)]
+        changes = [(member.start, member.end, edit.text if is_json else _plain(edit.text))]
         return [*changes, (member.key_start, member.key_end, key)] if edit.name else changes
     return [] if is_json else _yaml_line(document, member)
+
+
+def _plain(text: str) -> str:
+    """A JSON text as YAML writes it: a word needs no quotes, unless YAML has another meaning for it."""
+    word = re.fullmatch(r'"([A-Za-z_]+)"', text)
+    return word[1] if word and word[1].lower() not in _TAKEN else text
 
 
 def _yaml_line(document: Document, member: Member) -> list[_Change]:

@@ -24,6 +24,22 @@ _ADAM = {
 }  # fmt: skip
 
 
+_BETAS = 2
+_OF_TWO_BETAS = ("adam", "adamw", "lamb", "lion")
+_LIKE = 0.7
+"""Likeness from which a name is suggested; it is written at 0.8."""
+_OTHERS_NAMES = {
+    **dict.fromkeys(
+        ("fusedadam", "deepspeedcpuadam", "cpuadam", "adamw_torch", "adamw_torch_fused", "adamw_hf"), "AdamW"
+    ),
+    **dict.fromkeys(("fused_adam", "fused_adamw", "cpu_adam", "adamw_fused", "adamw_apex_fused"), "AdamW"),
+    "fusedlamb": "Lamb",
+    "fusedlion": "Lion",
+    "deepspeedcpulion": "Lion",
+}
+"""Classes and other programs' words: DeepSpeed takes the class that suits the offload by itself."""
+
+
 def optimizer(values: Values, context: Context) -> Iterator[Finding]:
     """The section `optimizer`."""
     if context.read_by == "toolkit":
@@ -43,10 +59,10 @@ def optimizer(values: Values, context: Context) -> Iterator[Finding]:
         remedy = "use AdamW; ZeRO++ (`zero_quantized_gradients`) sends fewer bits"
         yield Finding("error" if gone else "warning", "removed-key", at, told, effect, remedy)
     elif kind.lower() not in map(str.lower, _OWN) and kind not in _TORCH:
-        close = nearest(kind, [*_OWN, *_TORCH], cutoff=0.6)
+        close = _OTHERS_NAMES.get(kind.lower()) or nearest(kind, [*_OWN, *_TORCH], cutoff=_LIKE)
         told = f"is {shown(kind)}, which neither DeepSpeed nor torch.optim has"
         told += f"; did you mean {close}?" if close else ""
-        sure = nearest(kind, [*_OWN, *_TORCH])
+        sure = nearest(kind, [*_OWN, *_TORCH]) if kind.lower() not in _OTHERS_NAMES else None
         edit = Edit("replace", f'"{sure}"') if sure else None
         yield Finding("error", "optimizer", at, told, "it is refused at start", f"use {close or 'AdamW'}", edit)
     params = values.get("optimizer", "params")
@@ -63,6 +79,9 @@ def optimizer(values: Values, context: Context) -> Iterator[Finding]:
 def _betas(values: Values) -> Iterator[Finding]:
     betas = values.get("optimizer", "params", "betas")
     numbers = betas if isinstance(betas, list) else []
+    if numbers and len(numbers) != _BETAS and str(values.get("optimizer", "type")).lower() in _OF_TWO_BETAS:
+        told, effect = f"has {len(numbers)} numbers, needs {_BETAS}", "a ValueError when the optimizer is made"
+        yield Finding("error", "wrong-value", ("optimizer", "params", "betas"), told, effect, "write as [0.9, 0.95]")
     for index, beta in enumerate(numbers):
         if isinstance(beta, int | float) and not isinstance(beta, bool) and not 0 <= beta < 1:
             told, remedy = f"is {beta:g}, needs to be at least 0 and below 1", "write a number as 0.9"

@@ -4,7 +4,9 @@ from typing import Literal, NamedTuple
 
 from toolkit.check.finding import Severity
 
-Subject = Literal["any file", "ds_config.json", "accelerate YAML", "recipe.yaml, plan.json", "run folder"]
+Subject = Literal[
+    "any file", "ds_config.json", "accelerate YAML", "recipe of another trainer", "recipe.yaml, plan.json", "run folder"
+]
 
 
 class RuleText(NamedTuple):
@@ -22,10 +24,15 @@ _ERROR: tuple[Severity, ...] = ("error",)
 _WARNING: tuple[Severity, ...] = ("warning",)
 _NOTE: tuple[Severity, ...] = ("note",)
 _DEPENDS: tuple[Severity, ...] = ("error", "warning")
+_DEPENDS_ON_READER: tuple[Severity, ...] = ("error", "note")
 
 _OF_ANY = {
+    "byte-order-mark": (_DEPENDS_ON_READER, "A mark before the first brace, which Python's json refuses."),
+    "comma": (_DEPENDS_ON_READER, "A comma too many, or none at the end of a line; the rest is checked all the same."),
+    "comment": (_DEPENDS_ON_READER, "Comments in JSON: DeepSpeed's own reader takes them, Python's does not."),
     "deprecated-key": (_WARNING, "A key that is still read under its old name, and the name that takes its place."),
     "misplaced-key": (_ERROR, "A known key in the wrong section."),
+    "not-finite": (_DEPENDS, "NaN or Infinity, which Python's json takes and other readers do not."),
     "out-of-range": (_ERROR, "A number outside the range that its reader takes."),
     "repeated-key": (_ERROR, "A key that is there twice, or beside another name of it."),
     "syntax": (_ERROR, "The file is no JSON or YAML, or holds no mapping of keys."),
@@ -53,7 +60,7 @@ _OF_DS_CONFIG = {
     "fp32": (_NOTE, "Neither bf16 nor fp16 is enabled: training is in fp32."),
     "grad-norm": (_ERROR, "`compute_grad_norm: false` where the norm is needed, or the stage always computes it."),
     "ignored-key": (("warning", "note"), "A key of another tool that DeepSpeed takes for nothing."),
-    "known-bad": (_DEPENDS, "A fault of the release that these settings meet, with its issue."),
+    "known-bad": (("error", "warning", "note"), "A fault of the release that these settings meet, with its issue."),
     "loss-scale": (_WARNING, "A static loss scale of fp16 that scales nothing."),
     "master-weights": (_ERROR, "States in 16 bits without the stage or the offload that they need."),
     "max-grad-norm": (_ERROR, "`max_grad_norm` among the optimizer's numbers, which DeepSpeed refuses."),
@@ -84,15 +91,19 @@ _OF_ACCELERATE = {
     "beside-ds-config": (_ERROR, "A key that belongs in the DeepSpeed file named beside it."),
     "context-parallel-default": (_ERROR, "Megatron's context parallelism left out: accelerate's default is 2."),
     "distributed-type": (_ERROR, "No `distributed_type`."),
-    "fsdp": (_ERROR, "Weights loaded by one rank and never sent to the others."),
+    "fsdp": (_ERROR, "FSDP's versions mixed up, or weights loaded by one rank and never sent to the others."),
     "launcher": (("warning", "note"), "pdsh on several machines, which needs a hostfile and ssh."),
-    "not-checked": (_NOTE, "A SageMaker file, whose keys are not in the tables."),
-    "ranks": (_ERROR, "Ranks that the machines do not divide."),
+    "ranks": (("error", "note"), "Ranks that the machines do not divide, machines and GPUs that are not there."),
     "rendezvous": (_DEPENDS, "Several machines without an address or a port to meet at."),
+    "sagemaker": (_ERROR, "A SageMaker file without the instance or the role."),
     "unused-section": (_WARNING, "A section of another `distributed_type`."),
     "use-cpu": (_ERROR, "`use_cpu` beside an engine, which accelerate then drops without a word."),
-    "yaml-no": (_ERROR, "YAML's `no` without quotes, which is false."),
+    "yaml-no": (("error", "note"), "YAML's `no` without quotes, which is false."),
     "zero3-init": (("warning", "note"), "`zero3_init_flag` where it does nothing, or divides what is only exported."),
+}
+_OF_FOREIGN = {
+    "differs": (_ERROR, "A number that transformers wants to be the same in the recipe and in the ds_config."),
+    "not-checked": (("warning", "note"), "A recipe of another trainer, whose own keys are not in the tables."),
 }
 _OF_RUNS = {
     "no-data": (_NOTE, "A recipe without samples: planning needs none, a run does."),
@@ -103,6 +114,7 @@ RULE_TEXTS: dict[str, RuleText] = {
     **{rule: RuleText("any file", *text) for rule, text in _OF_ANY.items()},
     **{rule: RuleText("ds_config.json", *text) for rule, text in _OF_DS_CONFIG.items()},
     **{rule: RuleText("accelerate YAML", *text) for rule, text in _OF_ACCELERATE.items()},
+    **{rule: RuleText("recipe of another trainer", *text) for rule, text in _OF_FOREIGN.items()},
     **{rule: RuleText("recipe.yaml, plan.json", *text) for rule, text in _OF_RUNS.items()},
     "no-file": RuleText("run folder", _DEPENDS, "A file that another one names, or a run needs, is not there."),
 }

@@ -79,9 +79,14 @@ def _names(kind: str, given: Mapping[Any, Any]) -> Iterator[Finding]:
 def _steps(values: Values, context: Context) -> Iterator[Finding]:
     at = (*_PARAMS, "warmup_num_steps")
     warmup, total = values.number(*at), values.number(*_PARAMS, "total_num_steps")
-    if warmup is not None and context.since("0.19.3") and (warmup <= 0 or isinstance(warmup, float)):
+    if (
+        warmup is not None
+        and context.since("0.19.3")
+        and (warmup <= 0 or isinstance(warmup, float))
+        and warmup == warmup // 1
+    ):
         told = f"is {shown(warmup)}; since 0.19.3 it needs to be a whole number above 0, without point or exponent"
-        whole = str(int(warmup)) if warmup > 0 and warmup == warmup // 1 else ""
+        whole = str(int(warmup)) if warmup > 0 else ""
         edit = Edit("replace", whole) if whole else None
         yield Finding("error", "out-of-range", at, told, "a ValueError at start", f"write {whole or 1}", edit)
     if warmup is not None and total is not None and warmup > total:

@@ -53,7 +53,8 @@ def value_faults(value: Any, key: Key, *, strict: bool, at: Location) -> Iterato
     if key.kind == "open" or (value is None and _takes_null(key)):
         return
     if key.kind == "choice":
-        if not isinstance(value, str) or value not in key.choices:
+        given = str(value).upper() if key.converted and not isinstance(value, bool) else value
+        if not isinstance(given, str) or given not in key.choices:
             yield _choice(value, key, at)
         return
     if _is(value, key.kind) and not (key.kind == "int" and not strict and abs(value) >= _TOO_LARGE):
@@ -64,7 +65,7 @@ def value_faults(value: Any, key: Key, *, strict: bool, at: Location) -> Iterato
     converted = None if strict else _converted(value, key.kind)
     if converted is None:
         told = f"is {shown(value)}, needs {_NEEDED[key.kind]}"
-        edit = _switch(value, key) if key.kind == "section" else _unquoted(value, key.kind)
+        edit = _switch(value, key) if key.kind == "section" else _unquoted(value, key.kind, strict=strict)
         remedy = f"write {edit.text if edit else _NEEDED[key.kind]}"
         yield Finding("error", "wrong-type", at, told, _effect(value, key, strict), remedy, edit)
     elif key.kind in ("int", "number"):
@@ -149,17 +150,18 @@ def _choice(value: Any, key: Key, at: Location) -> Finding:
     return Finding("error", "wrong-value", at, told, "it is refused at start, or replaced by the default", remedy, edit)
 
 
-def _unquoted(value: Any, kind: str) -> Edit | None:
-    """The value without the quotes that make it text."""
+def _unquoted(value: Any, kind: str, *, strict: bool) -> Edit | None:
+    """The value without the quotes that make it text; pydantic takes 5e8 for a whole number."""
     if not isinstance(value, str):
         return None
     bare = value.strip().lower()
     if kind == "flag" and bare in ("true", "false"):
         return Edit("replace", bare)
-    numeric = re.fullmatch(
-        r"-?(0|[1-9]\d{0,17})" + ("" if kind == "int" else r"(\.\d{1,17})?([eE][-+]?\d{1,2})?"), bare
-    )
-    return Edit("replace", bare) if kind in ("int", "number") and numeric else None
+    digits = r"-?(0|[1-9]\d{0,17})"
+    exponent = "" if strict else r"([eE]\+?\d)?"
+    pattern = digits + (exponent if kind == "int" else r"(\.\d{1,17})?([eE][-+]?\d{1,2})?")
+    numeric = kind in ("int", "number") and re.fullmatch(pattern, bare)
+    return Edit("replace", bare) if numeric else None
 
 
 def _switch(value: Any, key: Key) -> Edit | None:

@@ -78,6 +78,20 @@ GOOD = (
          '"warmup_min_lr": "auto",'
          '"warmup_max_lr": "auto", "warmup_num_steps": "auto", "total_num_steps": "auto"}}'),
     Good("Trainer, both said", _AUTO + ', "comms_config": {"verbose": false}', {"read_by": "trainer"}),
+    Good("schedule and optimizer agree", '"optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},'
+         '"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_max_lr": 1e-4, "total_num_steps": 100}}'),
+    Good("optimizer without numbers", '"optimizer": {"type": "adamw", "params": null}'),
+    Good("experts", zero('"stage": 1') + ', "expert_parallel": {"enabled": true, "load_balance_coeff": null}'),
+    Good("numbers in quotes of ZeRO", zero('"stage": "2", "reduce_bucket_size": "500000000", "overlap_comm": "true"')),
+    Good("bucket of 0 while it was taken", zero('"stage": 1, "reduce_bucket_size": 0'), {"deepspeed": "0.19.5"}),
+    Good("fp32 sums while they were taken", zero('"stage": 0') + ', "data_types": {"grad_accum_dtype": "fp32"}',
+         {"deepspeed": "0.17.4"}),
+    Good("bf16 without ZeRO before its fault", zero('"stage": 0'), {"deepspeed": "0.17.5"}),
+    Good("threads by their old name", '"aio": {"thread_count": 2}', {"deepspeed": "0.16.3"}),
+    Good("overlap of stage 3", zero('"stage": 3, "overlap_comm": true'), {"deepspeed": "0.19.2"}),
+    Good("WarmupLR with its peak", zero('"stage": 1') + ', "scheduler": {"type": "WarmupLR",'
+         '"params": {"warmup_max_lr": 1e-4}}', {"deepspeed": "0.19.3"}),
+    Good("pipeline before its fault", zero('"stage": 1') + ', "pipeline": {"stages": 2}', {"deepspeed": "0.18.2"}),
     Good("an old release without its faults", zero('"stage": 1'), {"deepspeed": "0.18.4"},
          without=("gradient_accumulation_steps",)),
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from toolkit.check.api import Question, check_document
 from toolkit.check.document import yaml_document
 from toolkit.check.finding import Placed
+from toolkit.check.fix import fixed
 from toolkit.check.releases import Release
 from unit.check.accelerate_cases import BROKEN, GOOD, Broken, complete
 
@@ -20,7 +21,8 @@ def findings(text: str, folder: Path, **options: Any) -> list[Placed]:
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
 def test_a_broken_one_is_told_in_its_place(case: Broken, tmp_path: Path) -> None:
-    marked = complete(case.text) if "distributed_typ:" not in case.text else case.text
+    whole = "distributed_typ:" in case.text or "type: NO" in case.text
+    marked = case.text if whole else complete(case.text)
     line = marked[: marked.index("^")].count("\n") + 1 if "^" in marked else 1
     found = findings(marked.replace("^", ""), tmp_path)
     meant = [one for one in found if case.words in one.finding.message]
@@ -32,3 +34,34 @@ def test_a_broken_one_is_told_in_its_place(case: Broken, tmp_path: Path) -> None
 def test_a_good_one_raises_no_alarm(name: str, tmp_path: Path) -> None:
     found = findings(complete(GOOD[name]), tmp_path)
     assert not [one.finding for one in found if one.finding.severity != "note"]
+
+
+SAGEMAKER = (
+    "compute_environment: AMAZON_SAGEMAKER\ndistributed_type: NO\nmixed_precision: fp16\nec2_instance_type: ml.p3\n"
+    "iam_role_name: role\nregion: us-east-1\nnum_machines: 1\n"
+)
+
+
+def test_sagemakers_files_have_keys_of_their_own(tmp_path: Path) -> None:
+    good = [one.finding for one in findings(SAGEMAKER, tmp_path)]
+    assert {one.severity for one in good} == {"note"}
+    broken = SAGEMAKER.replace("iam_role_name", "iam_role").replace("num_machines: 1", "num_processes: 8")
+    found = {one.finding.path: one for one in findings(broken, tmp_path) if one.finding.severity == "error"}
+    assert {path: one.line for path, one in found.items()} == {"iam_role": 5, "iam_role_name": 1, "num_processes": 7}
+
+
+def test_what_is_mended_loads_in_accelerate(tmp_path: Path) -> None:
+    config_args = pytest.importorskip("accelerate.commands.config.config_args", reason="the training half is missing")
+    text = (
+        "# mine\ndistributed_type: deepspeed  # as ever\ngpu_ids: [0, 1]\nipex_config: null\nnum_procesess: 8\n"
+        "mixed_precision: no\ndeepspeed_config:\n  zero_stag: 2\n"
+    )
+    path = tmp_path / "accelerate.yaml"
+    document = yaml_document(path, text)
+    mended = fixed(document, [one.finding for one in findings(text, tmp_path)])
+    assert mended == (
+        "# mine\ndistributed_type: DEEPSPEED  # as ever\ngpu_ids: '0,1'\nnum_processes: 8\n"
+        "mixed_precision: 'no'\ndeepspeed_config:\n  zero_stage: 2\n"
+    )
+    path.write_text(mended)
+    assert config_args.load_config_from_file(str(path)).num_processes == 8
