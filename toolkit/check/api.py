@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from toolkit.check.accelerate_rules import check_accelerate
 from toolkit.check.accelerate_schema import ACCELERATE
-from toolkit.check.context import Asked, Context, Reader, Values, plan_beside
+from toolkit.check.context import Asked, Context, Method, Reader, Values, plan_beside
 from toolkit.check.document import Document, read_document
 from toolkit.check.ds_config import check_ds_config
 from toolkit.check.ds_schema import DS_CONFIG
@@ -43,6 +43,8 @@ class Question:
     """What every file is; None: told from its name and keys."""
     memory: Asked | None = None
     """Model and cluster of the memory verdict."""
+    method: Method | None = None
+    """What is trained, where it is known."""
 
 
 def check(paths: Sequence[Path | str], question: Question | None = None) -> list[Placed]:
@@ -117,7 +119,8 @@ def _findings(document: Document, question: Question) -> Iterator[Finding]:
         return
     values, plan = Values(document.content), plan_beside(document.path)
     read_by: Reader | None = question.read_by or ("toolkit" if plan is not None else None)
-    context = Context(question.deepspeed, question.world_size, read_by, plan if read_by == "toolkit" else None)
+    planned = plan if read_by == "toolkit" else None
+    context = Context(question.deepspeed, question.world_size, read_by, planned, question.method)
     if kind == "foreign":
         yield from check_foreign(values, context, folder=document.path.parent)
         return

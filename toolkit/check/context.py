@@ -16,6 +16,10 @@ Reader = Literal["toolkit", "trainer", "deepspeed"]
 `deepspeed.initialize`."""
 
 
+Method = Literal["full", "lora", "qlora"]
+"""What is trained."""
+
+
 class Values:
     """The values of a file that anybody may have written: every question has an answer, whatever stands there."""
 
@@ -123,6 +127,14 @@ class Context:
     """Who reads the file; None where nobody has said."""
     plan: PlanFacts | None = None
     """Of the plan beside the file."""
+    method: Method | None = None
+    """What is trained; None where nobody has said."""
+
+    @property
+    def trains_adapters(self) -> bool | None:
+        """Whether LoRA's adapters are trained; None where it is not known."""
+        told = self.method if self.plan is None else self.plan.get("workload", "method")
+        return None if told is None else told != "full"
 
     def since(self, release: str) -> bool:
         """Whether the release that is checked for is this one or a newer one."""

@@ -133,12 +133,14 @@ _OF_LAPSES = {
 
 def _lapses(lapses: list[Lapse]) -> list[tuple[Finding, int]]:
     """Each of them, comments together."""
-    comments = [lapse for lapse in lapses if lapse.rule == "comment"]
-    found = []
+    comments = sum(lapse.rule == "comment" for lapse in lapses)
+    found: list[tuple[Finding, int]] = []
+    commented = False
     for lapse in lapses:
-        if lapse in comments[1:]:
+        if lapse.rule == "comment" and commented:
             continue
-        number = f" ({len(comments)} of them)" if lapse.rule == "comment" and len(comments) > 1 else ""
+        commented = commented or lapse.rule == "comment"
+        number = f" ({comments} of them)" if lapse.rule == "comment" and comments > 1 else ""
         finding = replace(_OF_LAPSES[lapse.rule], message=lapse.message + number)
         # accelerate itself writes it, as the number of steps between two prints.
         never = lapse.message.startswith("Infinity")

@@ -46,6 +46,7 @@ _OWN_AFFAIRS = {
 """Sections whose keys have names that mean something else elsewhere, as `num_epochs` and `project`."""
 _HOMES = {name: at for name, at in homes(DS_CONFIG).items() if not at or at[0] not in _OWN_AFFAIRS}
 _SURE = {"zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps"}
+_MAX_KEYS = 1000
 _RECOGNIZED_OF = 3
 """Of how many keys one must be DeepSpeed's, for a file to be a ds_config."""
 
@@ -53,6 +54,10 @@ _RECOGNIZED_OF = 3
 def check_ds_config(values: Values, context: Context) -> Iterator[Finding]:
     """Every fault of the file."""
     content = values.content
+    if len(content) > _MAX_KEYS:
+        told, effect = f"has {len(content)} keys at the top level, which no ds_config has", "nothing else is checked"
+        yield Finding("warning", "no-ds-config", (), told, effect, "give the right file")
+        return
     ours = [name for name in content if _recognized(str(name))]
     inside = [name for name, value in content.items() if isinstance(value, dict) and value.keys() & _SURE]
     if inside and not ours:

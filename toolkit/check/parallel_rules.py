@@ -28,12 +28,11 @@ def _tensor(values: Values, context: Context) -> Iterator[Finding]:
     if size > 1 and context.world_size is not None and context.world_size % size:
         told = f"is {size}, which does not divide {context.world_size} ranks"
         yield Finding("error", "degree", at, told, _REFUSED, "write a divisor of the number of ranks")
-    if size > 1 and (context.plan is None or context.plan.get("workload", "method") != "full"):
-        lora = context.plan is not None
+    if size > 1 and context.trains_adapters is not False:
         told = "AutoTP replaces the layers that carry LoRA adapters"
         effect = "with PEFT no trainable weight is left, and no message says so; full fine-tuning is not concerned"
         remedy = "do not use PEFT with this file"
-        yield Finding("error" if lora else "note", "autotp-and-peft", at, told, effect, remedy)
+        yield Finding("error" if context.trains_adapters else "note", "autotp-and-peft", at, told, effect, remedy)
     inner, outer = values.whole("tensor_parallel", "tensor_parallel", "tp_size"), values.whole(*at)
     if inner is not None and outer and inner not in (1, outer):
         told = f"`tp_size` is {inner}, `autotp_size` {outer}"

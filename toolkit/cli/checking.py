@@ -8,7 +8,7 @@ import typer
 
 import toolkit
 from toolkit.check import api, fix
-from toolkit.check.context import Asked, Reader
+from toolkit.check.context import Asked, Method, Reader
 from toolkit.check.document import read_document
 from toolkit.check.finding import Placed, in_order
 from toolkit.check.releases import deepspeed_release
@@ -40,7 +40,9 @@ def check(
     model: Annotated[str | None, typer.Option(help="With --cluster: also say whether the model fits.")] = None,
     cluster: Annotated[str | None, typer.Option(help="With --model: as 8xA100-80GB.")] = None,
     seq_len: Annotated[int, typer.Option(min=1, help="With --model: tokens of the longest sequence.")] = 2048,
-    method: Annotated[str, typer.Option(help="With --model: full, lora or qlora.")] = "full",
+    method: Annotated[
+        str | None, typer.Option(help="What is trained: full, lora or qlora; default: not known, with --model full.")
+    ] = None,
     checkpointing: Annotated[str, typer.Option(help="With --model: none, selective or full.")] = "full",
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     write: Annotated[
@@ -54,13 +56,16 @@ def check(
     """
     if (model is None) != (cluster is None):
         raise SpecError("--model and --cluster belong together; give both, or none")
-    asked = None if model is None or cluster is None else Asked(model, cluster, seq_len, method, checkpointing)
+    asked = (
+        None if model is None or cluster is None else Asked(model, cluster, seq_len, method or "full", checkpointing)
+    )
     question = api.Question(
         deepspeed_release(deepspeed),
         world_size,
         _one_of("--read-by", read_by, typing.get_args(Reader)),
         _one_of("--kind", kind, typing.get_args(api.FileKind)),
         asked,
+        _one_of("--method", method, typing.get_args(Method)),
     )
     _check_output(files, write=write, output=output)
     chosen: Format = _one_of("--format", style, typing.get_args(Format)) or "text"
@@ -94,6 +99,24 @@ def _check_output(files: list[Path], *, write: bool, output: Path | None) -> Non
             raise SpecError(f"--fix {path}: needs files; name those of the folder")
 
 
+def _write_new(target: Path, text: str) -> None:
+    """Write a corrected copy; one that is there already stays, and must be the same.
+
+    Raises:
+        SpecError: another file is there, or it cannot be written.
+    """
+    content = text.encode("utf-8")  # As it is: Windows would make other line ends of it.
+    try:
+        with target.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        if target.is_file() and target.read_bytes() == content:
+            return
+        raise SpecError(f"{target}: is there already; remove it, or name another with --output") from None
+    except OSError as error:
+        raise SpecError(f"{target}: cannot be written ({error.strerror}); name another with --output") from None
+
+
 def _fixed(files: list[Path], question: api.Question, output: Path | None) -> list[Placed]:
     """Write the corrected copies, print what changed to stderr, and check the copies."""
     remaining: list[Placed] = []
@@ -104,10 +127,7 @@ def _fixed(files: list[Path], question: api.Question, output: Path | None) -> li
         if text == document.text:
             remaining += found
             continue
-        try:
-            target.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise SpecError(f"{target}: cannot be written ({error.strerror}); name another with --output") from None
+        _write_new(target, text)
         typer.echo(fix.difference(document, text, str(target)), err=True, nl=False)
         remaining += api.check_document(fix.reread(document, text, target), question)
     return in_order(remaining)

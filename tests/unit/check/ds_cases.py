@@ -196,6 +196,8 @@ BROKEN = (
            {"world_size": 4}, without=("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")),
     Broken("batch under tensor parallelism", '"tensor_parallel": {"autotp_size": 2},\n  ^"train_batch_size": 16',
            "train_batch_size", "counts the ranks of a replica"),
+    Broken("LoRA and AutoTP", '"tensor_parallel": {^"autotp_size": 2}', "tensor_parallel.autotp_size", "adapters",
+           {"method": "lora"}),
     Broken("tensor parallelism against the ranks", '"tensor_parallel": {^"autotp_size": 3}',
            "tensor_parallel.autotp_size",
            "does not divide 8 ranks", {"world_size": 8}),

@@ -52,6 +52,7 @@ def test_errors_exit_with_1_and_warnings_only_when_strict(
         ["--format", "xml", "{broken}"],
         ["--kind", "yaml", "{broken}"],
         ["--read-by", "me", "{broken}"],
+        ["--method", "dora", "{broken}"],
         ["--deepspeed", "new", "{broken}"],
         ["--model", "llama-3.1-8b", "{broken}"],
         ["--output", "x.json", "{broken}"],
@@ -79,6 +80,22 @@ def test_fix_writes_a_copy_that_passes_and_shows_what_it_changed(
     named = broken.with_name("other.json")
     assert run(broken, "--fix", "-o", named, monkeypatch=monkeypatch) == 0
     assert named.read_text() == copy.read_text()
+
+
+def test_fix_overwrites_nothing(
+    broken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken.write_bytes(BROKEN.replace("\n", "\r\n").encode())
+    copy = broken.with_name("ds_config.fixed.json")
+    assert run(broken, "--fix", monkeypatch=monkeypatch) == 0
+    assert copy.read_bytes() == BROKEN.replace("\n", "\r\n").replace("cliping", "clipping").encode()
+    assert run(broken, "--fix", monkeypatch=monkeypatch) == 0  # The same once more.
+    copy.write_text("mine")
+    assert run(broken, "--fix", monkeypatch=monkeypatch) == 2
+    assert run(broken, "--fix", "-o", broken, monkeypatch=monkeypatch) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert copy.read_text() == "mine"
+    assert b"cliping" in broken.read_bytes()
 
 
 def test_formats_of_programs_are_alone_on_stdout(
