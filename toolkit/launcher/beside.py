@@ -37,7 +37,7 @@ def beside(commands: Sequence[tuple[Sequence[str], Mapping[str, str]]], *, secon
             file.seek(0)
             lines = [line.strip() for line in file if line.strip()]
             last = lines[-1] if lines else f"exit code {code}"
-            faults.append(f"not done after {seconds:.0f} s" if code is None and late else last if code else None)
+            faults.append(f"not done after {seconds:g} s" if code is None and late else last if code else None)
         return faults
 
 

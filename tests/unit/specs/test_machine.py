@@ -169,3 +169,17 @@ def test_detect_answers_here(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ClusterSpec.detect()
     assert spec.device.kind == "cpu"
     assert spec.device.memory_bytes * spec.world_size <= spec.host_memory_bytes
+
+
+def test_free_memory_is_what_the_kernel_and_the_container_leave(root: Path) -> None:
+    assert machine.free_memory(root) == 0
+    with (root / "proc/meminfo").open("a") as file:
+        file.write(f"MemAvailable: {20 * 1024**2} kB\n")
+    assert machine.free_memory(root) == 20 * GiB
+    group = root / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text(f"{3 * GiB}\n")
+    assert machine.free_memory(root) == 20 * GiB
+    (group / "memory.max").write_text(f"{8 * GiB}\n")
+    assert machine.free_memory(root) == 5 * GiB
