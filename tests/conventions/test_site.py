@@ -4,6 +4,7 @@ import functools
 import html
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -211,6 +212,19 @@ def test_the_search_works_without_a_server(site: Path) -> None:
     for words in ("Check batch related parameters", "gradient_clipping", "toolkit estimate"):
         assert words in index
     assert "iframe-worker.js" in text_of(site / "index.html")
+
+
+def test_a_browser_searches_a_page_that_was_opened_as_a_file(site: Path, tmp_path: Path) -> None:
+    browsers = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    if (browser := next(browsers, None)) is None:
+        pytest.skip("no Chromium here")
+    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    words += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    address = f"file://{site}/index.html?q=activation+checkpointing"
+    done = subprocess.run([*words, "--dump-dom", address], capture_output=True, text=True, timeout=100, check=False)
+    assert re.search(r"[0-9]+ matching documents", done.stdout), done.stderr[-2000:]
+    assert "md-search-result__link" in done.stdout
+    assert "CONSOLE" not in done.stderr, "nothing is said on the console, and nothing asked of the network"
 
 
 @pytest.mark.parametrize("fault", ["[a](nowhere.md)", "[a](other.md#nowhere)", "[a](/absolute.md)"])

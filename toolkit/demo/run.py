@@ -48,7 +48,7 @@ def run_demo(
         os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU
     recipe = demo_recipe(output / "inputs", model, data)
     if max_steps is not None:
-        del recipe["epochs"]
+        recipe.pop("epochs", None)  # those of a model of the user are steps already
         recipe["max_steps"] = max_steps
     if cluster.device.kind == "cpu":
         # A catalog knows GPUs; what a processor does, only a measurement tells.

@@ -1,6 +1,9 @@
 """The parts of the generated pages: types in words, links, marks, a pipeline's turns."""
 
 import itertools
+import os
+import subprocess
+import sys
 import typing
 from typing import Annotated, Literal
 
@@ -106,6 +109,15 @@ def test_dark_pages_have_the_same_drawing_in_other_ink() -> None:
     assert len(both["light"]) == len(both["dark"])
     assert not any(ink in both["dark"] for ink in drawings.LIGHT)
     assert all(ink in both["dark"] for ink in (drawings.DARK.text, drawings.DARK.empty))
+
+
+def test_nothing_of_the_training_half_is_imported() -> None:
+    code = "import sys, site_pages.pages; print([one for one in ('torch', 'transformers') if one in sys.modules])"
+    path = os.pathsep.join(str(pages.REPOSITORY / part) for part in ("", "docs", "tests"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
 def test_every_comparison_has_a_page_and_a_verdict() -> None:
