@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
 from shell_blocks import commands
 from toolkit.__main__ import command_line
@@ -56,6 +57,18 @@ def test_commands_have_the_options_that_pages_show() -> None:
             faults += [f"{page.name}: {command} has no {word}" for word in given if word not in known[command]]
     assert not faults
     assert seen > 40
+
+
+def test_plans_that_pages_show_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pages = [ROOT / "docs" / "index.md", ROOT / "docs" / "costs.md", *(ROOT / "docs" / "how-to").glob("*.md")]
+    lines = [line for page in pages for line in toolkit_lines(page) if line[0] in ("plan", "estimate")]
+    lines = [line for line in lines if "--recipe" not in line]
+    assert len(lines) > 8
+    for line in lines:
+        overwrite = ["--overwrite"] if "-o" in line else []
+        done = CliRunner().invoke(command_line(), [*line, *overwrite])
+        assert done.exit_code == 0, f"{' '.join(line)}: {done.output[-500:]} {done.exception}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
