@@ -1,5 +1,6 @@
 """The command line's reference, from typer's own generator, with a table in the place of each of its lists."""
 
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +31,11 @@ def reference() -> str:
     """The page of all commands."""
     app = Path(__file__).with_name("command_app.py")
     words = [sys.executable, "-m", "typer", str(app), "utils", "docs", "--name", "toolkit"]
-    text = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"typer makes no documentation of the commands: {done.stderr.strip()}")
+    text = done.stdout
     commands = [(found["name"], _tables(found["body"])) for found in _COMMAND.finditer(text)]
     links = [(f"[`{name}`](#toolkit-{name})", _first_paragraph(body)) for name, body in commands]
     sections = [f"## toolkit {name}\n\n{body.strip()}" for name, body in commands]

@@ -91,13 +91,14 @@ def comparison(name: str) -> str:
 
 def _bars(axes: Any, rows: list[str], estimates: Sequence[Any], colours: dict[str, str], terms: dict[str, str],
           scale: float) -> None:  # fmt: skip
-    """A stacked bar a row; what is nowhere above a hundredth of the longest bar is added to the last term."""
+    """A stacked bar a row; what is nowhere above a hundredth of the longest bar has no name in the legend."""
     longest = max(sum(getattr(one, term) for term in terms) for one in estimates)
     left = [0.0] * len(rows)
     for term, words in terms.items():
         sizes = [getattr(one, term) * scale for one in estimates]
-        if max(sizes) > 0.01 * longest * scale:
-            axes.barh(rows, sizes, left=left, height=0.68, color=colours[term], label=words)
+        if any(sizes):
+            label = words if max(sizes) > 0.01 * longest * scale else "_"
+            axes.barh(rows, sizes, left=left, height=0.68, color=colours[term], label=label)
             left = [before + size for before, size in zip(left, sizes, strict=True)]
 
 

@@ -3,7 +3,7 @@
 import posixpath
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from site_pages import commands, costs, decisions, engines, models, rules
@@ -46,6 +46,7 @@ _MARKER = re.compile(
 )
 
 
+@cache
 def places() -> dict[str, str]:
     """Place in the repository -> place on the site, of all that links may lead to."""
     found = {
