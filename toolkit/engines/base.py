@@ -14,7 +14,7 @@ have `position_ids` too, which begin again with every document: none sees anothe
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did, equal on all ranks."""
+    """What one optimizer step did, equal on all ranks but for the time that it took each."""
 
     loss: float
     """Mean cross-entropy over all supervised tokens of the global batch, in nats."""
@@ -36,7 +36,7 @@ class StepResult:
     """True if any rank had a notice."""
     sent_bytes: float | None = None
     """Of gradients or weights that each rank sent to the others, where the recipe says how; as in a ring of them."""
-    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    phase_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Where this rank's time went, as far as the engine tells its parts apart:
 
     `forward`, `backward` (with what DeepSpeed sends in it) or `passes` (both, in turn over stages), `pipeline` (passes
