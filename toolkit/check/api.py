@@ -64,6 +64,7 @@ def check(paths: Sequence[Path | str], question: Question | None = None) -> list
 def kind_of(document: Document) -> FileKind:
     """What a file is, by its keys and then by its name."""
     names, stem = {str(name) for name in document.content}, document.path.name.lower()
+    model = document.content.get("model")
     if len(names & _PLAN_KEYS) >= 3 or stem == "plan.json":
         return "plan"
     if names & {"distributed_type", "compute_environment"}:
@@ -73,7 +74,8 @@ def kind_of(document: Document) -> FileKind:
     by_kind: dict[FileKind, int] = {
         "ds_config": sum(DS_CONFIG.find(name) is not None for name in names),
         "accelerate": sum(_of_accelerate(name, document.content.get(name)) for name in names),
-        "recipe": len(names & _RECIPE_KEYS) if names & {"workload", "model"} else 0,
+        # Others have a mapping of that name.
+        "recipe": len(names & _RECIPE_KEYS) if "workload" in names or isinstance(model, str) else 0,
     }
     best = max(by_kind, key=lambda kind: by_kind[kind])
     if by_kind[best] * _KNOWN_OF >= max(len(names), 1):

@@ -45,7 +45,7 @@ _OWN_AFFAIRS = {
 }  # fmt: skip
 """Sections whose keys have names that mean something else elsewhere, as `num_epochs` and `project`."""
 _HOMES = {name: at for name, at in homes(DS_CONFIG).items() if not at or at[0] not in _OWN_AFFAIRS}
-_SURE = {"zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps"}
+_SURE = {"zero_optimization", "train_micro_batch_size_per_gpu"}
 _MAX_KEYS = 1000
 _RECOGNIZED_OF = 3
 """Of how many keys one must be DeepSpeed's, for a file to be a ds_config."""

@@ -16,6 +16,11 @@ from toolkit.specs.base import read_catalog
 from toolkit.specs.reading import read_json
 
 
+def is_at_hand(name: str) -> bool:
+    """Whether `find_config` needs no network for it: a path that exists, or a catalog name."""
+    return _existing(name) is not None or name.lower() in _catalog()
+
+
 def find_config(name: str | Path) -> tuple[Mapping[str, Any], str]:
     """The content of a model's config.json and where it was found.
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,6 +83,30 @@ def test_a_recipe_of_another_workload(run: Path) -> None:
     assert told(run) == [("recipe.yaml", "error", "workload.seq_len", "is 8192, the plan is of 4096")]
     (found,) = [one for one in check([run], QUESTION) if one.finding.severity == "error"]
     assert "seq_len: 8192" in recipe.read_text().splitlines()[found.line - 1]
+
+
+def test_a_recipe_of_another_model(run: Path, tmp_path: Path) -> None:
+    recipe = run / "recipe.yaml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("model: llama-3.1-8b", "model: llama-3.1-70b"))
+    ((_, severity, path, words),) = told(run)
+    assert (severity, path) == ("error", "model")
+    assert "hidden_size 8192, planned 4096" in words
+    # A name that is neither a folder nor known here is looked up by the run, not by a check.
+    recipe.write_text(text.replace("model: llama-3.1-8b", "model: my-org/my-llama"))
+    assert told(run) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda plan: plan["strategy"].update(grad_accum=7), "= 112, the workload has a global batch of 64"),
+        (lambda plan: plan["strategy"]["layout"].update(dp=4), "the layout has 4 ranks, the cluster 8"),
+    ],
+)
+def test_a_plan_whose_numbers_do_not_multiply(run: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
+    edit_json(run / "plan.json", change)
+    assert any(one[:2] == ("plan.json", "error") and words in one[3] for one in told(run))
 
 
 def test_misspelt_keys_of_recipe_and_plan(run: Path) -> None:
