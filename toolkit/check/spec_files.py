@@ -16,7 +16,7 @@ _REMEDIES = {
     Recipe: "mend the line",
     Plan: "plans are not edited by hand: make it again with `toolkit plan ... --overwrite`",
 }
-_SHAPES = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
+_SHAPES = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
 
 
 def check_recipe(content: Any) -> tuple[Recipe | None, list[Finding]]:
@@ -37,9 +37,7 @@ def _arithmetic(plan: Plan) -> Iterator[Finding]:
     strategy, effect = plan.strategy, "the run is another than planned, or stops at its start"
     batch = strategy.micro_batch * strategy.grad_accum * strategy.layout.dp
     if batch != plan.workload.global_batch:
-        told = (
-            f"micro-batch {strategy.micro_batch} x accumulation {strategy.grad_accum} x {strategy.layout.dp} replicas"
-        )
+        told = f"{strategy.micro_batch} micro x {strategy.grad_accum} accumulation x {strategy.layout.dp} replicas"
         told += f" = {batch}, the workload has a global batch of {plan.workload.global_batch}"
         yield Finding("error", "plan", ("strategy",), told, effect, _REMEDIES[Plan])
     if plan.world_size != plan.cluster.world_size:

@@ -34,6 +34,8 @@ TRAINER = (
         ("a.yaml", LLAMA_FACTORY, "foreign"),
         ("a.yml", "num-layers: 2\npipe-parallel-size: 1\nzero_optimization: {stage: 1}\n", "foreign"),
         ("a.yaml", "data: {}\ntrainer: {}\nactor: {}\n", "foreign"),
+        ("a.yml", "model: {model_path: m}\ntrain: {}\nmethod: {}\n", "foreign"),
+        ("a.yaml", "model: m\ndata: {train: f}\n", "recipe"),
         ("a.json", '{"training": {}, "data": {}, "student": {}, "deepspeed_config": "a.json"}', "ds_config"),
     ],
 )
