@@ -15,6 +15,8 @@ _COMMENT = re.compile(r"(?://|#)[^\n\r]*|/\*.*?\*/", re.DOTALL)
 _BYTE_ORDER_MARK = "\ufeff"
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+_LIKE_A_NUMBER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F_]+|[\d_.]*\d[\d_.]*(?:[eE][-+]?\d*)?)")
+_CURLY = tuple("\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb")
 _WORD = re.compile(r"[-+]?[A-Za-z_][A-Za-z0-9_]*")
 _LITERALS = {"true": True, "false": False, "null": None}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -22,6 +24,7 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _FOREIGN = {"True": "true", "False": "false", "None": "null"}
 _MAX_DEPTH = 100
 _MAX_DIGITS = 400
+_SHOWN = 40
 
 
 class Member(NamedTuple):
@@ -130,7 +133,7 @@ class _Reader:
         if self.text.startswith("}", offset):
             return content, offset + 1
         while True:
-            key_start = offset
+            key_start = offset = self._commas(offset)
             if self.text.startswith("}", offset):
                 self._spare_comma(last_comma, "brace")
                 return content, offset + 1
@@ -158,6 +161,7 @@ class _Reader:
         if self.text.startswith("]", offset):
             return content, offset + 1
         while True:
+            offset = self._commas(offset)
             if self.text.startswith("]", offset):
                 self._spare_comma(last_comma, "bracket")
                 return content, offset + 1
@@ -183,12 +187,21 @@ class _Reader:
             raise NotJson(f"the file ends before the bracket of line {line} is closed with {closing}", offset)
         raise NotJson(f"a comma or {closing} is missing before {self.text[offset : offset + 10]!r}", end)
 
+    def _commas(self, offset: int) -> int:
+        """The offset after commas that stand where a member begins."""
+        while self.text.startswith(",", offset):
+            self.lapses.append(Lapse("comma", "a comma too many", offset, offset + 1))
+            offset = self.blank(offset + 1)
+        return offset
+
     def _spare_comma(self, offset: int, closing: str) -> None:
+        if self.text[offset] != ",":
+            return  # Nothing but commas stood between the brackets, or none did at the end of a line.
         self.lapses.append(Lapse("comma", f"a comma before the closing {closing}", offset, offset + 1))
 
     def _refuse_key(self, offset: int) -> NoReturn:
-        if self.text.startswith("'", offset):
-            raise NotJson("a key in single quotes; JSON has double quotes", offset)
+        if self.text.startswith(("'", *_CURLY), offset):
+            raise NotJson('a key in other quotes than "; JSON has no others', offset)
         if offset == len(self.text):
             raise NotJson("the file ends where a key was expected", offset)
         raise NotJson(f"a key in double quotes was expected, not {self.text[offset : offset + 10]!r}", offset)
@@ -205,7 +218,11 @@ class _Reader:
             raise NotJson(f"a broken text ({error.msg})", offset + error.pos) from None
 
     def _scalar(self, offset: int) -> tuple[Any, int]:
-        if (number := _NUMBER.match(self.text, offset)) and not _WORD.match(self.text, number.end()):
+        number, like = _NUMBER.match(self.text, offset), _LIKE_A_NUMBER.match(self.text, offset)
+        if like and like.end() > (number.end() if number else offset):
+            told = f"{like.group()[:_SHOWN]} is no number of JSON"
+            raise NotJson(f"{told}: no sign +, no leading 0, and digits on both sides of a point", offset)
+        if number and not _WORD.match(self.text, number.end()):
             return self._number(number), number.end()
         word = _WORD.match(self.text, offset)
         found = word.group() if word else self.text[offset : offset + 10]
@@ -219,8 +236,8 @@ class _Reader:
             return _NOT_FINITE[found], word.end()
         if found.lstrip("+-") in ("NaN", "Infinity", "inf", "nan"):
             raise NotJson(f"{found} is no number of JSON; write a finite one", offset)
-        if found.startswith("'"):
-            raise NotJson("text in single quotes; JSON has double quotes", offset)
+        if found.startswith(("'", *_CURLY)):
+            raise NotJson('text in other quotes than "; JSON has no others', offset)
         if offset == len(self.text):
             raise NotJson("the file ends where a value was expected", offset)
         raise NotJson(f"a value was expected, not {found!r}", offset)
@@ -230,5 +247,5 @@ class _Reader:
             return int(found.group())
         number = float(found.group())
         if not math.isfinite(number):
-            raise NotJson(f"{found.group()[:40]} is too large for a number", found.start())
+            raise NotJson(f"{found.group()[:_SHOWN]} is too large for a number", found.start())
         return number

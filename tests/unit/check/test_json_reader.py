@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from toolkit.check import json_reader
@@ -22,6 +22,7 @@ LAPSES = {
     "trailing comma": ('{\n  "a": 1,\n}', 2, 9, "comma", "a comma before the closing brace", '{\n  "a": 1\n}'),
     "trailing comma in a list": ('{\n  "a": [1,\n 2,\n]}', 3, 3, "comma", "closing bracket", '{\n  "a": [1,\n 2\n]}'),
     "missing comma": ('{\n  "a": 1\n  "b": 2}', 2, 9, "comma", "a comma is missing", '{\n  "a": 1,\n  "b": 2}'),
+    "two commas": ('{\n  "a": 1,,\n  "b": [2]}', 2, 10, "comma", "too many", '{\n  "a": 1,\n  "b": [2]}'),
     "mark": ('\ufeff{"a": 1}', 1, 1, "byte-order-mark", "byte-order mark", '{"a": 1}'),
     "no number": ('{\n  "a": NaN}', 2, 8, "not-finite", "NaN is no number", '{\n  "a": NaN}'),
     "infinite": ('{\n  "a": -Infinity}', 2, 8, "not-finite", "-Infinity is no number", '{\n  "a": -Infinity}'),
@@ -30,12 +31,18 @@ BROKEN = {
     "comment without an end": ('{\n  "a": 1 /* b\n}', 2, 10, "never ends"),
     "missing comma on a line": ('{\n  "a": 1 "b": 2}', 2, 9, "a comma or } is missing"),
     "missing colon": ('{\n  "a" 1}', 2, 7, "a colon is missing"),
-    "single quotes": ("{\n  'a': 1}", 2, 3, "single quotes"),
-    "text in single quotes": ("{\n  \"a\": 'b'}", 2, 8, "single quotes"),
+    "single quotes": ("{\n  'a': 1}", 2, 3, "other quotes"),
+    "text in single quotes": ("{\n  \"a\": 'b'}", 2, 8, "other quotes"),
     "Python's True": ('{\n  "a": True}', 2, 8, "True is Python; JSON has true"),
     "Python's None": ('{\n  "a": None}', 2, 8, "None is Python"),
     "no number of Python's either": ('{\n  "a": nan}', 2, 8, "nan is no number"),
     "too large": ('{\n  "a": 1e999}', 2, 8, "too large"),
+    "curly quotes": ('{\n  \u201ca\u201d: 1}', 2, 3, "other quotes"),
+    "half a number": ('{\n  "a": 1.}', 2, 8, "1. is no number"),
+    "no digit before": ('{\n  "a": .5}', 2, 8, ".5 is no number"),
+    "a leading zero": ('{\n  "a": 08}', 2, 8, "08 is no number"),
+    "grouped digits": ('{\n  "a": 1_000}', 2, 8, "1_000 is no number"),
+    "hexadecimal": ('{\n  "a": 0x10}', 2, 8, "0x10 is no number"),
     "a bare word": ('{\n  "a": cpu}', 2, 8, "a value was expected"),
     "a bare key": ('{\n  a: 1}', 2, 3, "a key in double quotes"),
     "never closed": ('{\n  "a": {"b": 1\n', 3, 1, "the file ends before the bracket of line 2"),
@@ -111,6 +118,9 @@ def test_reads_what_the_standard_library_writes(value: object, indent: int | str
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet='{}[]":,01e-.tfn\\ \n/#x*', max_size=30))
+@example("[,]")
+@example('{,"a":[1,,2,,],}')
+@example('{"a":1\n"b":{,},}')
 def test_accepts_what_the_standard_library_accepts_and_says_what_it_does_not(text: str) -> None:
     try:
         wanted = json.loads(text)
