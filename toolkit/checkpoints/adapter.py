@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 
 from toolkit.checkpoints.check import check_export, damaged
 from toolkit.checkpoints.publish import published
-from toolkit.models.lora import peft_config
 from toolkit.models.names import MAGNITUDE, PEFT_PREFIX, saved_name
 from toolkit.planner.plan import Plan
 from toolkit.specs.lora import LoraConfig
@@ -57,6 +56,9 @@ class Adapters:
         Raises:
             CheckpointError: the disk is full, or what was read back is not what was kept; then there is no folder.
         """
+        # peft is there already where a run adapts; importing it takes seconds where none does.
+        from toolkit.models.lora import peft_config
+
         with published(self._target) as partial:
             config, expected = peft_config(self._recipe.lora, rank=self._rank), self._expected
             config.base_model_name_or_path = weights_source(self._recipe.model)

@@ -36,7 +36,7 @@ class StepResult:
     """True if any rank had a notice."""
     sent_bytes: float | None = None
     """Of gradients or weights that each rank sent to the others, where the recipe says how; as in a ring of them."""
-    phase_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    phase_seconds: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
     """Where this rank's time went, as far as the engine tells its parts apart:
 
     `forward`, `backward` (with what DeepSpeed sends in it) or `passes` (both, in turn over stages), `pipeline` (passes

@@ -7,7 +7,6 @@ import torch
 
 from toolkit.errors import SpecError
 from toolkit.models.compiled import compile_layers
-from toolkit.models.lora import add_lora, set_magnitudes
 from toolkit.models.pretrained import checkpoint_activations, load_pretrained
 from toolkit.models.selective import Kept, selective
 from toolkit.models.unloaded import UnloadedModel
@@ -50,6 +49,9 @@ def build_model(plan: Plan, recipe: Recipe) -> UnloadedModel:
             instead=_selective(plan) if plan.strategy.activation_checkpointing == "selective" else None,
         )
     if adapters:
+        # Importing peft takes a rank seconds, which other runs need not wait.
+        from toolkit.models.lora import add_lora, set_magnitudes
+
         model.module = add_lora(
             model.module, recipe.lora, rank=work.lora_rank, checkpointed=checkpointed, trained=trained
         )
