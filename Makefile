@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 DATA ?=
+ONLY ?=
 DEMO_ARGS := $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA))
 
-.PHONY: demo test lint types check ds_configs docs soak screenshots benchmark clean
+.PHONY: demo test lint types check ds_configs docs notebooks soak screenshots benchmark clean
 
 demo: $(VENV)/.train  ## plan, launch, fine-tune, export and compare a small LLaMA (or MODEL=... DATA=...)
 	$(BIN)/toolkit demo $(DEMO_ARGS)
@@ -31,6 +32,9 @@ ds_configs: $(VENV)/.train  ## write ds_configs/ again
 
 docs: $(VENV)/.dev  ## the documentation, as pages that need no server: build/site/index.html
 	$(BIN)/mkdocs build --strict
+
+notebooks: $(VENV)/.dev  ## run the notebooks and keep what they print and draw; ONLY=01 for one
+	$(BIN)/python notebooks/remake.py $(ONLY)
 
 soak: $(VENV)/.dev  ## 200 random faults, and every layout's checkpoint under every other: an hour
 	$(BIN)/pytest -m soak

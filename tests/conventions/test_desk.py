@@ -39,6 +39,7 @@ def desk_modules() -> list[str]:
     paths += [REPOSITORY / "toolkit" / name for name in ("__main__.py", "launcher.py", "run_folder.py", "units.py")]
     for name in ("plots.py", "bar_plots.py", "plan_page.py", "plan_plots.py", "schedule_plot.py"):
         paths.remove(REPOSITORY / "toolkit" / "report" / name)
+    paths = [path for path in paths if path.parent.name != "pictures"]
     paths.remove(REPOSITORY / "toolkit" / "doctor" / "tried" / "ops.py")  # in a process of its own
     return [".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__") for path in paths]
 

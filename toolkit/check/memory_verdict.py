@@ -20,11 +20,11 @@ def memory_verdict(values: Values, asked: Asked) -> Iterator[Finding]:
     """
     machines = ClusterSpec.resolve(asked.cluster)
     model = ModelSpec.resolve(asked.model)
-    layout = _layout(values)
+    layout = layout_of(values)
     micro, accum = layout["micro_batch"], layout["grad_accum"]
     replicas = max(1, machines.world_size // layout["tp"])
     work: dict[str, Any] = {"seq_len": asked.seq_len, "global_batch": micro * accum * replicas, "method": asked.method}
-    work["precision"] = _precision(values)
+    work["precision"] = precision_of(values)
     layout["activation_checkpointing"] = asked.checkpointing
     at = ("zero_optimization",)
     try:
@@ -42,7 +42,8 @@ def memory_verdict(values: Values, asked: Asked) -> Iterator[Finding]:
     yield Finding("note", "memory", at, told, "", "")
 
 
-def _layout(values: Values) -> dict[str, Any]:
+def layout_of(values: Values) -> dict[str, Any]:
+    """The values of a layout, as `estimate` takes them, that a ds_config.json stands for."""
     stage = stage_of(values)
     moved = {part: device_of(values, part) for part in ("offload_optimizer", "offload_param")}
     device = "nvme" if "nvme" in moved.values() else "cpu"
@@ -59,7 +60,8 @@ def _layout(values: Values) -> dict[str, Any]:
     }
 
 
-def _precision(values: Values) -> str:
+def precision_of(values: Values) -> str:
+    """The precision of matrix products that it stands for."""
     if values.on("fp16", "enabled"):
         return "fp16"
     chosen: Mapping[str, Any] = values.content

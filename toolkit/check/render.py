@@ -23,6 +23,11 @@ def rendered(found: Sequence[Placed], style: Format, *, files: int, version: str
             return json.dumps(_sarif(found, version), indent=2, ensure_ascii=False)
         case "github":
             return "\n".join(_command(one) for one in found)
+    return as_text(found, files)
+
+
+def as_text(found: Sequence[Placed], files: int = 1) -> str:
+    """The findings for people, and how many there are in so many files."""
     return "\n".join([*(_text(one) for one in found), summary(found, files)])
 
 

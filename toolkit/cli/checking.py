@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 import toolkit
-from toolkit.check import api, fix
+from toolkit.check import api
 from toolkit.check.context import Asked, Method, Reader
-from toolkit.check.document import read_document
+from toolkit.check.correct import correct
 from toolkit.check.finding import Placed, in_order
 from toolkit.check.releases import deepspeed_release
 from toolkit.check.render import Format, rendered
@@ -99,35 +99,11 @@ def _check_output(files: list[Path], *, write: bool, output: Path | None) -> Non
             raise SpecError(f"--fix {path}: needs files; name those of the folder")
 
 
-def _write_new(target: Path, text: str) -> None:
-    """Write a corrected copy; one that is there already stays, and must be the same.
-
-    Raises:
-        SpecError: another file is there, or it cannot be written.
-    """
-    content = text.encode("utf-8")  # As it is: Windows would make other line ends of it.
-    try:
-        with target.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
-        if target.is_file() and target.read_bytes() == content:
-            return
-        raise SpecError(f"{target}: is there already; remove it, or name another with --output") from None
-    except OSError as error:
-        raise SpecError(f"{target}: cannot be written ({error.strerror}); name another with --output") from None
-
-
 def _fixed(files: list[Path], question: api.Question, output: Path | None) -> list[Placed]:
     """Write the corrected copies, print what changed to stderr, and check the copies."""
     remaining: list[Placed] = []
     for path in files:
-        document = read_document(path)
-        found = list(api.check_document(document, question))
-        text, target = fix.fixed(document, [one.finding for one in found]), output or fix.fixed_name(path)
-        if text == document.text:
-            remaining += found
-            continue
-        _write_new(target, text)
-        typer.echo(fix.difference(document, text, str(target)), err=True, nl=False)
-        remaining += api.check_document(fix.reread(document, text, target), question)
+        corrected = correct(path, question, output)
+        typer.echo(corrected.difference, err=True, nl=False)
+        remaining += corrected.remaining
     return in_order(remaining)

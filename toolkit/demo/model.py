@@ -3,13 +3,18 @@
 Both are ordinary Hugging Face files, so the demo runs the same code as a run on published weights.
 """
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets tqdm warns of bars that nothing here draws.
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils.logging import disable_progress_bar
 
 from toolkit.demo.settings import (
     HIDDEN_SIZE,
@@ -35,8 +40,18 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_demo_model(folder: Path, texts: Iterable[str], *, seed: int = 0) -> None:
-    """Train a tokenizer on `texts` and write it into `folder` with a random LLaMA of the sizes in settings.py."""
+def write_demo_model(
+    folder: Path,
+    texts: Iterable[str],
+    *,
+    seed: int = 0,
+    hidden_size: int = HIDDEN_SIZE,
+    num_layers: int = NUM_LAYERS,
+) -> None:
+    """Train a tokenizer on `texts` and write it into `folder` with a random LLaMA of the sizes in settings.py.
+
+    Its MLP is twice as wide as its layers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(texts)
     tokenizer.save_pretrained(folder)
@@ -47,9 +62,9 @@ def write_demo_model(folder: Path, texts: Iterable[str], *, seed: int = 0) -> No
     }
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=INTERMEDIATE_SIZE,
-        num_hidden_layers=NUM_LAYERS,
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size * INTERMEDIATE_SIZE // HIDDEN_SIZE,
+        num_hidden_layers=num_layers,
         num_attention_heads=NUM_HEADS,
         num_key_value_heads=NUM_KV_HEADS,
         max_position_embeddings=MAX_POSITIONS,

@@ -1,10 +1,7 @@
 """`make demo`: calibrate, plan, launch, fine-tune, export and compare, on the embedded default or on the user's own."""
 
 import importlib.util
-import json
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +10,9 @@ from rich.rule import Rule
 
 from toolkit.calibration.calibrate import calibrate
 from toolkit.demo import settings
+from toolkit.demo.inputs import say_that_there_is_no_gpu, write_demo_inputs
 from toolkit.demo.tasks import write_demo_data
 from toolkit.emitters import emit
-from toolkit.emitters.command import CPU_ENVIRONMENT
 from toolkit.errors import INSTALL_TRAINING, MachineError
 from toolkit.launcher import launch
 from toolkit.planner.api import plan
@@ -44,8 +41,7 @@ def run_demo(
     if importlib.util.find_spec("torch") is None:
         raise MachineError(f"the demo trains; {INSTALL_TRAINING}")
     cluster = ClusterSpec.detect()
-    if cluster.device.kind == "cpu":
-        os.environ |= CPU_ENVIRONMENT  # transformers imports DeepSpeed, which else warns that it found no GPU
+    say_that_there_is_no_gpu()
     recipe = demo_recipe(output / "inputs", model, data)
     if max_steps is not None:
         recipe.pop("epochs", None)  # those of a model of the user are steps already
@@ -72,11 +68,7 @@ def run_demo(
 
 def demo_recipe(inputs: Path, model: str | None, data: str | None) -> dict[str, Any]:
     """The recipe's mapping and its `seq_len`; what the user did not give is made in `inputs`."""
-    train, held_out = write_demo_data(inputs)
-    if model is None:
-        from toolkit.demo.model import write_demo_model  # needs the training half
-
-        write_demo_model(inputs / "model", _texts(train))
+    train, held_out = write_demo_data(inputs) if model else write_demo_inputs(inputs)[1:]
     recipe: dict[str, Any] = {"model": model or str(inputs / "model")}
     if data is None:
         recipe["data"] = {"train": str(train), "held_out": str(held_out)}
@@ -109,9 +101,3 @@ def _own_numbers(model: str) -> dict[str, Any]:
         "optimizer": {"learning_rate": rate},
         "evaluation": {"exact_match_samples": settings.OWN_EXACT_MATCH_SAMPLES},
     }
-
-
-def _texts(train: Path) -> Iterator[str]:
-    for line in train.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        yield from (row["prompt"], row["completion"])

@@ -5,21 +5,30 @@ not remembered.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from random import Random
 
 from toolkit.demo.questions import KINDS, Question
 from toolkit.demo.settings import HELD_OUT_PER_KIND, TRAIN_PER_KIND
+from toolkit.errors import SpecError
 
 Row = dict[str, str]
 
 
-def demo_rows(*, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Training and held-out rows {"prompt", "completion", "task"}, shuffled; the same for the same seed."""
+def demo_rows(*, seed: int = 0, kinds: Collection[str] = tuple(KINDS)) -> tuple[list[Row], list[Row]]:
+    """Training and held-out rows {"prompt", "completion", "task"}, shuffled; the same for the same seed.
+
+    Raises:
+        SpecError: there is no such kind.
+    """
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise SpecError(f"there is no kind of question {unknown[0]!r}; there are {', '.join(KINDS)}")
     train: list[Row] = []
     held_out: list[Row] = []
     for kind in KINDS:
+        if kind not in kinds:
+            continue
         # A stream per kind: adding or changing one kind leaves the questions of all others as they were.
         rng = Random(f"{seed} {kind}")
         test = _distinct_values(kind, rng)
@@ -31,10 +40,10 @@ def demo_rows(*, seed: int = 0) -> tuple[list[Row], list[Row]]:
     return train, held_out
 
 
-def write_demo_data(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
+def write_demo_data(folder: Path, *, seed: int = 0, kinds: Collection[str] = tuple(KINDS)) -> tuple[Path, Path]:
     """Write train.jsonl and held_out.jsonl into `folder`; equal bytes for the same seed. Returns both paths."""
+    train, held_out = demo_rows(seed=seed, kinds=kinds)
     folder.mkdir(parents=True, exist_ok=True)
-    train, held_out = demo_rows(seed=seed)
     return _write(folder / "train.jsonl", train), _write(folder / "held_out.jsonl", held_out)
 
 

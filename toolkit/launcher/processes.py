@@ -13,12 +13,16 @@ from toolkit.emitters.command import CPU_ENVIRONMENT, QUIET_ENVIRONMENT
 from toolkit.specs.machine import local_sockets
 
 _PR_SET_PDEATHSIG = 1
+_FORCING = ("FORCE_COLOR", "CLICOLOR_FORCE")
 
 
 def environment_for(kind: str) -> dict[str, str]:
     """Of ranks that run on that kind of device."""
     # `launch` and `run_ranks` start ranks on this machine only.
     environment = QUIET_ENVIRONMENT | local_sockets() | os.environ
+    if not sys.stdout.isatty():
+        # Jupyter asks for colours so, which rich takes for a terminal: every redrawing of a bar would be a line.
+        environment = {name: value for name, value in environment.items() if name not in _FORCING}
     # DeepSpeed finds ninja and accelerate finds python on PATH, which a venv that is not activated is not part of.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     if kind == "cpu":

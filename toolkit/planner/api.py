@@ -66,7 +66,7 @@ def plan_for(
         raise SpecError(f"gradient_clipping is {gradient_clipping}, needs a number above 0; 1.0 is customary")
     if objective not in OBJECTIVES:
         raise SpecError(f"objective is {objective!r}, needs {choice(OBJECTIVES)}")
-    spec, machines, workload = _resolved(model, cluster, work)
+    spec, machines, workload = resolved(model, cluster, work)
     choices = Fixed.parse(fixed, source="choices")
     made = make_plan(spec, machines, workload, fixed=choices, gradient_clipping=gradient_clipping, objective=objective)
     return with_board(made, cluster)
@@ -97,7 +97,7 @@ def estimate(
     Raises:
         SpecError: something given is wrong, or no engine can run the layout.
     """
-    spec, machines, workload = _resolved(model, cluster, work)
+    spec, machines, workload = resolved(model, cluster, work)
     made = judge_layout(spec, machines, workload, given=GivenLayout.parse(strategy, source="layout"))
     return with_board(made, cluster)
 
@@ -115,9 +115,14 @@ def default_precision(cluster: ClusterSpec) -> Precision:
     return "bf16" if cluster.device.supports_bf16 else "fp16"
 
 
-def _resolved(
+def resolved(
     model: str | Path | ModelSpec, cluster: str | Path | ClusterSpec | None, work: Mapping[str, Any]
 ) -> tuple[ModelSpec, ClusterSpec, Workload]:
+    """What the names of `plan` and `estimate` stand for.
+
+    Raises:
+        SpecError: something given is wrong.
+    """
     spec = model if isinstance(model, ModelSpec) else ModelSpec.resolve(model)
     if isinstance(cluster, ClusterSpec):
         machines = cluster

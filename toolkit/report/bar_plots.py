@@ -9,9 +9,6 @@ from toolkit.report.results import Measured
 from toolkit.units import GiB, human_bytes, human_seconds
 
 try:
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:  # the desk half is installed without it

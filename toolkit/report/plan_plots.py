@@ -15,8 +15,6 @@ from toolkit.units import GiB, human_bytes, human_seconds
 
 try:
     import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 except ImportError as error:  # the desk half is installed without it

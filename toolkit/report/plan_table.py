@@ -31,7 +31,7 @@ def plan_report(plan: Plan) -> Group:
     if len(plan.pareto) > 1:
         parts.append(_pareto(plan))
     if plan.rejected:
-        parts.append(_rejected(plan))
+        parts.append(rejected_table(plan))
     if plan.judged > 1:
         parts.append(Text(judged_words(plan)))
     spaced = [part for one in parts for part in (one, Text())]
@@ -127,7 +127,8 @@ def _candidates(title: str, candidates: Sequence[Candidate], plan: Plan) -> Tabl
     return table
 
 
-def _rejected(plan: Plan) -> Table:
+def rejected_table(plan: Plan) -> Table:
+    """What does not run: the binding constraint with its numbers, and what would lift it."""
     table = new_table("Does not run", "because")
     table.columns[0].no_wrap = False
     for rejection in plan.rejected:

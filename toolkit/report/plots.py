@@ -15,9 +15,6 @@ from toolkit.report.runs import Run
 from toolkit.report.series import thinned
 
 try:
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 except ImportError as error:  # the desk half is installed without it
     raise MachineError(f"plots need matplotlib; {INSTALL_TRAINING}") from error

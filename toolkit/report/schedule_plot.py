@@ -6,9 +6,6 @@ from pathlib import Path
 from toolkit.errors import INSTALL_TRAINING, MachineError
 
 try:
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:  # the desk half is installed without it

@@ -10,8 +10,6 @@ from toolkit.errors import INSTALL_TRAINING, MachineError
 
 try:
     import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 except ImportError as error:  # lessons themselves need torch only
