@@ -52,7 +52,8 @@ def main() -> None:
             driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
             args.picture.parent.mkdir(parents=True, exist_ok=True)
             # Few colours are in it: a palette of them makes it half as large.
-            Image.open(io.BytesIO(driver.get_screenshot_as_png())).quantize(128).save(args.picture, optimize=True)
+            seen = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+            seen.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(args.picture, optimize=True)
     finally:
         driver.quit()
 

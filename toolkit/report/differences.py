@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.errors import masked
 from toolkit.report.record import Record
+from toolkit.report.texts import shown
 
 NOT_THERE = "-"
 """Stands for a key that a run does not have."""
@@ -56,7 +56,7 @@ def given_values(record: Record) -> dict[str, dict[str, str]]:
         "recipe": dict(flat(record.recipe.model_dump(mode="json", exclude_none=True))),
         "plan": dict(flat(decided)),
         "ds_config": config,
-        "versions": record.versions,
+        "versions": {shown(name): shown(release) for name, release in record.versions.items()},
     }
 
 
@@ -72,4 +72,4 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 def in_words(value: Any) -> str:
     """A value as one line: texts as they are, the rest as JSON has it; logins, tokens and the home folder hidden."""
     words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return masked(words.replace(f"{Path.home()}/", "~/"))
+    return shown(words.replace(f"{Path.home()}/", "~/"))

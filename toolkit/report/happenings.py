@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from toolkit.report.record import Record
+from toolkit.report.record import Record, finite
+from toolkit.report.texts import shown
 from toolkit.units import human_bytes, human_seconds
 
 Weight = Literal["quiet", "notable", "bad"]
@@ -25,8 +26,6 @@ class Happening(NamedTuple):
     """One sentence."""
     weight: Weight
     """Quiet ones are part of every run; notable and bad ones are drawn through the curves."""
-    time: float | None = None
-    """Seconds since 1970, where the event was written down with it."""
 
 
 def happenings(record: Record) -> tuple[Happening, ...]:
@@ -41,10 +40,8 @@ def _written(record: Record) -> Iterator[Happening]:
         given = event.get("step") if _is_step(event.get("step")) else upcoming
         step = step if given is None else given
         lane, weight, say = _KINDS.get(str(event.get("event")), ("other", "notable", _other))
-        found = event.get("time")
-        time = float(found) if isinstance(found, int | float) and 0 < found < 1e11 else None
-        words = _shortened(say(event))
-        yield Happening(step, lane, words, "quiet" if lane == "started" and step == 0 else weight, time)
+        words = _shortened(shown(say(event)))
+        yield Happening(step, lane, words, "quiet" if lane == "started" and step == 0 else weight)
 
 
 def _next_starts(record: Record) -> list[int | None]:
@@ -60,13 +57,14 @@ def _next_starts(record: Record) -> list[int | None]:
 
 def _seen_in_steps(record: Record) -> Iterator[Happening]:
     """What telemetry itself shows: updates left out, and losses that are no number."""
-    told = {event.get("step") for event in record.events if event.get("event") == "bad step"}
+    told = [event.get("step") for event in record.events if event.get("event") == "bad step"]
+    known = {step for step in told if _is_step(step)}
     for step in record.steps:
         if step.get("skipped"):
             scale = step.get("loss_scale")
             now = f"; the loss scale is now {scale:g}" if scale is not None and scale != 1 else ""
             yield Happening(step["step"], "skipped", f"update left out: gradients overflowed{now}", "notable")
-        elif "loss" in step and step["loss"] is None and step["step"] not in told:
+        elif "loss" in step and step["loss"] is None and step["step"] not in known:
             yield Happening(step["step"], "bad step", "the loss is no number", "bad")
 
 
@@ -80,7 +78,7 @@ def _is_step(value: object) -> bool:
 
 def _text(event: Mapping[str, Any], name: str) -> str:
     value = event.get(name)
-    return "" if value is None else str(value)
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def _started(event: Mapping[str, Any]) -> str:
@@ -90,30 +88,30 @@ def _started(event: Mapping[str, Any]) -> str:
 
 
 def _checkpoint(event: Mapping[str, Any]) -> str:
-    size, stall = event.get("num_bytes"), event.get("stall_seconds")
-    written = f", {human_bytes(size)} of rank 0" if isinstance(size, int | float) else ""
-    stood = f", training stood still for {human_seconds(stall)}" if isinstance(stall, int | float) else ""
+    size, stall = finite(event.get("num_bytes")), finite(event.get("stall_seconds"))
+    written = "" if size is None else f", {human_bytes(size)} of rank 0"
+    stood = "" if stall is None else f", training stood still for {human_seconds(stall)}"
     return f"checkpoint{written}{stood}"
 
 
 def _evaluation(event: Mapping[str, Any]) -> str:
-    numbers = {name: event.get(name) for name in EVALUATED}
+    numbers = {name: finite(event.get(name)) for name in EVALUATED}
     told = [
         f"{EVALUATED[name]} {value:.1%}" if name in _PARTS else f"{EVALUATED[name]} {value:.4g}"
         for name, value in numbers.items()
-        if isinstance(value, int | float)
+        if value is not None
     ]
     return f"evaluation: {', '.join(told)}" if told else "evaluation"
 
 
 def _best(event: Mapping[str, Any]) -> str:
-    loss = event.get("held_out_loss")
-    return "best weights, exported" + (f": held-out loss {loss:.4f}" if isinstance(loss, int | float) else "")
+    loss = finite(event.get("held_out_loss"))
+    return "best weights, exported" + ("" if loss is None else f": held-out loss {loss:.4f}")
 
 
 def _rate(event: Mapping[str, Any]) -> str:
-    factor = event.get("factor")
-    return "learning rate lowered" + (f" to {factor:g} of the schedule's" if isinstance(factor, int | float) else "")
+    factor = finite(event.get("factor"))
+    return "learning rate lowered" + ("" if factor is None else f" to {factor:g} of the schedule's")
 
 
 def _other(event: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Runs as PNG files: curves with events drawn through them, one run's or several over each other."""
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,5 +208,8 @@ def _grid(axes: Sequence[Any]) -> None:
 
 def _png(figure: Any) -> bytes:
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120, metadata={"Software": MADE_BY})
+    with warnings.catch_warnings():
+        # matplotlib's own font has not the letters of every language; the page shows them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(drawn, format="png", dpi=120, metadata={"Software": MADE_BY})
     return drawn.getvalue()

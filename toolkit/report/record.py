@@ -69,7 +69,7 @@ class Record:
         started = [event.get("versions") for event in self.events if event.get("event") == "started"]
         for found in (self.summary.get("versions"), *reversed(started)):
             if isinstance(found, dict):
-                return {str(name): str(release) for name, release in found.items()}
+                return {str(name): release for name, release in found.items() if isinstance(release, str)}
         return {}
 
     @property
@@ -132,7 +132,7 @@ def _clean(lines: Iterable[Step], notes: list[str], *, where: str) -> tuple[Step
     for line in lines:
         number = line.get("step")
         if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**53:
-            found[number] = {key: _number(value) for key, value in line.items()} | {"step": number}
+            found[number] = {key: finite(value) for key, value in line.items()} | {"step": number}
         else:
             without += 1
     if without:
@@ -140,8 +140,8 @@ def _clean(lines: Iterable[Step], notes: list[str], *, where: str) -> tuple[Step
     return tuple(found[number] for number in sorted(found))
 
 
-def _number(value: object) -> float | None:
-    """A finite number, or None; true and false are 1 and 0."""
+def finite(value: object) -> float | None:
+    """A number that is one, or None; true and false are 1 and 0."""
     if not isinstance(value, int | float):
         return None
     try:

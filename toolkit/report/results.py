@@ -7,9 +7,10 @@ from typing import NamedTuple
 from toolkit.report.compare import MAX_WARM_UP
 from toolkit.report.happenings import Happening, happenings
 from toolkit.report.readings import Reading, readings
-from toolkit.report.record import Record, distinct_names, read_record
+from toolkit.report.record import Record, distinct_names, finite, read_record
 from toolkit.report.runs import Run
 from toolkit.report.series import Column, columns
+from toolkit.report.texts import shown
 from toolkit.units import human_bytes, human_count, human_seconds
 
 MEMORY_NAMES = {
@@ -88,7 +89,7 @@ def state_words(record: Record) -> str:
         case "finished":
             return "finished"
         case "stopped early":
-            return f"finished: {record.summary['stopped_early']}"
+            return f"finished: {shown(str(record.summary['stopped_early']))}"
         case "not finished":
             return f"not finished: {_steps(record)} steps"
         case "not started":
@@ -108,7 +109,7 @@ def _reached(found: Measured) -> Iterator[Result]:
         values = [one[key] for one in found.record.evaluations if one.get(key) is not None]
         before, after = (values[0], values[-1]) if values else (None, None)
         if summary := found.record.summary:
-            before, after = (_number(summary.get(f"{key}_{when}")) for when in ("before", "after"))
+            before, after = (finite(summary.get(f"{key}_{when}")) for when in ("before", "after"))
         yield Result(name, _words(after, words), _words(before, words), cost=None if after is None else sign * after)
 
 
@@ -132,7 +133,7 @@ def _taken(found: Measured) -> Iterator[Result]:
             yield _beside(name, quantity.measured, human_bytes, quantity.predicted)
     ranks = record.summary.get("memory_by_rank")
     if record.plan.strategy.offload_to == "nvme" and isinstance(ranks, list):
-        moved = [sum(_number(rank.get(key)) or 0.0 for rank in ranks if isinstance(rank, dict)) for key in _DISK]
+        moved = [sum(finite(rank.get(key)) or 0.0 for rank in ranks if isinstance(rank, dict)) for key in _DISK]
         yield Result("swapped from and to disk", ", ".join(map(human_bytes, moved)))
 
 
@@ -151,7 +152,7 @@ def _course(found: Measured) -> Iterator[Result]:
     yield Result("restarts", f"{restarts:,}" if record.steps else "")
     if went_on > restarts:
         yield Result("launched again", f"{went_on - restarts:,}")
-    trained, seconds = (_number(record.summary.get(key)) for key in ("trainable_parameters", "wall_seconds"))
+    trained, seconds = (finite(record.summary.get(key)) for key in ("trainable_parameters", "wall_seconds"))
     yield Result("trained parameters", _words(trained, human_count))
     yield Result("last launch to end" if went_on else "whole run", _words(seconds, human_seconds))
 
@@ -167,10 +168,6 @@ def _last(column: Sequence[float | None]) -> float | None:
 
 def _words(value: float | None, words: Callable[[float], str]) -> str:
     return "" if value is None else words(value)
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) else None
 
 
 def _loss(value: float) -> str:

@@ -11,6 +11,7 @@ from toolkit.report.happenings import Happening
 from toolkit.report.results import Measured, Result, measured_run, results, state_words
 from toolkit.report.runs import Run
 from toolkit.report.tables import new_grid, new_table
+from toolkit.report.texts import shown
 
 _MOST_COLUMNS = 4
 """Runs that stand beside each other in the table of differences; of more, those with one value are named behind it."""
@@ -114,7 +115,7 @@ def _notes(found: Measured) -> list[str]:
     record = found.record
     notes = [*record.notes, *_troubles(found.happenings)]
     if record.state == "stopped early":
-        notes.append(str(record.summary["stopped_early"]))
+        notes.append(shown(str(record.summary["stopped_early"])))
     if (step := record.summary.get("exported_step")) is not None:
         notes.append(f"exported: the weights of step {step}, which had the lowest held-out loss")
     return notes
@@ -130,7 +131,8 @@ def _example(example: Mapping[str, object]) -> Table:
     grid = new_grid()
     for name in ("prompt", "expected", "before", "after"):
         # An untrained model may answer with anything, at length.
-        text = str(example.get(name, "")).strip()
+        given = example.get(name)
+        text = shown(given.strip()) if isinstance(given, str) else ""
         grid.add_row(name, Text(text if len(text) <= 400 else f"{text[:400]}…"))
     return grid
 

@@ -87,7 +87,15 @@ def test_files_that_are_there_and_empty(make_run: MakeRun, file: str, text: str)
     assert record.state == "not started"
 
 
-@pytest.mark.parametrize("summary", [{}, {"memory_by_rank": "x"}, {"data": [], "example": 3, "wall_seconds": "long"}])
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {},
+        {"memory_by_rank": "x"},
+        {"data": [], "example": 3, "wall_seconds": "long", "versions": 3, "stopped_early": [], "exported_step": {}},
+        {"data": {"rows": None}, "example": {"prompt": [], "after": None}, "wall_seconds": float("inf")},
+    ],
+)
 def test_a_summary_that_says_little(make_run: MakeRun, summary: Any) -> None:
     found = measured(read(make_run("run", steps=step_lines(1), summary=summary)))
     assert results(found).reached[0].value == "2.0000"

@@ -203,7 +203,9 @@ def test_runs_are_switched_off_and_on(make_run: MakeRun, browser: Any, tmp_path:
     assert page.complaints() == []
 
 
-@pytest.mark.parametrize("files", [{}, {"steps": step_lines(1)}, {"steps": step_lines(3, loss=None)}, {"steps": []}])
+@pytest.mark.parametrize(
+    "files", [{}, {"steps": step_lines(1)}, {"steps": step_lines(3, loss=None)}, {"events": [{"event": "restarted"}]}]
+)
 def test_runs_in_any_state_open(make_run: MakeRun, browser: Any, tmp_path: Path, files: dict[str, Any]) -> None:
     page = Opened(browser, written(tmp_path / "page.html", make_run("run", **files)))
     drawn = page.run("return document.querySelectorAll('.chart canvas').length")

@@ -136,6 +136,7 @@ def test_runs_in_any_state_have_a_page(make_run: MakeRun, files: dict[str, Any],
     page = page_of(make_run("run", **files))
     assert len(page.numbers["charts"]) == charts
     assert "It is the fastest of 17 strategies that fit." in page.text
+    assert ("All events" in page.text) is bool(files.get("steps") or files.get("events"))
     # Without any step there is nothing to draw curves of, and no controls for them.
     assert any(attrs.get("id") == "charts" for _, attrs in page.tags) is bool(files.get("steps"))
 

@@ -41,7 +41,11 @@ def test_a_plan_alone_has_a_page_too(make_run: MakeRun) -> None:
 
 
 def test_several_share_a_page_and_a_picture(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [make_run("a", steps=step_lines(3)), make_run("b", steps=step_lines(2500), max_steps=5), make_run("c_$x")]
+    runs = [
+        make_run("a", steps=step_lines(3)),
+        make_run("b", steps=step_lines(2500), max_steps=5),
+        make_run("_$x$ 日本"),
+    ]
     files = {path: path.read_bytes() for run in runs for path in run.rglob("*")}
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")

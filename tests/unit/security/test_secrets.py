@@ -63,14 +63,23 @@ def test_planning_emitting_reporting(tmp_path: Path, shown: Callable[..., str]) 
     texts = [shown(*PLAN, "-o", "run", "--data", "x.jsonl", *more) for more in ([], ["--overwrite"])]
     texts += [shown(*PLAN, *more) for more in (["--json"], ["--explain"], ["--plot", "plan.html"])]
     run = tmp_path / "run"
+    # A library says what it likes, with whatever it was given.
+    event = {"event": "restarted", "reason": f"cannot read {URL} with {ENVIRONMENT['HF_TOKEN']}"}
     step = {"step": 1, "loss": 2.0, "grad_norm": 1.0, "lr": 0.1, "tokens": 9, "tokens_per_second": 3.0}
     (run / "telemetry.jsonl").write_text(json.dumps(step | {"step_seconds": 3.0, "skipped": 0}) + "\n")
     texts += [shown("report", "run"), shown("report", "run", "--compare", "--json"), shown("launch", "nowhere")]
     assert all(texts)
     assert hits(tmp_path, *texts) == []
     assert sorted(file.name for file in run.iterdir()) == [
-        "accelerate.yaml", "ds_config.json", "launch.sh", "plan.json", "recipe.yaml", "telemetry.jsonl",
+        "accelerate.yaml", "ds_config.json", "launch.sh", "plan.json", "plots", "recipe.yaml", "report.html",
+        "telemetry.jsonl",
     ]  # fmt: skip
+    (run / "events.jsonl").write_text(json.dumps(event))
+    told, page = shown("report", "run", "-o", "page.html"), (tmp_path / "page.html").read_text()
+    (run / "events.jsonl").unlink()
+    assert "cannot read https://***@data.example.org/x.jsonl with ***" in " ".join(told.split())
+    assert "cannot read https://***@data.example.org" in page
+    assert hits(tmp_path, told) == []
 
 
 @pytest.mark.parametrize(

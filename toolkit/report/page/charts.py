@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from toolkit.report.happenings import EVALUATED, LANES, Happening
-from toolkit.report.page.markup import shown
 from toolkit.report.readings import readings
 from toolkit.report.results import Measured
 from toolkit.report.series import Column, last_of_each, stretch, thinned
+from toolkit.report.texts import shown
 
 MOST_POINTS = 2000
 """Of one line: twice the pixels of a chart."""
@@ -125,7 +125,7 @@ def _run_data(run: Measured, most: int) -> dict[str, Any]:
         },
         "planned": dict(_planned(run)),
         "events": [
-            {"step": mark.step, "lane": mark.lane, "words": shown(mark.words), "weight": mark.weight}
+            {"step": mark.step, "lane": mark.lane, "words": mark.words, "weight": mark.weight}
             for mark in kept_marks(run.happenings)
         ],
     }

@@ -29,10 +29,11 @@ def document(runs: Sequence[Measured]) -> bytes:
     styles, scripts = ([(_ASSETS / name).read_text("utf-8") for name in names] for names in (_STYLES, _SCRIPTS))
     licence = (_ASSETS / "uPlot.LICENSE.txt").read_text("utf-8")  # asks to be in every copy
     scripts[0] = f"/*\n{licence}\n*/\n{scripts[0]}"
-    trained = any(run.record.steps for run in runs)
+    trained, marked = any(run.record.steps for run in runs), any(run.happenings for run in runs)
     parts = [
         overview(runs),
-        *([_curves(), _time_line(runs)] if trained else []),
+        *([_curves()] if trained else []),
+        *([_time_line(runs, drawn=trained)] if trained or marked else []),
         _memory(runs),
         _step_time(runs),
         plan_section(runs),
@@ -53,7 +54,7 @@ def document(runs: Sequence[Measured]) -> bytes:
     body = element(
         "body",
         header(runs),
-        _links(trained),
+        _links(trained=trained, marked=marked),
         element("main", parts),
         data(chart_data(runs), id_="data"),
         [raw("script", script) for script in scripts],
@@ -72,8 +73,9 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _links(trained: bool) -> Markup:
-    names = ["Results", *(["Curves", "Time line"] if trained else []), "Memory", "Step time"]
+def _links(*, trained: bool, marked: bool) -> Markup:
+    names = ["Results", *(["Curves"] if trained else []), *(["Time line"] if trained or marked else [])]
+    names += ["Memory", "Step time"]
     names += ["Plan", "Recipe", "Environment"]
     theme = element("button", "theme: auto", type="button", id="theme", title="light, dark, or as the system has it")
     return element("nav", [element("a", name, href=f"#{section_id(name)}") for name in names], theme)
@@ -101,20 +103,16 @@ def _curves() -> Markup:
     )
 
 
-def _time_line(runs: Sequence[Measured]) -> Markup:
+def _time_line(runs: Sequence[Measured], *, drawn: bool) -> Markup:
+    """A run that ended before its first step has events, and no axis to draw them over."""
     marks = [(place, mark) for place, run in enumerate(runs) for mark in kept_marks(run.happenings, _MOST_ROWS)]
     rows: list[list[Child]] = [[f"{mark.step:,}", *_mark_cells(place, mark, len(runs))] for place, mark in marks]
     heads = ["after step", *([""] if len(runs) > 1 else []), "what happened"]
-    left_out = sum(len(run.happenings) for run in runs) - len(marks)
-    more = (
-        [element("p", f"{left_out:,} more are not listed; they are in events.jsonl.", class_="note")]
-        if left_out
-        else []
-    )
-    listed = element(
-        "details", element("summary", f"All events ({len(rows)})"), table(heads, rows, class_="events"), more
-    )
-    return section("Time line", element("div", id="timeline"), listed)
+    listed: list[Child] = [element("summary", f"All events ({len(rows)})"), table(heads, rows, class_="events")]
+    if left_out := sum(len(run.happenings) for run in runs) - len(marks):
+        listed.append(element("p", f"{left_out:,} more are not listed; they are in events.jsonl.", class_="note"))
+    canvas = element("div", id="timeline") if drawn else None
+    return section("Time line", canvas, element("details", listed, open=not drawn))
 
 
 def _mark_cells(place: int, mark: Happening, num_runs: int) -> list[Child]:

@@ -139,7 +139,8 @@ def _environment(record: Record) -> list[Child]:
         parts.append(_folded("Training data as it was read", table(["", ""], rows, class_="numbers")))
     example = record.summary.get("example")
     if isinstance(example, dict):
-        told = [[str(key), element("td", element("pre", str(text)))] for key, text in example.items()]
+        texts = {str(key): text for key, text in example.items() if isinstance(text, str)}
+        told = [[key, element("td", element("pre", text))] for key, text in texts.items()]
         parts.append(_folded("A held-out sample, before and after", table(["", ""], told)))
     for path in (record.run.folder.ds_config, record.run.folder.megatron_args):
         if path.is_file() and (text := _text(path)):

@@ -2,13 +2,11 @@
 
 import html
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
-from toolkit.errors import masked
+from toolkit.report.texts import shown
 
-_NO_LETTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _VOID = {"br", "col", "input", "link", "meta"}
 
 
@@ -63,11 +61,6 @@ def data(content: Any, *, id_: str) -> Markup:
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return raw("script", text, type="application/json", id=id_)
-
-
-def shown(text: str) -> str:
-    """A text of a file as it may be seen: without secrets, and without signs that are no letters."""
-    return _NO_LETTERS.sub("\ufffd", masked(text))
 
 
 def table(head: Iterable[Child], rows: Iterable[Iterable[Child]], *, class_: str | None = None) -> Markup:

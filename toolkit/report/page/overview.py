@@ -120,7 +120,7 @@ def _beside_each_other(lines: Sequence[Result]) -> list[Child]:
     for line in lines:
         before = [f"{line.before} → "] if line.before else []
         planned = [element("small", f" planned {line.planned}", class_=_judged(line) or None)] if line.planned else []
-        value = element("b", line.value) if best is not None and line.cost == best else line.value
+        value = element("b" if best is not None and line.cost == best else "span", line.value, class_="value")
         cells.append(element("td", before, value, planned))
     return cells
 

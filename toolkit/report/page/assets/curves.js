@@ -200,7 +200,7 @@ function makeChart(chart, place, width) {
     ? [{ series: [index + 1, index + 2], fill: () => `${runColour(layer.run)}38` }] : []));
   const written = WRITTEN[chart.unit];
   const options = {
-    width, height: 240, bands, legend: { show: false }, padding: [10, 14, 0, 4],
+    width, height: 240, bands, legend: { show: false }, padding: [10, 28, 0, 4],
     scales: { x: { time: false, range: () => state.zoom ?? wholeRange() }, y: yScale(chart, log) },
     axes: [{ ...axisStyle(), size: 30, values: (u, splits) => splits.map(onAxis), space: 70 },
       { ...axisStyle(), size: 62, ...(chart.unit === "bytes" && !log ? { incrs: POWERS_OF_2 } : {}), values: (u, splits) => splits.map((value) => (value === null || (log && !isRound(value)) ? "" : written(value))) }],

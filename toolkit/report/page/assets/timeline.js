@@ -106,7 +106,7 @@ function makeTimeline(place, width) {
   if (report.lanes.length === 0) { put("p", "Nothing was noted beside the steps.", place, "note"); return null; }
   const last = report.lanes.length - 1;
   const options = {
-    width, height: LANE_HEIGHT * report.lanes.length + 38, legend: { show: false }, padding: [4, 14, 0, 4],
+    width, height: LANE_HEIGHT * report.lanes.length + 38, legend: { show: false }, padding: [4, 28, 0, 4],
     scales: { x: { time: false, range: () => state.zoom ?? wholeRange() }, y: { dir: -1, range: () => [-0.5, last + 0.5] } },
     axes: [{ ...axisStyle(), size: 30, values: (u, splits) => splits.map(onAxis), space: 70 },
       { ...axisStyle(), size: 110, splits: () => report.lanes.map((lane, index) => index),
