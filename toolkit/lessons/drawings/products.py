@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from matplotlib.patches import Rectangle
 
-from toolkit.lessons.drawings.picture import GREY, RANKS, Picture, Sheet, plain, styled
+from toolkit.lessons.drawings.axes import RANKS, legend_below, without_frame
 from toolkit.lessons.matrix_product import Product
+from toolkit.report.pictures.picture import PALE, Picture, canvas, finished
 
 Cut = Literal["rows", "columns", "on all", "summed", "first", "layers", "last"]
 
@@ -21,27 +22,26 @@ _CUTS: dict[str, tuple[str, dict[str, Cut]]] = {
 _ON_ALL = "#E4E4E4"
 
 
-@styled
-def products(found: Sequence[Mapping[str, Product]]) -> Picture:
+def draw_products(found: Sequence[Mapping[str, Product]]) -> Picture:
     """Who holds which part of X and W and has which part of Y, in the four ways, and what it costs."""
-    sheet = Sheet(10.5, 2.6, (1.0,) * len(_CUTS))
-    for axes, (name, (title, cuts)) in zip(sheet.panels, _CUTS.items(), strict=True):
-        for matrix, (left, height, width) in _PLACES.items():
-            _matrix(axes, (left, 1.5 - height / 2, width, height), cuts[matrix])
-            axes.text(left + width / 2, 1.5 + height / 2 + 0.12, matrix, ha="center")
-        for sign, at in (("\N{MULTIPLICATION SIGN}", 2.45), ("=", 5.35)):
-            axes.text(at, 1.5, sign, ha="center", va="center", fontsize=13)
-        held, sent = (max(getattr(one[name], kind) for one in found) for kind in ("held_numbers", "sent_bytes"))
-        axes.text(0, -0.6, f"holds {held:,} numbers", fontsize=9, color=GREY)
-        axes.text(0, -1.2, f"sends {sent:,} bytes", fontsize=9, color=GREY)
-        axes.set_title(title)
-        axes.set(xlim=(-0.1, 7.9), ylim=(-1.4, 3.7), aspect="equal", xticks=[], yticks=[])
-        plain(axes)
-    for rank, colour in enumerate(RANKS):
-        sheet.panels[0].plot([], [], "s", color=colour, label=f"rank {rank}")
-    sheet.panels[0].plot([], [], "s", color=_ON_ALL, label="all ranks")
-    sheet.legend_below(sheet.panels[0], columns=len(RANKS) + 1)
-    return sheet.finish()
+    with canvas(10, 2.5, ncols=len(_CUTS)) as (figure, panels):
+        for axes, (name, (title, cuts)) in zip(panels, _CUTS.items(), strict=True):
+            for matrix, (left, height, width) in _PLACES.items():
+                _matrix(axes, (left, 1.5 - height / 2, width, height), cuts[matrix])
+                axes.text(left + width / 2, 1.5 + height / 2 + 0.12, matrix, ha="center")
+            for sign, at in (("\N{MULTIPLICATION SIGN}", 2.45), ("=", 5.35)):
+                axes.text(at, 1.5, sign, ha="center", va="center", fontsize=13)
+            held, sent = (max(getattr(one[name], kind) for one in found) for kind in ("held_numbers", "sent_bytes"))
+            axes.text(0, -0.6, f"holds {held:,} numbers", fontsize=9, color=PALE)
+            axes.text(0, -1.2, f"sends {sent:,} bytes", fontsize=9, color=PALE)
+            axes.set_title(title)
+            axes.set(xlim=(-0.1, 7.9), ylim=(-1.4, 3.7), aspect="equal", xticks=[], yticks=[])
+            without_frame(axes)
+        for rank, colour in enumerate(RANKS):
+            panels[0].plot([], [], "s", color=colour, label=f"rank {rank}")
+        panels[0].plot([], [], "s", color=_ON_ALL, label="all ranks")
+        legend_below(panels[0], columns=len(RANKS) + 1)
+        return finished(figure, f"Which rank holds which part of X, W and Y, cut by {', '.join(_CUTS)}.")
 
 
 def _matrix(axes: Any, place: tuple[float, float, float, float], cut: Cut) -> None:
