@@ -1,7 +1,6 @@
 """Whole runs through the launchers: both documented forms, and what a user sees when the ranks cannot train."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -14,10 +13,9 @@ from typing import Any
 import pytest
 
 import toolkit
+from ranks.inputs import write_inputs
 from ranks.runs import in_warm_ranks
 from toolkit.checkpoints.store import Store
-from toolkit.demo.model import write_demo_model
-from toolkit.demo.tasks import demo_rows
 from toolkit.errors import Preempted
 
 pytestmark = pytest.mark.ranks
@@ -28,11 +26,7 @@ STEPS = 4
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `model/` and `data.jsonl`."""
-    folder = tmp_path_factory.mktemp("inputs")
-    rows = demo_rows()[0][:200]
-    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_demo_model(folder / "model", (row[key] for row in rows for key in ("prompt", "completion")))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"), rows=200)
 
 
 def make_run(folder: Path, model: Path, data: Path, *, steps: int = STEPS, **layout: Any) -> Path:

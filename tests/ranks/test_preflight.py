@@ -9,9 +9,8 @@ import pytest
 import toolkit
 from procs import run_ranks
 from ranks import planted
+from ranks.inputs import write_inputs
 from ranks.runs import edited_ds_config
-from toolkit.demo.model import write_demo_model
-from toolkit.demo.tasks import demo_rows
 
 pytestmark = pytest.mark.ranks
 
@@ -19,11 +18,7 @@ pytestmark = pytest.mark.ranks
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `model/` and `data.jsonl`."""
-    folder = tmp_path_factory.mktemp("inputs")
-    rows = demo_rows()[0][:60]
-    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_demo_model(folder / "model", (row[key] for row in rows for key in ("prompt", "completion")))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"), rows=60)
 
 
 def make_run(folder: Path, inputs: Path, *, cluster: str = "2xcpu", packing: bool = False, **choices: Any) -> Path:
