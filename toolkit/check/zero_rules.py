@@ -1,13 +1,14 @@
 """Keys of `zero_optimization` that contradict its stage or each other.
 
 Source: deepspeed 0.19.8 runtime/zero/config.py (validators), runtime/config.py (`_do_error_check`), runtime/engine.py
-(`_do_sanity_check`, `_configure_zero_optimizer`), runtime/zero/stage_1_and_2.py (any offload device means CPU there).
+(`_do_sanity_check`, `_configure_zero_optimizer`), runtime/zero/stage_1_and_2.py (any offload device means CPU there);
+accelerate 1.15 utils/dataclasses.py (`DeepSpeedPlugin.__post_init__`).
 """
 
 from collections.abc import Iterator
 
-from toolkit.check.context import Context, Values
-from toolkit.check.finding import Edit, Finding, Location
+from toolkit.check.context import Context, Values, autos
+from toolkit.check.finding import Edit, Finding, Location, Severity
 from toolkit.check.value import shown
 
 _Z = "zero_optimization"
@@ -38,6 +39,7 @@ def zero(values: Values, context: Context) -> Iterator[Finding]:
         told, remedy = "true or false is the format of 2020", 'write {"stage": 1}, or the stage that is meant'
         edit = Edit("replace", f'{{"stage": {int(values.get(_Z))}}}')
         yield Finding("warning", "deprecated-key", (_Z,), told, "true means stage 1, false 0", remedy, edit)
+    yield from _missing(values, context)
     stage = stage_of(values)
     if stage is None:
         return
@@ -48,9 +50,21 @@ def zero(values: Values, context: Context) -> Iterator[Finding]:
     yield from _offload(values, stage)
     yield from _disk(values, stage)
     yield from _only_of_stage_3(values, stage)
-    yield from _refusals(values, stage)
+    yield from _refusals(values, stage, context)
     yield from _buckets(values, context)
     yield from _saving(values, stage)
+
+
+def _missing(values: Values, context: Context) -> Iterator[Finding]:
+    """accelerate's plugin, which the Trainer goes through, wants the section."""
+    tuned = values.on("autotuning", "enabled")
+    if values.has(_Z) or tuned or context.read_by not in ("trainer", None):
+        return
+    if context.read_by is None and not autos(values.content):
+        return
+    told = "`zero_optimization` is missing, which accelerate wants, and the Trainer goes through it"
+    severity: Severity = "error" if context.read_by == "trainer" else "warning"
+    yield Finding(severity, "no-zero", (_Z,), told, "a ValueError at start", 'add "zero_optimization": {"stage": 0}')
 
 
 def _offload(values: Values, stage: int) -> Iterator[Finding]:
@@ -67,10 +81,31 @@ def _offload(values: Values, stage: int) -> Iterator[Finding]:
         told = f"a part of the optimizer ({ratio:g}) is offloaded by ZeRO-3 alone, the stage is {stage}"
         at: Location = (_Z, "offload_optimizer", "ratio")
         yield Finding("error", "offload-stage", at, told, _REFUSED, "remove `ratio`, or set `stage` to 3")
+    elif ratio is not None and ratio < 1 and (other := _no_cpu_adam(values)):
+        at = (_Z, "offload_optimizer", "ratio")
+        told = f"a part of the optimizer ({ratio:g}) is offloaded with DeepSpeed's own Adam alone, and this is {other}"
+        remedy = f"remove `ratio`, or {_INSTEAD.get(other, 'use AdamW')}"
+        yield Finding("error", "partial-offload", at, told, _REFUSED, remedy)
     if values.on(_Z, "offload_optimizer", "super_offload") and stage != 3:
         at = (_Z, "offload_optimizer", "super_offload")
         told = f"is for ZeRO-3 alone, the stage is {stage}"
         yield Finding("warning", "offload-stage", at, told, "it is ignored without a word", "remove it")
+
+
+_TORCH_ADAM, _ZENFLOW = "torch's (`torch_adam`)", "ZenFlow's"
+_INSTEAD = {_TORCH_ADAM: "remove `torch_adam`", _ZENFLOW: "remove `zenflow`"}
+
+
+def _no_cpu_adam(values: Values) -> str:
+    """Which optimizer of the file is not DeepSpeed's Adam on the CPU; nothing where the file names none."""
+    kind = values.get("optimizer", "type")
+    if not isinstance(kind, str) or device_of(values, "offload_optimizer") in ("none", "auto"):
+        return ""
+    if kind.lower() not in ("adam", "adamw"):
+        return shown(kind)
+    if values.on("optimizer", "params", "torch_adam"):
+        return _TORCH_ADAM
+    return _ZENFLOW if isinstance(values.get(_Z, "zenflow"), dict) else ""
 
 
 def _disk(values: Values, stage: int) -> Iterator[Finding]:
@@ -106,7 +141,7 @@ def _only_of_stage_3(values: Values, stage: int) -> Iterator[Finding]:
         yield Finding("warning", "zeropp-stage", at, told, effect, "remove it, or set `stage` to 3")
 
 
-def _refusals(values: Values, stage: int) -> Iterator[Finding]:
+def _refusals(values: Values, stage: int, context: Context) -> Iterator[Finding]:
     if values.off(_Z, "compute_grad_norm"):
         at: Location = (_Z, "compute_grad_norm")
         if stage not in (1, 2):
@@ -134,7 +169,7 @@ def _refusals(values: Values, stage: int) -> Iterator[Finding]:
     if summed and (named := [name for name, given in against.items() if given]):
         told = f"sum is not for {' and '.join(named)}"
         yield Finding("error", "allreduce-sum", ("gradient_allreduce_op",), told, _REFUSED, "remove it")
-    yield from _unmanaged(values, stage)
+    yield from _unmanaged(values, stage, context)
 
 
 def _buckets(values: Values, context: Context) -> Iterator[Finding]:
@@ -144,16 +179,19 @@ def _buckets(values: Values, context: Context) -> Iterator[Finding]:
         yield Finding("error", "out-of-range", at, told, _REFUSED, remedy)
 
 
-def _unmanaged(values: Values, stage: int) -> Iterator[Finding]:
+def _unmanaged(values: Values, stage: int, context: Context) -> Iterator[Finding]:
     if not values.off("managed_gradient_accumulation"):
         return
-    at = ("managed_gradient_accumulation",)
-    overlap = values.get(_Z, "overlap_comm")
-    if stage != 2 and (overlap is True or (overlap is None and stage == 3)):
-        told = f"false with `overlap_comm` is for ZeRO-2, the stage is {stage}"
-        yield Finding("error", "unmanaged-accumulation", at, told, _REFUSED, "set `overlap_comm` to false")
-    if values.on("compile", "deepcompile"):
-        yield Finding("error", "unmanaged-accumulation", at, "false is not for DeepCompile", _REFUSED, "remove it")
+    offload = any(device_of(values, part) not in ("none", "auto") for part in ("offload_optimizer", "offload_param"))
+    refused = {
+        "`overlap_comm` below ZeRO-2": stage < 2 and values.on(_Z, "overlap_comm"),
+        "DeepCompile": values.on("compile", "deepcompile"),
+        "offload before 0.19.5": offload and not context.since("0.19.5"),
+        "Apex AMP": values.on("amp", "enabled") and not context.since("0.19.8"),
+    }
+    for other in (name for name, given in refused.items() if given):
+        at, told = ("managed_gradient_accumulation",), f"false is not for {other}"
+        yield Finding("error", "unmanaged-accumulation", at, told, _REFUSED, "remove it, or the other one")
 
 
 def _saving(values: Values, stage: int) -> Iterator[Finding]:

@@ -88,6 +88,9 @@ GOOD = (
          {"deepspeed": "0.17.4"}),
     Good("bf16 without ZeRO before its fault", zero('"stage": 0'), {"deepspeed": "0.17.5"}),
     Good("threads by their old name", '"aio": {"thread_count": 2}', {"deepspeed": "0.16.3"}),
+    Good("no section of ZeRO, which the autotuner puts in",
+         '"gradient_accumulation_steps": "auto", "autotuning": {"enabled": true}', without=(Z,)),
+    Good("accumulation by hand at stage 3", zero('"stage": 3') + ', "managed_gradient_accumulation": false'),
     Good("overlap of stage 3", zero('"stage": 3, "overlap_comm": true'), {"deepspeed": "0.19.2"}),
     Good("WarmupLR with its peak", zero('"stage": 1') + ', "scheduler": {"type": "WarmupLR",'
          '"params": {"warmup_max_lr": 1e-4}}', {"deepspeed": "0.19.3"}),
