@@ -1,6 +1,8 @@
 """A file as the checks see it: its value, and the line of every key."""
 
 import bisect
+import codecs
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,7 @@ import yaml
 from toolkit.check import json_reader
 from toolkit.check.finding import Edit, Finding, Location, Placed
 from toolkit.check.json_reader import Lapse, Member
-from toolkit.specs.reading import MAX_JSON_BYTES, MAX_YAML_BYTES, BoundedLoader, bounded_text
+from toolkit.specs.reading import MAX_JSON_BYTES, MAX_YAML_BYTES, BoundedLoader, NotUtf8, bounded_text
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Document:
 
     @cached_property
     def _line_starts(self) -> list[int]:
-        return [0, *(offset + 1 for offset, sign in enumerate(self.text) if sign == "\n")]
+        return [0, *(end.end() for end in re.finditer(r"\r\n?|\n", self.text))]
 
     def place(self, finding: Finding, offset: int | None = None) -> Placed:
         """The finding with the line of its key, or of the innermost section around it that stands in the file."""
@@ -52,18 +54,46 @@ class Document:
         line = bisect.bisect_right(self._line_starts, offset)
         column = offset - self._line_starts[line - 1] + 1
         # Editors do not count a byte-order mark.
-        return Placed(str(self.path), line, max(1, column - (line == 1 and self.text.startswith("\ufeff"))), finding)
+        return Placed(str(self.path), line, max(1, column - (line == 1 and self.text.startswith(_MARK))), finding)
 
 
 def read_document(path: Path) -> Document:
     """Read a file: JSON where its name ends in .json, else YAML.
 
     Raises:
-        SpecError: missing, unreadable, larger than such files are, or not UTF-8.
+        SpecError: missing, unreadable, or larger than such files are.
     """
-    if path.suffix.lower() == ".json":
-        return json_document(path, bounded_text(path, MAX_JSON_BYTES, with_mark=True))
-    return yaml_document(path, bounded_text(path, MAX_YAML_BYTES))
+    of_json = path.suffix.lower() == ".json"
+    try:
+        text = bounded_text(path, MAX_JSON_BYTES if of_json else MAX_YAML_BYTES, with_mark=of_json)
+    except NotUtf8 as error:
+        return _in_other_encoding(path, error.content)
+    return json_document(path, text) if of_json else yaml_document(path, text)
+
+
+_ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+
+def _in_other_encoding(path: Path, content: bytes) -> Document:
+    """Read all the same, where a mark says what it is: as Windows' Notepad and PowerShell's `>` write it."""
+    finding = _OF_LAPSES["encoding"]
+    try:
+        text = content.decode(_ENCODINGS.get(content[:2], "utf-8"))
+    except UnicodeDecodeError as error:
+        damaged = content[:2] in _ENCODINGS
+        told = "the file is UTF-16, and damaged" if damaged else f"byte {content[error.start]:#04x} is not UTF-8"
+        found = replace(finding, message=told, edit=None)
+        return Document(path, content.decode("latin-1"), None, {}, ((found, error.start),))
+    found = replace(finding, message="the file is UTF-16, as PowerShell's > writes it")
+    if path.suffix.lower() != ".json":
+        document = yaml_document(path, text.removeprefix(_MARK))
+        return replace(document, faults=((replace(found, edit=None), 0), *document.faults))
+    document = json_document(path, text)
+    others = (fault for fault in document.faults if fault[0].rule != "byte-order-mark")
+    lapses = (
+        lapse._replace(rule="encoding") if lapse.rule == "byte-order-mark" else lapse for lapse in document.lapses
+    )
+    return replace(document, faults=((found, 0), *others), lapses=tuple(lapses))
 
 
 def json_document(path: Path, text: str) -> Document:
@@ -119,11 +149,15 @@ def _broken(path: Path, text: str, message: str, offset: int) -> Document:
     return Document(path, text, None, {}, ((finding, min(offset, len(text))),))
 
 
+_MARK = "\ufeff"
 _PYTHONS = "transformers and accelerate read with Python's json and refuse the file; DeepSpeed's own reader takes it"
 _OF_LAPSES = {
     "comment": Finding("error", "comment", (), "", _PYTHONS, "remove them", Edit("lapse")),
     "comma": Finding("error", "comma", (), "", _PYTHONS, "mend the line", Edit("lapse")),
     "byte-order-mark": Finding("error", "byte-order-mark", (), "", _PYTHONS, "save it without", Edit("lapse")),
+    "encoding": Finding(
+        "error", "encoding", (), "", "everybody reads UTF-8: a UnicodeDecodeError", "save it as UTF-8", Edit("lapse"),
+    ),
     "not-finite": Finding(
         "error", "not-finite", (), "", "Python's json takes it, DeepSpeed's own reader and this toolkit do not",
         "write a number",

@@ -42,7 +42,7 @@ class Member(NamedTuple):
 class Lapse(NamedTuple):
     """What is no JSON and leaves no doubt about what is meant: it is noted, and the reading goes on."""
 
-    rule: Literal["comment", "comma", "not-finite", "byte-order-mark"]
+    rule: Literal["comment", "comma", "not-finite", "byte-order-mark", "encoding"]
     message: str
     start: int
     end: int

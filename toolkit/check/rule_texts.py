@@ -31,6 +31,7 @@ _OF_ANY = {
     "comma": (_DEPENDS_ON_READER, "A comma too many, or none at the end of a line; the rest is checked all the same."),
     "comment": (_DEPENDS_ON_READER, "Comments in JSON: DeepSpeed's own reader takes them, Python's does not."),
     "deprecated-key": (_WARNING, "A key that is still read under its old name, and the name that takes its place."),
+    "encoding": (_ERROR, "A text that is not UTF-8."),
     "misplaced-key": (_ERROR, "A known key in the wrong section."),
     "not-finite": (_DEPENDS, "NaN or Infinity, which Python's json takes and other readers do not."),
     "out-of-range": (_ERROR, "A number outside the range that its reader takes."),

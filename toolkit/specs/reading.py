@@ -21,6 +21,14 @@ _MAX_DIGITS = 400
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
+class NotUtf8(SpecError):
+    """A file is in another encoding, or no text; `content` is what it holds."""
+
+    def __init__(self, path: Path, content: bytes):
+        super().__init__(f"{path}: not UTF-8 text; give a YAML or JSON file")
+        self.content = content
+
+
 class UniqueKeys(yaml.constructor.SafeConstructor):
     """Refuses a key given twice; safe_load itself keeps the last one without a word."""
 
@@ -138,7 +146,8 @@ def bounded_text(path: Path, max_bytes: int, *, with_mark: bool = False) -> str:
     """The text of a file that is not larger than it may be, without a byte-order mark unless it is asked for.
 
     Raises:
-        SpecError: missing, unreadable, larger, or not UTF-8.
+        NotUtf8: it is not.
+        SpecError: missing, unreadable, or larger.
     """
     try:
         with path.open("rb") as file:
@@ -151,7 +160,7 @@ def bounded_text(path: Path, max_bytes: int, *, with_mark: bool = False) -> str:
     try:
         return content.decode("utf-8" if with_mark else "utf-8-sig")
     except UnicodeDecodeError:
-        raise SpecError(f"{path}: not UTF-8 text; give a YAML or JSON file") from None
+        raise NotUtf8(path, content) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from toolkit.check import json_reader
 from toolkit.check.api import Question, check_document
-from toolkit.check.document import json_document
+from toolkit.check.document import json_document, read_document
 from toolkit.check.fix import fixed
 from toolkit.check.releases import Release
 
@@ -63,6 +63,29 @@ def test_what_leaves_no_doubt_is_told_mended_and_read_on(name: str) -> None:
     assert words in lapse.finding.message
     # The key is checked too: no ds_config has it.
     assert any(one.finding.rule == "no-ds-config" for one in found)
+    assert fixed(document, [one.finding for one in found]) == mended
+
+
+IN_OTHER_ENCODINGS = {
+    "utf-16": ("a.json", '{\n "a": 1}'.encode("utf-16"), 1, 1, "is UTF-16", '{\n "a": 1}'),
+    "utf-16 of others": ("a.json", '\ufeff{"a": 1, //\n}'.encode("utf-16-be"), 1, 1, "is UTF-16", '{"a": 1\n}'),
+    "utf-16 and no JSON": ("a.json", '\ufeff{"a"}'.encode("utf-16-le"), 1, 1, "is UTF-16", '\ufeff{"a"}'),
+    "utf-16 in YAML": ("a.yaml", "a: 1\n".encode("utf-16"), 1, 1, "is UTF-16", "a: 1\n"),
+    "half of it": ("a.json", b"\xff\xfe{", 1, 3, "damaged", "\xff\xfe{"),
+    "Latin-1": ("a.json", '{\r"a": "\xfc"}'.encode("latin-1"), 2, 7, "byte 0xfc", '{\r"a": "\xfc"}'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_OTHER_ENCODINGS)
+def test_another_encoding_is_told_and_read_where_it_says_which(name: str, tmp_path: Path) -> None:
+    file, content, line, column, words, mended = IN_OTHER_ENCODINGS[name]
+    (tmp_path / file).write_bytes(content)
+    document = read_document(tmp_path / file)
+    found = list(check_document(document, Question(Release.parse("0.19.8"), kind="ds_config")))
+    (told,) = [one for one in found if one.finding.rule == "encoding"]
+    assert (told.line, told.column, told.finding.severity) == (line, column, "error")
+    assert words in told.finding.message
+    assert any(one.finding.rule == "no-ds-config" for one in found) == isinstance(document.value, dict)
     assert fixed(document, [one.finding for one in found]) == mended
 
 
