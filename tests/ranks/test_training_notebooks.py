@@ -71,6 +71,7 @@ def test_parallelism(tmp_path: Path) -> None:
 
 def test_compare(tmp_path: Path) -> None:
     parameters = {
+        "HIDDEN_SIZE": 256,
         "STEPS": 5,
         "CALIBRATION_SECONDS": 5,
         "LAYOUTS": {

@@ -49,11 +49,14 @@ def test_new_steps_are_drawn_while_it_trains_and_at_the_end(
             add_step(run, 1)
             wait_for(shell.display_pub.outputs, 2)
             add_step(run, 2)
+            wait_for(shell.display_pub.outputs, 3)
+            (run / "evaluations.jsonl").write_text('{"step": 2, "held_out_loss": 1.0}\n')
         shown = captured.outputs
     words = [one.data["text/plain"] for one in shown]
     assert words[0] == "waiting for the first step"
     assert words[1].startswith("step 1: ")
     assert words[-1].startswith("step 2: ")
+    assert shown[-1].data["image/png"] != shown[-2].data["image/png"], "what was measured last is in the last picture"
     assert [one.update for one in shown] == [False] + [True] * (len(shown) - 1)
     assert len({one.transient["display_id"] for one in shown}) == 1
 

@@ -3,6 +3,13 @@
 They read plans and runs, and need matplotlib.
 """
 
+from toolkit.errors import INSTALL_TRAINING, MachineError
+
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:  # the desk half is installed without it; said once for all modules below
+    raise MachineError(f"pictures need matplotlib; {INSTALL_TRAINING}") from error
+
 from toolkit.report.pictures.choices import draw_choices
 from toolkit.report.pictures.measured import draw_comparison
 from toolkit.report.pictures.memory import draw_memory, draw_memory_groups

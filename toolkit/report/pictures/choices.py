@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.lines import Line2D
 
+from toolkit.planner.memory import HEADROOM
 from toolkit.planner.plan import Candidate, Plan
 from toolkit.report.pictures.picture import GRID, INK, LIMIT, Picture, canvas, finished
 from toolkit.report.plan_plots import ENGINE_COLOURS
@@ -78,7 +79,7 @@ def _finish_axes(axes: Any, shown: Sequence[Candidate], plan: Plan) -> None:
     capacity = found.capacity_bytes / GiB
     axes.axhspan(found.usable_bytes / GiB, 2 * capacity, color=LIMIT, alpha=0.10, linewidth=0)
     axes.axhline(capacity, color=LIMIT, linewidth=1.5)
-    words = f"capacity of {plan.cluster.device.name}, {human_bytes(found.capacity_bytes)}; 5 % stay free"
+    words = f"capacity of {plan.cluster.device.name}, {human_bytes(found.capacity_bytes)}; {HEADROOM:.0%} stay free"
     at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
     axes.annotate(words, (0.995, capacity), xytext=(0, 4), color=LIMIT, fontsize=8.5, **at)
     fastest, slowest = (pick(one.time.step_seconds for one in shown) for pick in (min, max))

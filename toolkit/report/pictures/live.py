@@ -12,7 +12,10 @@ from toolkit.report.runs import Run, load_run
 try:
     from IPython.display import DisplayHandle
 except ImportError as error:
-    raise MachineError("live curves are for notebooks; install the extra: pip install '.[notebook]'") from error
+    raise MachineError(
+        "live curves need IPython, which every notebook has; install it: "
+        "pip install -c constraints.txt -e '.[notebook]' in the toolkit's own folder"
+    ) from error
 
 
 @contextlib.contextmanager
@@ -44,12 +47,16 @@ def live_curves(folder: Path | str, *, every_seconds: float = 2.0) -> Iterator[N
 
 def _redraw(run: Run, handle: DisplayHandle, ended: threading.Event, every_seconds: float) -> None:
     """Until the block has ended, and then once more."""
-    seen, last = 0, False
+    seen, last = (0, 0), False
     while not last:
         last = ended.wait(every_seconds)
-        written = run.folder.telemetry.stat().st_size if run.folder.telemetry.is_file() else 0
+        written = _size(run.folder.telemetry), _size(run.folder.evaluations)
         if written == seen:
             continue
         seen = written
         with contextlib.suppress(ToolkitError):  # whoever reads the damaged record next is told
             handle.update(draw_training(run, run.recipe.max_steps))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -26,8 +26,6 @@ _COLUMNS = {"memory": 58, "step": 122, "host": 182}
 """Figures behind the bars: where each column ends, points behind the axes."""
 _REFUSAL_SIGNS = 104
 """Of one line in the place of a bar."""
-
-
 _NOTHING = "-"
 
 
@@ -75,6 +73,7 @@ def draw_memory_groups(groups: Mapping[str, Mapping[str, Answer]], title: str = 
                 _figures(axes, place, row.answer)
         axes.set_title(title, pad=18 if plans else 6)
         if plans:
+            _headings(axes)
             _legend(figure, plans)
         return finished(figure, "\n".join(_words(row) for row in rows))
 
@@ -117,8 +116,12 @@ def _figures(axes: Any, place: int, answer: Answer) -> None:
         colour = INK if answer.fits or words == _NOTHING else LIMIT
         beside = axes.get_yaxis_transform()
         axes.annotate(words, (1, place), xytext=(_COLUMNS[name], 0), xycoords=beside, va="center", color=colour, **at)
-        above = {"xytext": (_COLUMNS[name], 1), "xycoords": "axes fraction", "va": "bottom"}
-        axes.annotate(name, (1, 1), fontsize=8, color=PALE, **above, **at)
+
+
+def _headings(axes: Any) -> None:
+    for name, end in _COLUMNS.items():
+        at = {"textcoords": "offset points", "xycoords": "axes fraction", "annotation_clip": False}
+        axes.annotate(name, (1, 1), xytext=(end, 1), ha="right", va="bottom", fontsize=8, color=PALE, **at)
 
 
 def _columns(answer: Answer) -> dict[str, str]:
@@ -135,7 +138,7 @@ def _legend(figure: Figure, plans: Sequence[Plan]) -> None:
     sizes = {plan.cluster.device.memory_bytes for plan in plans}
     capacity = f"capacity, {human_bytes(max(sizes))}" if len(sizes) == 1 else "capacity"
     is_far = max(plan.memory.total_bytes for plan in plans) < _SMALL * max(sizes)
-    words = f"{capacity}, is far to the right" if is_far else f"{capacity} (5 % stay free)"
+    words = f"{capacity}, far to the right" if is_far else f"{capacity} ({HEADROOM:.0%} stay free)"
     handles.append(Line2D([], [], color=LIMIT, linewidth=1.5, label=words))
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
 

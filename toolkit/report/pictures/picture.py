@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import INSTALL_TRAINING, MachineError
+import matplotlib
+from matplotlib.figure import Figure
 
-try:
-    import matplotlib
-    from matplotlib.figure import Figure
-except ImportError as error:  # the desk half is installed without it
-    raise MachineError(f"plots need matplotlib; {INSTALL_TRAINING}") from error
+from toolkit.errors import MachineError
 
 INK, PALE, GRID = "#222222", "#6B7280", "#D9DCE1"
 """Text, text of less weight, lines behind the data."""

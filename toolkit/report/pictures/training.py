@@ -68,7 +68,7 @@ def _loss(axes: Any, steps: Sequence[Step], evaluations: Sequence[Step]) -> None
 
 def _norm(axes: Any, steps: Sequence[Step]) -> None:
     numbers = [step["step"] for step in steps]
-    axes.set_title("gradient norm, learning rate", fontweight="normal")
+    axes.set_title("gradient norm", fontweight="normal")
     if not steps:
         return
     marker = "." if len(steps) < _FEW_STEPS else None
@@ -84,6 +84,7 @@ def _norm(axes: Any, steps: Sequence[Step]) -> None:
     rate.plot(numbers, [step["lr"] for step in steps], color=PALE, linestyle="--", linewidth=1.2)
     axes.plot([], [], color=PALE, linestyle="--", linewidth=1.2, label="learning rate")
     rate.set_ylim(bottom=0)
+    rate.set_ylabel("learning rate", color=PALE)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=False)
     axes.legend(loc="best")
 
