@@ -194,7 +194,8 @@ def _keep_padding_still(chunks: Sequence[Llama], padding: int, place: Place) -> 
         ids = inputs[0]
         if module.reduce_scatter_embeddings:  # with sequence parallelism: [seq / tp, micro_batch, hidden]
             ids = ids.t().chunk(place.num_tp)[place.tp]
-        return torch.where(ids.eq(padding)[..., None], output.detach(), output)
+        # Another stage sends it on: gloo and NCCL want it in one piece.
+        return torch.where(ids.eq(padding)[..., None], output.detach(), output).contiguous()
 
     for chunk in chunks:
         if chunk.pre_process:
