@@ -26,6 +26,7 @@ _TOLERANCES = {False: (1e-4, 1e-3), True: (1e-2, 5e-2)}
 by 7e-4 and 8e-3 over 20 steps; a GPU may take TF32."""
 _WORDS = {"loss": "loss", "norm": "gradient norm"}
 _PASSES = {"loss": "the forward pass", "norm": "the backward pass"}
+_LAST_PORT = 65535
 _REMEDY = "plan again with another engine or layout, or take out what was changed in ds_config.json; please report it"
 
 
@@ -99,9 +100,13 @@ def _farthest(divided: Mapping[str, Any], single: Mapping[str, Any], what: str) 
 
 
 def _second_group(environment: Mapping[str, str]) -> dict[str, str]:
-    """The ranks of the run a second time: in a corner of torchrun's store that the run does not look into."""
-    attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) + 1_000_000
-    return {**environment, "TORCHELASTIC_RESTART_COUNT": str(attempt)}
+    """The ranks of the run a second time, with a store of their own beside the run's.
+
+    Not in torchrun's: the run would find the copy's addresses there and connect to processes that have ended.
+    """
+    kept = {key: value for key, value in environment.items() if not key.startswith("TORCHELASTIC_")}
+    port = int(environment.get("MASTER_PORT", "29500"))
+    return {**kept, "MASTER_PORT": str(port + 1 if port < _LAST_PORT else port - 1)}
 
 
 def _own_group(environment: Mapping[str, str]) -> dict[str, str]:
