@@ -100,3 +100,17 @@ INSTALL_TRAINING = "install the training half: pip install -c constraints.txt -e
 """What to do where a library of the training half is missing."""
 INSTALL_QUANT = "install it: pip install -c constraints.txt -e '.[quant]' in the toolkit's own folder"
 """What to do where bitsandbytes is missing."""
+BROKEN_LIBRARY = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What a library ends in that is broken, or is given what it does not know."""

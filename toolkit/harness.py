@@ -15,24 +15,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from safetensors import SafetensorError
 
-from toolkit.errors import CheckpointError, DataError, MachineError, SpecError, ToolkitError
+from toolkit.errors import BROKEN_LIBRARY, CheckpointError, DataError, MachineError, SpecError, ToolkitError
 
-_FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    SafetensorError,
-    TemplateError,
-    yaml.YAMLError,
-)
+_FAULTS = (*BROKEN_LIBRARY, SafetensorError, TemplateError, yaml.YAMLError)
 """What a task file, a template and the harness itself can end in."""
 
 

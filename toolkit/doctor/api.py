@@ -27,9 +27,9 @@ from toolkit.doctor.shadows import examine_shadows
 from toolkit.doctor.storage import examine_storage
 from toolkit.doctor.toolchain import examine_toolchain
 from toolkit.doctor.topology import Topology, judge_topology, parse_peers, parse_topology, topology_words
-from toolkit.doctor.tried.teller import FAULTS, words_of
+from toolkit.doctor.tried.teller import words_of
 from toolkit.doctor.variables import examine_variables
-from toolkit.errors import MachineError, ToolkitError
+from toolkit.errors import BROKEN_LIBRARY, MachineError, ToolkitError
 from toolkit.specs.cluster import ClusterSpec
 
 
@@ -126,7 +126,7 @@ def _guarded(name: str, probe: Callable[[], Section]) -> Section:
     """A probe that fails on a system it does not know is a finding, and the others go on."""
     try:
         return probe()
-    except (*FAULTS, importlib.metadata.PackageNotFoundError, ToolkitError) as error:
+    except (*BROKEN_LIBRARY, importlib.metadata.PackageNotFoundError, ToolkitError) as error:
         told = f"what is known of {name} cannot be read: {words_of(error)}"
         effect = "problems there are not told"
         finding = Finding("warning", "probe-failed", told, effect, "report it:", "toolkit doctor --report report.md")
@@ -136,7 +136,7 @@ def _guarded(name: str, probe: Callable[[], Section]) -> Section:
 def _able(sections: dict[str, Section], findings: list[Finding]) -> tuple[Capability, ...]:
     try:
         return tuple(capabilities(sections, findings))
-    except FAULTS as error:
+    except BROKEN_LIBRARY as error:
         return (Capability("anything", "untried", f"it cannot be said: {words_of(error)}"),)
 
 

@@ -65,6 +65,11 @@ class Prepared:
     """Global norm that the library clips gradients at; 0 where it clips nothing."""
 
     @property
+    def rounded(self) -> bool:
+        """Whether any weight of the forward pass is 16 bits wide."""
+        return "16" in self.weights
+
+    @property
     def note(self) -> str:
         """How wide the numbers are, in one sentence."""
         return (

@@ -79,7 +79,7 @@ def trained(run: RunFolder, *, one_process: bool) -> dict[str, Any]:
             "norm": [step.grad_norm for step in steps],
             "labels": [step.supervised_tokens for step in steps],
             "skipped": [step.skipped for step in steps],
-            "rounded": "16" in engine.prepared.weights,
+            "rounded": engine.prepared.rounded,
             "finite": all(math.isfinite(number) for step in steps for number in (step.loss, step.grad_norm)),
         }
         rank, clip = engine.rank, engine.prepared.max_norm

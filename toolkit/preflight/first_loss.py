@@ -30,7 +30,7 @@ Probe = tuple[dict[str, torch.Tensor], list[list[int]]]
 def check_first_loss(setting: Setting) -> Outcome:
     """Compare; a collective."""
     engine, plan = setting.engine, setting.plan
-    loss = engine.eval_loss(setting.batches.step(0)[:1])
+    loss = engine.eval_loss(setting.first_step[:1])
     guess = math.log(plan.model.vocab_size)
     said = f"{loss:.4f} on the first micro-batch, a guess's is ln({plan.model.vocab_size}) = {guess:.2f}"
     if not math.isfinite(loss):
@@ -61,7 +61,7 @@ def _width(setting: Setting) -> str:
     """Of the numbers that the engine computes with, which people change in ds_config.json too."""
     if setting.plan.workload.method == "qlora":
         return "4 bits"
-    return "16 bits" if "16" in setting.engine.prepared.weights else "fp32"
+    return "16 bits" if setting.engine.prepared.rounded else "fp32"
 
 
 def _without_plain(loss: float, guess: float, *, said: str) -> Outcome:
@@ -73,7 +73,7 @@ def _without_plain(loss: float, guess: float, *, said: str) -> Outcome:
 
 def _probe(setting: Setting) -> Probe:
     """The beginnings of the first documents, as many tokens as the plain model has time for."""
-    batch = setting.batches.step(0)[0]
+    batch = setting.first_step[0]
     tokens = int(_OPERATIONS / 2 / setting.plan.model.num_params)
     left = min(max(tokens, _FEWEST_TOKENS), _MOST_TOKENS)
     labels = torch.full_like(batch["labels"], IGNORED)

@@ -51,7 +51,7 @@ def check_rows(setting: Setting) -> list[Outcome]:
 
 
 def _seen(setting: Setting) -> list[_Seen]:
-    batches = setting.batches.step(0)
+    batches = setting.first_step
     rows = [digest(batch["input_ids"][row, start:stop]) for batch in batches for row, start, stop in documents(batch)]
     tokens = sum(stop - start for batch in batches for _, start, stop in documents(batch))
     supervised = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)

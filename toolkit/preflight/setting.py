@@ -1,7 +1,9 @@
 """All that a run is about to train with."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+from toolkit.data.batches import Batch
 from toolkit.data.loader import GlobalBatches
 from toolkit.data.prepare import PreparedData
 from toolkit.engines.base import Engine
@@ -30,3 +32,8 @@ class Setting:
     """Parameters that were to be trained, counted in the model before an engine had it."""
     goes_on: bool = False
     """A checkpoint of this run is about to take the place of these weights."""
+
+    @cached_property
+    def first_step(self) -> list[Batch]:
+        """This rank's micro-batches of the first step; several checks look at them."""
+        return self.batches.step(0)

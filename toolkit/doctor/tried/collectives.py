@@ -15,7 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from toolkit.doctor.tried.teller import FAULTS, Teller, words_of
+from toolkit.doctor.tried.teller import Teller, words_of
+from toolkit.errors import BROKEN_LIBRARY
 from toolkit.specs.machine import local_sockets
 
 _RANKS = 2
@@ -110,7 +111,7 @@ def _add_up(torch: Any, teller: Teller, topic: str, *, place: tuple[int, int, in
         told = {"sum": total, "wanted": world_size * (world_size + 1) / 2, "seconds": seconds}
         teller.tell(topic, told | {"bytes": 4 * _NUMBERS[backend], "ranks": world_size})
         torch.distributed.destroy_process_group()
-    except FAULTS as error:
+    except BROKEN_LIBRARY as error:
         teller.tell(topic, {"error": words_of(error)})
         return False
     return True

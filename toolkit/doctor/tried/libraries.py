@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.doctor.tried.teller import FAULTS, Teller, words_of
+from toolkit.doctor.tried.teller import Teller, words_of
+from toolkit.errors import BROKEN_LIBRARY
 
 _CHECKED = ("accelerate", "datasets", "deepspeed", "peft", "torch", "torchaudio", "torchvision", "transformers")
 """Whose requirements are compared with what is installed."""
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     teller.begin("requirements")
     try:
         teller.tell("requirements", unmet_requirements())
-    except FAULTS as error:
+    except BROKEN_LIBRARY as error:
         teller.tell("requirements_error", words_of(error))
     modules: dict[str, Any] = {}
     for name in arguments[1:]:
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         began = time.monotonic()
         try:
             modules[name] = importlib.import_module(name)
-        except FAULTS as error:
+        except BROKEN_LIBRARY as error:
             teller.tell(f"import {name}", {"error": words_of(error)})
             continue
         release = getattr(modules[name], "__version__", None)
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
             teller.begin(topic)
             try:
                 teller.tell(topic, ask(modules[name]))
-            except FAULTS as error:
+            except BROKEN_LIBRARY as error:
                 teller.tell(topic, {"error": words_of(error)})
     teller.tell("standard_modules", sorted(sys.stdlib_module_names & sys.modules.keys()))
     teller.end()
@@ -121,7 +122,7 @@ def _op_facts(deepspeed: Any) -> dict[str, Any]:
                     "compatible": compatible,
                     "error": None if compatible else builder.error_log,
                 }
-        except FAULTS as error:
+        except BROKEN_LIBRARY as error:
             facts["ops"][kind] = {"error": words_of(error), "compatible": False}
     return facts
 

@@ -9,8 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.doctor.tried.teller import FAULTS, Teller, words_of
+from toolkit.doctor.tried.teller import Teller, words_of
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
+from toolkit.errors import BROKEN_LIBRARY
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
                 load_op(name)
             else:
                 importlib.import_module(name)
-        except (*BUILD_FAILURES, *FAULTS) as error:
+        except (*BUILD_FAILURES, *BROKEN_LIBRARY) as error:
             teller.tell(name, {"error": words_of(error)})
         else:
             teller.tell(name, {"seconds": round(time.monotonic() - began, 3)})

@@ -4,21 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
-"""What a broken installation, or a library on a system that it does not know, ends in."""
-
 
 class Teller:
     """Appends to a file of JSON lines; `toolkit.doctor.told` reads it."""
