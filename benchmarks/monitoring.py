@@ -112,9 +112,8 @@ def measure(folder: Path, turns: int) -> None:
     share = Share(plan.strategy.layout.dp, engine.data_rank, plan.strategy.micro_batch, plan.strategy.grad_accum)
     batches = GlobalBatches(data.train, share, seed=0, pad_token_id=tokenizer.pad_token_id)
     telemetry = Telemetry(run, engine, num_steps=1)
-    monitors = [
-        Monitor(run, engine, telemetry, plan=plan, config=MonitoringConfig(enabled=on), done=0) for on in (False, True)
-    ]
+    recipes = [recipe.model_copy(update={"monitoring": MonitoringConfig(enabled=on)}) for on in (False, True)]
+    monitors = [Monitor(run, engine, telemetry, plan=plan, recipe=one, done=0) for one in recipes]
     clocks, cost = [Nothing(), engine._busy], Cost()
     cost.count(engine._busy, "begin", "seconds", "_enter", "_leave")
     cost.count(monitors[True], "tells", "after_step")

@@ -118,7 +118,7 @@ class Turns:
         self.row_numbers = batches.row_numbers
         self.seconds: dict[str, list[float]] = {"toolkit": [], "bare": []}
 
-    def step(self, index: int) -> Any:
+    def step(self, index: int, counts: Any = None) -> Any:
         """What the toolkit's loop asks for at the beginning of a step."""
         if index % STEPS_PER_ROUND == 0:
             self.bare_turn(index)

@@ -127,9 +127,9 @@ class FirstTwice:
         self.positions: list[int] = []
         """Tokens of each step so far, with padding."""
 
-    def step(self, index: int) -> list[dict[str, Any]]:
+    def step(self, index: int, counts: Any = None) -> list[dict[str, Any]]:
         """What the loop asks for at the beginning of a step."""
-        batches: list[dict[str, Any]] = self._batches.step(max(index - 1, 0))
+        batches: list[dict[str, Any]] = self._batches.step(max(index - 1, 0), counts)
         if self._width is not None:
             batches = [widened(batch, self._width) for batch in batches]
         self.positions.append(sum(batch["input_ids"].numel() for batch in batches))

@@ -177,7 +177,7 @@ def _judge(asked: Mapping[str, Any], layout: Mapping[str, Any], *, of_layout: bo
         stage = made.strategy.zero_stage
         others = made.sending_faults(ZeroPlusPlus.of(recipe.communication), zero_stage=stage)
         made.check_communication(recipe.communication, zero_stage=stage, others=others)
-        made.check_recipe(recipe)
+        made.check_recipe(recipe, zero_stage=stage)
     else:
         _plan(asked, layout)
 

@@ -22,18 +22,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def write(folder: Path, inputs: Path, *, ranks: int, steps: int, **layout: Any) -> RunFolder:
-    """A run without anything but steps."""
-    chosen = {"zero_stage": 2, "tp": 1, "sp": 1, "pp": 1, **layout}
-    plan = toolkit.plan(
-        inputs / "model", f"{ranks}xcpu", seq_len=32, global_batch=2 * ranks, micro_batch=2, precision="fp32", **chosen
-    )
+def write(
+    folder: Path, inputs: Path, *, ranks: int, steps: int, monitoring: dict[str, Any] | None = None, **choices: Any
+) -> RunFolder:
+    """A run without anything but steps; `choices` as for `toolkit.plan`."""
+    batch = {"seq_len": 32, "global_batch": 2 * ranks, "micro_batch": 2}
+    layout = {"zero_stage": 2, "tp": 1, "sp": 1, "pp": 1}
+    plan = toolkit.plan(inputs / "model", f"{ranks}xcpu", precision="fp32", **{**batch, **layout, **choices})
     recipe = {
         "model": str(inputs / "model"),
         "workload": plan.workload.model_dump(),
         "data": {"train": str(inputs / "data.jsonl"), "held_out_fraction": 0.1},
         "max_steps": steps,
         "trackers": [],
+        "monitoring": monitoring or {},
         "checkpoint": {"at_end": False},
         "evaluation": {"loss_samples": 0, "exact_match_samples": 0, "generate_samples": 0},
     }

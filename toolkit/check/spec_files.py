@@ -71,6 +71,8 @@ def recipe_against_plan(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
     yield from _model(recipe, plan)
     for fault in plan.recipe_faults(recipe):
         yield Finding("error", "plan", (), fault, effect, "change the recipe, or plan again with --engine zero")
+    for gap in plan.balance_faults(recipe) if recipe.monitoring.balance else ():
+        yield Finding("error", "plan", ("monitoring", "balance"), gap, effect, "set it to false, or plan as it says")
     if recipe.data is None:
         told = "names no samples"
         remedy = "add `data: {train: FILE}`"

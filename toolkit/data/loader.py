@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from toolkit.data.balance import divided, imbalance
+from toolkit.data.balance import dealt, divided, imbalance
 from toolkit.data.batches import Batch, Sample, left_padded, packed, right_padded, samples_of
 from toolkit.data.digests import fingerprint
 from toolkit.data.encode import SampleEncoder
@@ -99,15 +99,19 @@ class GlobalBatches:
         packs = () if self._packs is None else (self._packs.rows, self._packs.starts)
         return fingerprint(self._given, *packs) + (" grouped" if self._grouped else "")
 
-    def step(self, index: int) -> list[Batch]:
-        """grad_accum micro-batches of step `index` (from 0, over all epochs), each as wide as its longest row needs.
+    def step(self, index: int, counts: Sequence[int] | None = None) -> list[Batch]:
+        """Micro-batches of step `index` (from 0, over all epochs), each as wide as its longest row needs.
 
         Where an epoch's last global batch is short, rows of one padding token without a label stand in, so every rank
         has its micro_batch rows and the mean over all supervised tokens stays that of the real rows. A micro-batch
         may hold nothing else: divide by the global batch's tokens, never by a micro-batch's own.
+
+        Args:
+            index: of the step.
+            counts: micro-batches of each replica, dp x grad_accum together; without them each has grad_accum.
         """
         numbers = self._numbers(index)
-        shares = [[numbers[place] for place in ranks[self._share.dp_rank]] for ranks in self._division(numbers)]
+        shares = [[numbers[place] for place in places] for places in self._own_places(numbers, counts)]
         batches = [self._micro_batch(share) for share in shares]
         if self._noised:
             for batch, share in zip(batches, shares, strict=True):
@@ -142,6 +146,14 @@ class GlobalBatches:
             self._order = (epoch, order)
         numbers: list[int] = self._order[1][step * size : (step + 1) * size].tolist()
         return numbers
+
+    def _own_places(self, numbers: list[int], counts: Sequence[int] | None) -> list[list[int]]:
+        """Of this rank's rows among the numbers, by micro-batch."""
+        share = self._share
+        if counts is None or len(set(counts)) == 1:
+            return [ranks[share.dp_rank] for ranks in self._division(numbers)]
+        lengths = self._lengths[numbers].tolist()
+        return dealt(lengths, micro_batch=share.micro_batch, counts=counts)[share.dp_rank]
 
     def _division(self, numbers: list[int]) -> list[list[list[int]]]:
         share = self._share

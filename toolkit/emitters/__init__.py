@@ -35,7 +35,7 @@ def emit(plan: Plan, folder: Path | str, recipe: Recipe, *, overwrite: bool = Fa
     sending, stage = recipe.communication, plan.strategy.zero_stage
     others = plan.sending_faults(ZeroPlusPlus.of(sending), zero_stage=stage)
     plan.check_communication(sending, zero_stage=stage, others=others)
-    plan.check_recipe(recipe)
+    plan.check_recipe(recipe, zero_stage=stage)
     plan = for_recipe(plan, recipe)
     run = RunFolder(folder)
     # A folder with one of these holds a run.

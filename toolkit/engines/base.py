@@ -152,10 +152,10 @@ class Engine(Protocol):
     def train_step(
         self, micro_batches: Sequence[Batch], *, learning_rate: float, notice: bool = False, told: Sequence[float] = ()
     ) -> StepResult:
-        """One optimizer step over this rank's `grad_accum` micro-batches.
+        """One optimizer step over this rank's micro-batches.
 
         Args:
-            micro_batches: of this rank.
+            micro_batches: of this rank: `grad_accum` of them, or as many as `monitoring.balance` gives its replica.
             learning_rate: of this step.
             notice: this rank has something to tell the others (a signal, a checkpoint that failed); it travels with the
                 sums that a step needs anyway, so that all ranks stop to listen after the same step.

@@ -55,6 +55,14 @@ def plan_with_half_the_micro_batch(plan: Plan, recipe: Recipe) -> Plan | None:
     return None
 
 
+def recipe_for(plan: Plan, recipe: Recipe) -> Recipe:
+    """The recipe without shares in proportion to speed where this smaller plan has none: better than not to go on."""
+    config = recipe.monitoring
+    if not config.balance or not plan.balance_faults(recipe, zero_stage=plan.strategy.zero_stage):
+        return recipe
+    return recipe.model_copy(update={"monitoring": config.model_copy(update={"balance": False})})
+
+
 def _plan_again(plan: Plan, *, cluster: ClusterSpec, fixed: Fixed) -> Plan:
     """Megatron stays Megatron and DeepSpeed stays DeepSpeed: the recipe was looked at with the one that runs."""
     engine, others = plan.strategy.engine, (*(fixed.without or ()), "mcore")

@@ -8,7 +8,7 @@ from toolkit.emitters import emit
 from toolkit.errors import EngineError, OutOfMemory, ToolkitError
 from toolkit.launcher.attempt import Outcome
 from toolkit.launcher.options import LaunchOptions
-from toolkit.launcher.replan import plan_with_half_the_micro_batch
+from toolkit.launcher.replan import plan_with_half_the_micro_batch, recipe_for
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
@@ -66,7 +66,7 @@ def train(run: RunFolder, plan: Plan, *, recipe: Recipe, options: LaunchOptions,
                     raise _given_up(run, reason, options.max_restarts)
         if instead is not None:
             without_progress = 0
-            emit(instead, run.path, recipe, overwrite=True)
+            emit(instead, run.path, recipe_for(instead, recipe), overwrite=True)
         before, plan = plan, ranks.present(instead or plan)
         if plan is not before:
             most = max(plan.world_size, before.world_size)

@@ -88,6 +88,7 @@ def _of_ranks(state: RunState) -> Iterator["Metric"]:
         ("link_bytes", "Sent to other hosts in a step", lambda rank: rank.link_bytes),
         ("memory_bytes", "Peak: of the allocator on a GPU, of the process on a CPU", lambda rank: rank.memory_bytes),
         ("heartbeat_age_seconds", "Since the last sign of life", lambda rank: rank.age),
+        ("micro_batches", "Of a step, where shares go by speed", lambda rank: float(rank.micro_batches) or None),
         ("slow", "1 while the rank is called slow", lambda rank: float(bool(rank.slow))),
     ):
         gauge = GaugeMetricFamily(f"toolkit_rank_{name}", meaning, labels=["run", "rank", "host"])

@@ -39,6 +39,8 @@ class RankState:
     """That a step sends to other hosts."""
     memory_bytes: float
     """Peak: of the allocator on a GPU, of the process on a CPU."""
+    micro_batches: int
+    """Of a step; 0 where all ranks have as many."""
     slow: str
     """Section in which it is called slow; empty where it is not."""
 
@@ -165,6 +167,7 @@ class Watched:
             seconds=seconds,
             link_bytes=told.number("link_bytes", rank),
             memory_bytes=told.number("memory_bytes", rank),
+            micro_batches=int(told.number("micro_batches", rank)),
             slow=self._happened.slow.get(rank, ""),
         )
 

@@ -100,6 +100,7 @@ def _ranks(state: RunState, most: int | None) -> RenderableType:
     if left_out > 0:
         ranks = sorted(sorted(ranks, key=lambda rank: (not rank.slow, -rank.busy))[:most], key=lambda rank: rank.rank)
     staged = any(rank.stage for rank in state.ranks)
+    shared = any(rank.micro_batches for rank in state.ranks)
     linked = any(rank.link_bytes for rank in state.ranks)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     table.add_column("rank", justify="right")
@@ -107,6 +108,8 @@ def _ranks(state: RunState, most: int | None) -> RenderableType:
     if staged:
         table.add_column("stage", justify="right")
     table.add_column("phase", overflow="ellipsis", no_wrap=True)
+    if shared:
+        table.add_column("micro-batches", justify="right", no_wrap=True)
     for name in ("at step", "step", "busy", "data"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("of a step", width=_BAR, no_wrap=True)
@@ -117,7 +120,8 @@ def _ranks(state: RunState, most: int | None) -> RenderableType:
     for rank in ranks:
         row: list[RenderableType] = [str(rank.rank), Text(shown(rank.host))]
         row += [str(rank.stage)] if staged else []
-        row += [_phase(rank), f"{rank.step:,}", *_times(rank), _bar(rank), _size(rank.memory_bytes)]
+        row += [_phase(rank), *([str(rank.micro_batches)] if shared else []), f"{rank.step:,}"]
+        row += [*_times(rank), _bar(rank), _size(rank.memory_bytes)]
         row += [_rate(rank)] if linked else []
         table.add_row(*row, "" if rank.age is None else human_seconds(max(rank.age, 1.0)))
     if left_out > 0:

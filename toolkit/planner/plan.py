@@ -17,6 +17,7 @@ from toolkit.planner.megatron_limits import recipe_gaps
 from toolkit.planner.offer import Offer
 from toolkit.planner.request import Fixed
 from toolkit.planner.strategy import Strategy
+from toolkit.planner.unequal_shares import balance_gaps
 from toolkit.planner.zero_plus_plus import zero_plus_plus_faults
 from toolkit.specs.base import Spec
 from toolkit.specs.cluster import ClusterSpec
@@ -192,14 +193,31 @@ class Plan(Spec):
         """What the recipe asks for that the plan's engine does not do, whatever the layout, one sentence each."""
         return list(recipe_gaps(recipe)) if self.strategy.engine == "mcore" else []
 
-    def check_recipe(self, recipe: Recipe) -> None:
+    def balance_faults(self, recipe: Recipe, *, zero_stage: int | None = None) -> list[str]:
+        """Why replicas cannot have shares of their own in this run, asked for or not, one sentence each.
+
+        Args:
+            recipe: of the run.
+            zero_stage: as of `check_communication`.
+        """
+        return list(balance_gaps(recipe, self.strategy, zero_stage=zero_stage))
+
+    def check_recipe(self, recipe: Recipe, *, zero_stage: int | None = None) -> None:
         """Refuse a recipe that asks for what the plan's engine does not do.
+
+        Args:
+            recipe: of the run.
+            zero_stage: as of `check_communication`.
 
         Raises:
             ConfigError: with all of it.
         """
-        if found := self.recipe_faults(recipe):
-            raise ConfigError("\n".join([*found[:-1], f"{found[-1]}; or plan again with --engine zero"]))
+        found = self.recipe_faults(recipe)
+        found[-1:] = [f"{last}; or plan again with --engine zero" for last in found[-1:]]
+        if recipe.monitoring.balance:
+            found += [f"monitoring.balance: {gap}" for gap in self.balance_faults(recipe, zero_stage=zero_stage)]
+        if found:
+            raise ConfigError("\n".join(found))
 
     def check_ranks(self, environment: Mapping[str, str], folder: Path) -> None:
         """Refuse to be one of other ranks than planned, by what the launcher has told this one.

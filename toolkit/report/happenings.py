@@ -120,6 +120,12 @@ def _slow(event: Mapping[str, Any]) -> str:
     return f"slow: {whose}, {_text(event, 'section')}" + ("" if share is None else f", {share:.0%} of a step")
 
 
+def _shares(event: Mapping[str, Any]) -> str:
+    counts, gain = event.get("micro_batches"), finite(event.get("gain"))
+    dealt = " + ".join(map(str, counts)) if isinstance(counts, list) else ""
+    return f"micro-batches in proportion to speed: {dealt}" + ("" if gain is None else f", {gain:.0%} faster expected")
+
+
 def _split(event: Mapping[str, Any]) -> str:
     stages, gain = event.get("stages"), finite(event.get("gain"))
     layers = ",".join(map(str, stages)) if isinstance(stages, list) else ""
@@ -159,6 +165,7 @@ _KINDS: dict[str, tuple[str, Weight, Callable[[Mapping[str, Any]], str]]] = {
     "preempted": ("interrupted", "bad", _with_reason("asked to leave, saved", "signal")),
     "straggler": ("other", "bad", _slow),
     "straggler over": ("other", "notable", lambda event: f"no longer slow: rank {_text(event, 'rank')}"),
+    "shares": ("other", "notable", _shares),
     "stage split": ("other", "notable", _split),
     "checkpoints set aside": ("other", "notable", _with_reason("later checkpoints set aside", "folder")),
     "stopped early": ("interrupted", "notable", lambda event: _text(event, "reason") or "stopped early"),

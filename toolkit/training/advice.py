@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from toolkit.training.balancer import Dealt
 from toolkit.training.split import Split
 from toolkit.training.stragglers import Slow
 from toolkit.units import human_seconds
@@ -15,14 +16,45 @@ _WHAT_TO_DO = {
     "`toolkit doctor` on that host looks",
     "other": "what it does between two steps is slow: the run's folder may be on a slow disk",
 }
+_COULD_HAVE_FEWER = "; or give it fewer micro-batches: monitoring.balance in the recipe"
+_REPLICAS_TOLD = 8
 
 
-def slow_words(slow: Slow, host: str, *, share: float, step: int) -> str:
-    """A warning that names a rank."""
+def slow_words(slow: Slow, host: str, *, share: float, step: int, could_have_fewer: bool = False) -> str:
+    """A warning that names a rank.
+
+    Args:
+        slow: which, and by how much.
+        host: of the rank.
+        share: of a step's time that the others wait for it.
+        step: after which it is said.
+        could_have_fewer: the run could have it so that a slow replica gets fewer micro-batches, and does not.
+    """
+    able = could_have_fewer and slow.section not in _WHAT_TO_DO
     return (
         f"WARNING: step {step}: rank {slow.rank} on {host} is slow: {slow.section} takes it "
         f"{human_seconds(slow.seconds)} of a step, {human_seconds(slow.expected)} expected; all ranks wait for it, "
-        f"{share:.0%} of the time; {_WHAT_TO_DO.get(slow.section, _COMPUTES)}"
+        f"{share:.0%} of the time; {_WHAT_TO_DO.get(slow.section, _COMPUTES)}{_COULD_HAVE_FEWER if able else ''}"
+    )
+
+
+def dealt_words(dealt: Dealt, names: Sequence[str], step: int) -> str:
+    """Who has how many micro-batches from now on, and why.
+
+    Args:
+        dealt: the new shares.
+        names: of the replicas.
+        step: after which they hold.
+    """
+    changes = [
+        f"{name} does {count} of a step's micro-batches, {before} until now, {human_seconds(each)} each"
+        for name, count, before, each in zip(names, dealt.counts, dealt.before, dealt.each, strict=True)
+        if count != before
+    ]
+    more = f"; and {len(changes) - _REPLICAS_TOLD} more" if len(changes) > _REPLICAS_TOLD else ""
+    return (
+        f"step {step}: shares in proportion to speed: {'; '.join(changes[:_REPLICAS_TOLD])}{more}; a step should take "
+        f"{dealt.gain:.0%} less"
     )
 
 

@@ -27,8 +27,8 @@ class Steps(Protocol):
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one pass over the data."""
 
-    def step(self, index: int) -> Sequence[Batch]:
-        """Micro-batches of optimizer step `index`, counted from 0 over all epochs."""
+    def step(self, index: int, counts: Sequence[int] | None = None) -> Sequence[Batch]:
+        """Micro-batches of optimizer step `index`, counted from 0 over all epochs; `counts`: of each replica."""
 
     def row_numbers(self, index: int) -> list[int]:
         """Rows of the data set in the global batch of step `index`."""
@@ -98,7 +98,7 @@ class Trainer:
         notice = self.checkpointing.notice()
         change, size = Change(self.engine) if measures_change(recipe.schedule, progress, steps) else None, None
         self.monitor.time.begin()
-        micro_batches = self.batches.step(index)
+        micro_batches = self.batches.step(index, self.monitor.counts)
         data_seconds = self.monitor.time.lap("data")
         told = self.monitor.tells()
         result = self.engine.train_step(micro_batches, learning_rate=lr, notice=notice, told=told)

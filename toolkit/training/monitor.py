@@ -9,8 +9,9 @@ from typing import Any
 from toolkit.engines.base import Engine, StepResult
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
-from toolkit.specs.monitoring import MonitoringConfig
-from toolkit.training.advice import link_words, over_words, slow_words, split_words
+from toolkit.specs.recipe import Recipe
+from toolkit.training.advice import dealt_words, link_words, over_words, slow_words, split_words
+from toolkit.training.balancer import Balancer
 from toolkit.training.lines import add_lines, kept_lines
 from toolkit.training.links import Links
 from toolkit.training.memory import peak_memory
@@ -38,7 +39,7 @@ class Monitor:
         engine: whose ranks they are.
         telemetry: for events and warnings.
         plan: has the layers of the stages.
-        config: of the recipe.
+        recipe: says when a rank is slow, and whether its replica then gets fewer micro-batches.
         done: steps that are behind the run.
     """
 
@@ -49,15 +50,21 @@ class Monitor:
         telemetry: Telemetry,
         *,
         plan: Plan,
-        config: MonitoringConfig,
+        recipe: Recipe,
         done: int,
     ) -> None:
+        config = recipe.monitoring
         self._engine, self._telemetry, self._enabled = engine, telemetry, config.enabled
         self._path, self._strategy = folder.ranks, plan.strategy
         self.time = OwnTime(config.every_steps)
         self._host = socket.gethostname()
-        who: list[tuple[str, int]] = engine.gather((self._host, engine.stage)) if config.enabled else []
-        self._hosts, self._stages = [host for host, _ in who], [stage for _, stage in who]
+        own = self._host, engine.stage, engine.data_rank
+        who: list[tuple[str, int, int]] = engine.gather(own) if config.enabled else []
+        self._hosts, self._stages = [host for host, _, _ in who], [stage for _, stage, _ in who]
+        self._replicas = [replica for _, _, replica in who]
+        self._balancer = Balancer(self._replicas, micro_batches=plan.strategy.grad_accum) if config.balance else None
+        able = not plan.balance_faults(recipe, zero_stage=plan.strategy.zero_stage)
+        self._could_balance = able and self._balancer is None
         if len(set(self._hosts)) > 1:
             self.time.links = Links()
         self._finder = Finder(self._stages, share=config.slow_share)
@@ -65,6 +72,11 @@ class Monitor:
         self._windows: list[Columns] = []
         self._heard = 0
         self._begin_file(done)
+
+    @property
+    def counts(self) -> tuple[int, ...] | None:
+        """Micro-batches of each replica in the next step; None where all have equal shares."""
+        return None if self._balancer is None else self._balancer.counts
 
     def tells(self) -> tuple[float, ...]:
         """What this rank tells with the step that is about to be done."""
@@ -99,24 +111,46 @@ class Monitor:
         links = heard["link_seconds"], heard["link_bytes"]
         if self._link_finder.hear(*links, step_seconds=step_seconds):
             self._name_link(step, heard, step_seconds)  # all ranks have heard the same, and come here together
-        if self._engine.rank != 0:
-            return
-        self._write(step, heard)
-        changes = self._finder.hear({name: heard[f"{name}_seconds"] for name in SECTIONS}, step_seconds=step_seconds)
+        seconds = {name: heard[f"{name}_seconds"] for name in SECTIONS}
+        if self._engine.rank == 0:
+            self._write(step, heard)
+            self._name_ranks(step, seconds, step_seconds)
+            self._consider_split(step, heard)
+        self._balance(step, seconds, step_seconds)
+
+    def _name_ranks(self, step: int, seconds: Columns, step_seconds: float) -> None:
+        shares = None
+        if self._balancer is not None:
+            shares = [count / self._strategy.grad_accum for count in self._balancer.of_ranks()]
+        changes = self._finder.hear(seconds, step_seconds=step_seconds, shares=shares)
         for slow in changes.slow:
             host, share = self._hosts[slow.rank], slow.lost / step_seconds
             self._telemetry.event("straggler", step=step, host=host, share=share, **slow._asdict())
-            self._telemetry.say(slow_words(slow, host, share=share, step=step))
+            words = slow_words(slow, host, share=share, step=step, could_have_fewer=self._could_balance)
+            self._telemetry.say(words)
         for rank in changes.over:
             self._telemetry.event("straggler over", step=step, rank=rank, host=self._hosts[rank])
             self._telemetry.say(over_words(rank, self._hosts[rank], step))
-        self._consider_split(step, heard)
+
+    def _balance(self, step: int, seconds: Columns, step_seconds: float) -> None:
+        """Where it pays, other shares from the next step on: all ranks have heard the same, and decide alike."""
+        dealt = None if self._balancer is None else self._balancer.hear(seconds, step_seconds=step_seconds)
+        if dealt is None:
+            return
+        self.time.forget()  # a window is of steps with the same shares
+        firsts = [self._replicas.index(replica) for replica in range(len(dealt.counts))]
+        names = [f"rank {rank} on {self._hosts[rank]}" for rank in firsts]
+        facts = {"micro_batches": list(dealt.counts), "before": list(dealt.before), "gain": dealt.gain}
+        self._telemetry.event("shares", step=step, **facts, micro_batch_seconds=list(dealt.each))
+        self._telemetry.say(dealt_words(dealt, names, step))
 
     def _write(self, step: int, heard: Columns) -> None:
         """What was heard with a step is of those before it."""
         self._heard += 1
         if self._heard % -(-len(self._hosts) // _RANKS_PER_LINE) == 0:
             numbers: dict[str, Any] = {name: [round(value, 6) for value in heard[name]] for name in COLUMNS}
+            if self._balancer is not None:
+                numbers["micro_batches"] = self._balancer.of_ranks()
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step - 1, "time": round(time.time(), 3), **numbers}) + "\n")
 

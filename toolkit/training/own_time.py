@@ -7,6 +7,8 @@ from toolkit.training.links import Links, Sent
 
 SECTIONS = ("data", *BUSY, "other")
 """Parts of a step in which a rank waits for no other: reading rows, computing, and what the loop does besides."""
+WITH_ROWS = ("data", "forward", "backward", "passes")
+"""Those of them that take the longer the more micro-batches a rank has."""
 _SUMMED = ("step", *SECTIONS)
 COLUMNS = (*(f"{name}_seconds" for name in (*_SUMMED, "link")), "link_bytes", "memory_bytes")
 """What a rank tells, in this order: of one step, but for the peak of its memory."""

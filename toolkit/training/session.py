@@ -95,9 +95,7 @@ class Session:
             checkpointing = Checkpointing(
                 saver, engine, config=config, signals=signals, telemetry=telemetry, held_out=self.held_out
             )
-            monitor = Monitor(
-                self.folder, engine, telemetry, plan=self.plan, config=recipe.monitoring, done=progress.step
-            )
+            monitor = Monitor(self.folder, engine, telemetry, plan=self.plan, recipe=recipe, done=progress.step)
             trainer = Trainer(
                 engine, self.batches, recipe, telemetry, checkpointing, heartbeat, go_back, watch, monitor
             )

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from toolkit.training.own_time import WITH_ROWS
+
 _WINDOWS = 6
 _SLOW_WINDOWS = 5
 """Of the last `_WINDOWS`, those in which a rank has to be slow to be named; with at most one it is so no longer."""
@@ -73,16 +75,23 @@ class Finder:
         self._marks: dict[tuple[int, str], deque[bool]] = {}
         self._named: set[int] = set()
 
-    def hear(self, seconds: Mapping[str, Sequence[float]], *, step_seconds: float) -> Changes:
+    def hear(
+        self, seconds: Mapping[str, Sequence[float]], *, step_seconds: float, shares: Sequence[float] | None = None
+    ) -> Changes:
         """One window.
 
         Args:
             seconds: of a step, by section and rank.
             step_seconds: of a step, the same on all ranks.
+            shares: micro-batches of each rank over those of an equal share; without them all have that. Ranks are
+                compared by what an equal share would take them: who has less to do is not fast.
         """
-        unseen = 1.0 if any(any(seconds.get(name, ())) for name in ("backward", "passes")) else _PASSES
+        unseen = passes_for_forward(seconds)
         excess: list[dict[str, _Excess]] = [{} for _ in self._stages]
-        for section, times in seconds.items():
+        for section, taken in seconds.items():
+            times = taken
+            if shares is not None and section in WITH_ROWS:
+                times = [time / share for time, share in zip(taken, shares, strict=True)]
             for rank, expected in enumerate(self._expected(section, times)):
                 lost = (times[rank] - expected) * (unseen if section == "forward" else 1.0)
                 slow = lost > self._share * step_seconds and times[rank] > _FACTOR * expected
@@ -141,6 +150,11 @@ class Finder:
             # The first rank writes telemetry, and nobody else does.
             groups.setdefault((stage, section == "other" and rank == 0), []).append(rank)
         return list(groups.values())
+
+
+def passes_for_forward(seconds: Mapping[str, Sequence[float]]) -> float:
+    """What the time of the forward pass is counted by: it stands for the backward pass too, where that is not told."""
+    return 1.0 if any(any(seconds.get(name, ())) for name in ("backward", "passes")) else _PASSES
 
 
 def _medians_of_others(values: Sequence[float]) -> list[float]:

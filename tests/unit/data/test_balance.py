@@ -1,5 +1,6 @@
 """Who computes which rows: each once, about as many tokens for every rank, rows of one length together."""
 
+import random
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.data.balance import divided, imbalance
+from toolkit.data.balance import dealt, divided, imbalance
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.data.prepare import PreparedData, prepare
 from toolkit.specs.data import DataConfig
@@ -25,6 +26,32 @@ def test_each_row_once_and_the_longest_first(lengths: list[int], dp: int, micro_
     assert sorted(place for ranks in division for places in ranks for place in places) == list(range(len(lengths)))
     by_micro = [sorted(lengths[place] for places in ranks for place in places) for ranks in division]
     assert list(chain(*reversed(by_micro))) == sorted(lengths)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), max_size=80),
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    micro_batch=sizes,
+)
+def test_unequal_shares_have_each_row_once(lengths: list[int], counts: list[int], micro_batch: int) -> None:
+    lengths = lengths[: sum(counts) * micro_batch]
+    division = dealt(lengths, micro_batch=micro_batch, counts=counts)
+    assert [len(own) for own in division] == counts
+    assert all(len(places) <= micro_batch for own in division for places in own)
+    assert sorted(place for own in division for places in own for place in places) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize("counts", [(6, 2), (7, 1), (5, 5, 4, 2), (11, 3, 2)])
+def test_rows_of_a_small_share_are_as_long_as_those_of_a_large_one(counts: tuple[int, ...]) -> None:
+    """Lengths scatter as in alpaca (log-normal): over 200 global batches micro-batches have about as many tokens on all
+    ranks."""
+    draw, loads = random.Random(0), [0] * len(counts)
+    for _ in range(200):
+        lengths = [min(int(draw.lognormvariate(4.5, 0.8)), 1024) for _ in range(4 * sum(counts))]
+        for rank, own in enumerate(dealt(lengths, micro_batch=4, counts=counts)):
+            loads[rank] += sum(lengths[place] for places in own for place in places)
+    tokens = [load / count for load, count in zip(loads, counts, strict=True)]
+    assert max(tokens) <= 1.07 * min(tokens), tokens
 
 
 @given(lengths=st.lists(st.integers(1, 500), min_size=16, max_size=16))

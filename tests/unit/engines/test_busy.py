@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 
 from toolkit.engines.common.busy import Busy
@@ -97,3 +98,16 @@ def test_what_is_run_outside_of_a_step_counts_nowhere() -> None:
     model.seconds = 0.0
     step(busy, model, optimizer)
     assert busy.seconds()["forward"] < 0.02
+
+
+def test_what_is_not_timed_any_more_is_taken_to_last_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a rank with more micro-batches would look faster."""
+    monkeypatch.setattr("toolkit.engines.common.busy._MOST_INTERVALS", 4)
+    model = Model(seconds=0.01)
+    busy, _ = parts(model)
+    busy.begin()
+    for _ in range(12):
+        model(torch.ones(2, 8))
+    found = busy.seconds()
+    assert 0.12 <= found["forward"] <= 0.2
+    assert found["backward"] < 0.05

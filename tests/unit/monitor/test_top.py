@@ -99,3 +99,13 @@ def test_json_lines_are_what_training_writes() -> None:
     from toolkit.training.own_time import COLUMNS
 
     assert set(COLUMNS) == set(json.loads(json.dumps(told(1, [0.1], at=0.0)))) - {"step", "time"}
+
+
+def test_shares_that_go_by_speed_are_on_it(run: MakeRun) -> None:
+    folder = run()
+    assert "micro-batches" not in text_of(Watched(folder.path))
+    add(folder.ranks, {**told(98, [0.1, 0.1], at=2.0), "micro_batches": [5, 3]})
+    lines = text_of(Watched(folder.path)).splitlines()
+    header, north, south = (next(line.split() for line in lines if word in line) for word in ("host", "north", "south"))
+    place = header.index("micro-batches")
+    assert (north[place], south[place]) == ("5", "3")

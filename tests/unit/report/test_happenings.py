@@ -93,10 +93,12 @@ def test_slow_ranks_and_links_and_splits_are_told(make_run: MakeRun) -> None:
         {**slow, "section": "link", "host": "north and south", "share": None},
         {"event": "straggler over", "step": 80, "rank": 2, "host": "north"},
         {"event": "stage split", "step": 90, "stages": [5, 3], "gain": 0.18},
+        {"event": "shares", "step": 95, "micro_batches": [6, 2], "before": [4, 4], "gain": 0.31},
     )
     assert [(mark.words, mark.weight) for mark in found] == [
         ("slow: rank 2 on north, data, 31% of a step", "bad"),
         ("slow: north and south, link", "bad"),
         ("no longer slow: rank 2", "notable"),
         ("stages of 5,3 layers would be faster, by 18%", "notable"),
+        ("micro-batches in proportion to speed: 6 + 2, 31% faster expected", "notable"),
     ]

@@ -34,7 +34,7 @@ class Numbers:
 
     steps_per_epoch = 10
 
-    def step(self, index: int) -> Any:
+    def step(self, index: int, counts: Any = None) -> Any:
         return index
 
     def row_numbers(self, index: int) -> list[int]:

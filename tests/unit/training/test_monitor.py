@@ -12,6 +12,7 @@ from toolkit.engines.base import StepResult
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
 from toolkit.specs.monitoring import MonitoringConfig
+from toolkit.specs.recipe import Recipe
 from toolkit.training.links import Sent
 from toolkit.training.monitor import Monitor
 from toolkit.training.own_time import COLUMNS
@@ -45,12 +46,16 @@ def made(folder: RunFolder, engine: Callable[..., Any], plan: Plan) -> Callable[
         hosts: tuple[str, ...] = ("north", "south"), stages: tuple[int, ...] = (0, 0), *, of: Plan = plan, **config: Any
     ) -> Monitor:
         scripted = engine([])
-        answers = iter([list(zip(hosts, stages, strict=True))])
+        answers = iter([list(zip(hosts, stages, range(len(hosts)), strict=True))])
         scripted.gather = lambda value: next(answers)
         telemetry = Telemetry(folder, scripted, num_steps=100)
-        return Monitor(folder, scripted, telemetry, plan=of, config=MonitoringConfig(**config), done=0)
+        return Monitor(folder, scripted, telemetry, plan=of, recipe=recipe_of(of, **config), done=0)
 
     return make
+
+
+def recipe_of(plan: Plan, **config: Any) -> Recipe:
+    return Recipe(model="smollm-135m", workload=plan.workload, monitoring=MonitoringConfig(**config))
 
 
 def lines(folder: RunFolder) -> list[dict[str, Any]]:
@@ -107,6 +112,44 @@ def test_a_slow_rank_is_an_event_and_a_warning(
     assert len(events(folder)) == 2
 
 
+def replicated(stage: int) -> Plan:
+    """Two replicas of four micro-batches each."""
+    layout = {"tp": 1, "sp": 1, "pp": 1, "zero_stage": stage, "micro_batch": 1}
+    return toolkit.plan("smollm-135m", "2xcpu", seq_len=8, global_batch=8, **layout)
+
+
+def test_where_a_slow_rank_could_have_less_to_do_that_is_advised(
+    made: Callable[..., Monitor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stage, advised in ((1, True), (2, False)):
+        of = replicated(stage)
+        hear(made(of=of), range(1, 51), told(), told(forward_seconds=0.25, step_seconds=0.6))
+        said = " ".join(capsys.readouterr().out.split())
+        assert "rank 1 on south is slow" in said
+        assert ("give it fewer micro-batches: monitoring.balance in the recipe" in said) is advised
+
+
+def test_a_slow_replica_gets_fewer_micro_batches_and_is_slow_still(
+    made: Callable[..., Monitor], folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = made(of=replicated(1), balance=True)
+    assert monitor.counts == (4, 4)
+    for step in range(1, 121):
+        assert monitor.counts is not None
+        passes = (each * count for each, count in zip((0.05, 0.08), monitor.counts, strict=True))
+        own = (told(forward_seconds=one, backward_seconds=one, step_seconds=0.7) for one in passes)
+        hear(monitor, range(step, step + 1), *own)
+    dealt, slow = events(folder)
+    assert (dealt["event"], dealt["step"], dealt["micro_batches"], dealt["before"]) == ("shares", 15, [5, 3], [4, 4])
+    assert dealt["micro_batch_seconds"] == pytest.approx([0.1, 0.16])
+    # What an equal share would take it, not what it takes with three of eight.
+    assert (slow["event"], slow["rank"], slow["section"]) == ("straggler", 1, "forward")
+    assert slow["seconds"] == pytest.approx(0.32)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "rank 1 on south does 3 of a step's micro-batches, 4 until now, 160 ms each" in said
+    assert [line["micro_batches"] for line in lines(folder)[1:5]] == [[4, 4]] * 3 + [[5, 3]]
+
+
 def test_a_slow_link_is_named_by_what_the_ranks_know_of_it(
     made: Callable[..., Monitor], folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,5 +201,5 @@ def test_of_many_ranks_the_file_gets_fewer_lines(made: Callable[..., Monitor], f
 
 def test_hosts_are_what_they_call_themselves(folder: RunFolder, engine: Callable[..., Any], plan: Plan) -> None:
     scripted = engine([])
-    Monitor(folder, scripted, Telemetry(folder, scripted, num_steps=1), plan=plan, config=MonitoringConfig(), done=0)
+    Monitor(folder, scripted, Telemetry(folder, scripted, num_steps=1), plan=plan, recipe=recipe_of(plan), done=0)
     assert lines(folder)[0]["hosts"] == [socket.gethostname()]

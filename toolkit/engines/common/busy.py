@@ -40,6 +40,7 @@ class Busy:
         self._open: dict[str, tuple[Any, float]] = {}
         self._intervals: list[tuple[str, Any, Any]] = []
         self._used: dict[str, float] = {}
+        self._left_out: dict[str, int] = {}
         self._knows_forward = False
         for module in alone:
             self._knows_forward = True
@@ -51,7 +52,7 @@ class Busy:
 
     def begin(self) -> None:
         """A step begins; what is run outside of one is not timed."""
-        self._on, self._intervals, self._used, self._open = True, [], {}, {}
+        self._on, self._intervals, self._used, self._open, self._left_out = True, [], {}, {}, {}
         self._began, self._at = self._clock(), time.perf_counter()
 
     @contextlib.contextmanager
@@ -69,6 +70,10 @@ class Busy:
         found: dict[str, float] = {}
         for part, before, after in self._intervals:
             found[part] = found.get(part, 0.0) + between(before, after)
+        for part, count in self._left_out.items():
+            # As long as the timed ones: else a rank with more micro-batches would look faster than it is.
+            times = 1 + count / max(sum(part == timed for timed, _, _ in self._intervals), 1)
+            found[part], self._used[part] = found.get(part, 0.0) * times, self._used.get(part, 0.0) * times
         if self._processor is not None:
             rest = max(self._clock() - self._began - sum(self._used.values()), 0.0)
             others = time.perf_counter() - self._at - sum(found.values())
@@ -83,6 +88,8 @@ class Busy:
     def _enter(self, part: str) -> None:
         if self._on and len(self._intervals) < _MOST_INTERVALS:
             self._open[part] = (moment(self._device), self._clock())
+        elif self._on:
+            self._left_out[part] = self._left_out.get(part, 0) + 1
 
     def _leave(self, part: str) -> None:
         before = self._open.pop(part, None)

@@ -46,6 +46,7 @@ class PipelineEngine:
     """
 
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
+        plan.check_recipe(recipe)
         plan.check_communication(recipe.communication)
         config = load_ds_config(folder, plan).with_recipe(recipe)
         check_groups(recipe.optimizer, model.module)

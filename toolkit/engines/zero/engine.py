@@ -51,6 +51,7 @@ class ZeroEngine:
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
         config = load_ds_config(folder, plan).with_recipe(recipe)
         check_communication(recipe, plan, config)
+        plan.check_recipe(recipe, zero_stage=config.zero_stage)
         check_groups(recipe.optimizer, model.module)
         accelerator = processes.start(config, plan)
         self._swap_folder = config.swap_folder
@@ -125,6 +126,8 @@ class ZeroEngine:
         share_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._norm, skipped = None, False
         for index, share in enumerate(shares):
+            # Not every grad_accum micro-batches, as it counts itself: a slow replica may have fewer (decision 33).
+            engine.set_gradient_accumulation_boundary(is_boundary=index == len(shares) - 1)
             loss = self._loss_sum(share)
             share_loss += loss.detach()
             laps.mark("forward")
@@ -145,7 +148,7 @@ class ZeroEngine:
                 # ZeRO-0 in fp32 is the plain optimizer, which would put NaN into the weights.
                 alone = self._is_plain or self._between is not None
                 skipped = alone and not bool(torch.isfinite(self._norm))
-            self._leave_step_out() if skipped else engine.step()
+            engine.zero_grad() if skipped else engine.step()
             laps.mark("optimizer")
         skipped = skipped or bool(getattr(engine.optimizer, "overflow", False))
         if self._between is not None:
@@ -287,11 +290,6 @@ class ZeroEngine:
         """
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return norm_of(gradients) / self._loss_scale() if self._between is None else self._between.reduce(gradients)
-
-    def _leave_step_out(self) -> None:
-        """What `step` does besides the update: the gradients go, the next micro-batch is counted."""
-        self._engine.zero_grad()
-        self._engine.micro_steps += 1
 
     def _loss_scale(self) -> float:
         return float(self._engine.optimizer.loss_scale) if self._scales_loss else 1.0

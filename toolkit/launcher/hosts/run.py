@@ -17,7 +17,7 @@ from toolkit.launcher.hosts.together import Together
 from toolkit.launcher.inputs import keep_planned, read_inputs, restore_planned
 from toolkit.launcher.leftovers import latest_written, newest_checkpoint
 from toolkit.launcher.options import LaunchOptions
-from toolkit.launcher.replan import plan_on_nodes
+from toolkit.launcher.replan import plan_on_nodes, recipe_for
 from toolkit.launcher.restarts import Written
 from toolkit.planner.plan import Plan
 from toolkit.run_folder import RunFolder
@@ -122,7 +122,8 @@ class OnHosts:
         for nodes in range(there, least - 1, -1):
             if (smaller := plan_on_nodes(self._full, nodes)) is not None:
                 keep_planned(self._run)
-                emit(smaller, self._run.path, self._recipe, overwrite=True, for_now=True)
+                recipe = recipe_for(smaller, self._recipe)
+                emit(smaller, self._run.path, recipe, overwrite=True, for_now=True)
                 return smaller
         raise MachineError(
             f"{there} of {full} hosts are there, and the run does not fit on {least} to {there} of them; bring the "

@@ -1,0 +1,133 @@
+"""Whoever computes which micro-batch, the step is the same; and a replica that is slow gets fewer of them."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from procs import run_ranks
+from ranks.equality import assert_equal, assert_same_weights
+from ranks.reference import reference_run
+from ranks.runs import Trained, write_run
+from ranks.settings import GLOBAL_BATCH
+from ranks.sharing import train_with_shares
+from ranks.slowed import finetune_slowed
+from ranks.test_faults import write_inputs
+from ranks.test_slow_ranks import write
+from toolkit.run_folder import RunFolder
+from toolkit.specs.communication import CommunicationConfig
+
+pytestmark = pytest.mark.ranks
+
+SOAK = pytest.mark.soak
+LOSS, NORM, WEIGHTS = 3e-6, 3e-6, 1e-5
+SHARES = ((6, 2), (1, 7), None, (7, 1), (3, 5))
+"""Of eight micro-batches of a row; they change from step to step."""
+
+
+def trained(folder: Path, shares: tuple[Any, ...] = SHARES, *, ranks: int = 2) -> Trained:
+    """A run, whose ranks must all tell the same."""
+    first, *others = run_ranks(train_with_shares, ranks, folder, shares, timeout_s=150)
+    assert all(other.steps == first.steps for other in others)
+    return first
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"zero_stage": 0},
+        {"zero_stage": 1},
+        pytest.param({"zero_stage": 1, "offload": "optimizer"}, marks=SOAK),
+        pytest.param({"zero_stage": 1, "method": "lora"}, marks=SOAK),
+        pytest.param({"zero_stage": 1, "tp": 2, "cluster": "4xcpu"}, marks=SOAK),
+        pytest.param({"zero_stage": 1, "sp": 2, "cluster": "4xcpu"}, marks=SOAK),
+    ],
+    ids=str,
+)
+def test_equals_one_process(tmp_path: Path, untied: Path, choices: dict[str, Any]) -> None:
+    folder = write_run(tmp_path / "run", untied, micro_batch=1, **choices)
+    run = trained(folder, ranks=4 if "cluster" in choices else 2)
+    one = reference_run(untied, method=choices.get("method", "full"))
+    assert_equal(run.steps, one.steps, loss=LOSS, norm=NORM)
+    assert_same_weights(run.weights, one.model, within=WEIGHTS)
+
+
+@SOAK
+@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_equals_equal_shares(tmp_path: Path, untied: Path, stage: int, precision: str) -> None:
+    """Of micro-batches of two rows too, which other rows share then."""
+    folder = write_run(
+        tmp_path / "run", untied, zero_stage=stage, precision=precision, micro_batch=2, global_batch=2 * GLOBAL_BATCH
+    )
+    unequal, equal = trained(folder), trained(folder, (None,))
+    loss, norm = {"fp32": (LOSS, NORM), "bf16": (2e-3, 2e-2), "fp16": (1e-3, 1e-2)}[precision]
+    assert unequal.steps[0].loss == pytest.approx(equal.steps[0].loss, rel=LOSS)
+    for ours, theirs in zip(unequal.steps, equal.steps, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=loss)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=norm)
+        assert (ours.supervised_tokens, ours.tokens) == (theirs.supervised_tokens, theirs.tokens)
+    if precision == "fp32":
+        assert all((unequal.weights[name] - weight).abs().max() <= WEIGHTS for name, weight in equal.weights.items())
+
+
+@SOAK
+def test_goes_with_compressed_gradients(tmp_path: Path, untied: Path) -> None:
+    config = CommunicationConfig(compression="fp16")
+    run = trained(write_run(tmp_path / "run", untied, zero_stage=0, micro_batch=1, communication=config))
+    assert_equal(run.steps, reference_run(untied).steps, loss=2e-3, norm=2e-3)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def slowed(folder: Path, inputs: Path, way: str, *, balance: bool, steps: int, **choices: Any) -> RunFolder:
+    """Rank 1 is slow from the first step on."""
+    monitoring = {"balance": balance}
+    run = write(folder, inputs, ranks=2, steps=steps, monitoring=monitoring, zero_stage=1, micro_batch=1, **choices)
+    run_ranks(finetune_slowed, 2, run.path, 1, way, 0, 0.2, timeout_s=280)
+    return run
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.timeout(240)
+def test_a_slow_replica_gets_fewer_micro_batches(tmp_path: Path, inputs: Path) -> None:
+    """Its device needs 50 ms more for each of four."""
+    run = slowed(tmp_path / "run", inputs, "forward", balance=True, steps=30, global_batch=8)
+    first, *later = [event for event in lines(run.events) if event["event"] == "shares"]
+    assert first["step"] <= 23
+    (many, few), before = first["micro_batches"], first["before"]
+    assert before == [4, 4]
+    assert (many + few, few < 3) == (8, True)
+    assert not later
+    told = lines(run.ranks)[1:]
+    assert (told[0]["micro_batches"], told[-1]["micro_batches"]) == ([4, 4], [many, few])
+    assert told[-1]["forward_seconds"][1] < 0.8 * told[0]["forward_seconds"][1]
+
+
+@SOAK
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("way", ["forward", "stopped"])
+def test_a_step_gets_shorter_and_stays_the_same(tmp_path: Path, inputs: Path, way: str) -> None:
+    """Half of the time rank 1 does not run: five or six micro-batches of eight for the other one."""
+    runs = {
+        balance: slowed(tmp_path / str(balance), inputs, way, balance=balance, steps=80, global_batch=16, seq_len=256)
+        for balance in (False, True)
+    }
+    steps = {balance: lines(run.telemetry) for balance, run in runs.items()}
+    seconds = {one: statistics.median(line["step_seconds"] for line in each[40:]) for one, each in steps.items()}
+    dealt = [event["micro_batches"] for event in lines(runs[True].events) if event["event"] == "shares"]
+    print(f"\n{way}: a step takes {seconds[True]:.3f} s, {seconds[False]:.3f} s with equal shares; {dealt}")
+    assert 1 <= len(dealt) <= 3
+    assert seconds[True] < 0.9 * seconds[False]
+    for ours, theirs in zip(steps[True], steps[False], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=LOSS)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+    assert not [event for event in lines(runs[True].events) if event["event"] == "straggler over"]
