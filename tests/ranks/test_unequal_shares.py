@@ -15,6 +15,7 @@ from ranks.settings import GLOBAL_BATCH
 from ranks.sharing import train_with_shares
 from ranks.slowed import finetune_slowed
 from ranks.test_faults import write_inputs
+from ranks.test_low_precision import TOLERANCES, write_low
 from ranks.test_slow_ranks import write
 from toolkit.run_folder import RunFolder
 from toolkit.specs.communication import CommunicationConfig
@@ -54,23 +55,24 @@ def test_equals_one_process(tmp_path: Path, untied: Path, choices: dict[str, Any
     assert_same_weights(run.weights, one.model, within=WEIGHTS)
 
 
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=SOAK), 1])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=SOAK)])
+def test_equals_one_process_in_low_precision(tmp_path: Path, calm: Path, precision: str, stage: int) -> None:
+    folder = write_low(tmp_path / "run", calm, precision=precision, zero_stage=stage, micro_batch=1)
+    assert_equal(trained(folder).steps, reference_run(calm, precision=precision).steps, **TOLERANCES[precision])
+
+
 @SOAK
 @pytest.mark.parametrize("stage", [0, 1])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_equals_equal_shares(tmp_path: Path, untied: Path, stage: int, precision: str) -> None:
-    """Of micro-batches of two rows too, which other rows share then."""
-    folder = write_run(
-        tmp_path / "run", untied, zero_stage=stage, precision=precision, micro_batch=2, global_batch=2 * GLOBAL_BATCH
-    )
+def test_equals_equal_shares(tmp_path: Path, untied: Path, stage: int) -> None:
+    """Micro-batches of two rows, which other rows share then."""
+    folder = write_run(tmp_path / "run", untied, zero_stage=stage, micro_batch=2, global_batch=2 * GLOBAL_BATCH)
     unequal, equal = trained(folder), trained(folder, (None,))
-    loss, norm = {"fp32": (LOSS, NORM), "bf16": (2e-3, 2e-2), "fp16": (1e-3, 1e-2)}[precision]
-    assert unequal.steps[0].loss == pytest.approx(equal.steps[0].loss, rel=LOSS)
     for ours, theirs in zip(unequal.steps, equal.steps, strict=True):
-        assert ours.loss == pytest.approx(theirs.loss, rel=loss)
-        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=norm)
+        assert ours.loss == pytest.approx(theirs.loss, rel=LOSS)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=NORM)
         assert (ours.supervised_tokens, ours.tokens) == (theirs.supervised_tokens, theirs.tokens)
-    if precision == "fp32":
-        assert all((unequal.weights[name] - weight).abs().max() <= WEIGHTS for name, weight in equal.weights.items())
+    assert all((unequal.weights[name] - weight).abs().max() <= WEIGHTS for name, weight in equal.weights.items())
 
 
 @SOAK
@@ -124,10 +126,18 @@ def test_a_step_gets_shorter_and_stays_the_same(tmp_path: Path, inputs: Path, wa
     steps = {balance: lines(run.telemetry) for balance, run in runs.items()}
     seconds = {one: statistics.median(line["step_seconds"] for line in each[40:]) for one, each in steps.items()}
     dealt = [event["micro_batches"] for event in lines(runs[True].events) if event["event"] == "shares"]
-    print(f"\n{way}: a step takes {seconds[True]:.3f} s, {seconds[False]:.3f} s with equal shares; {dealt}")
+    pairs = list(zip(steps[True], steps[False], strict=True))
+    apart = [max(abs(ours[name] / theirs[name] - 1) for ours, theirs in pairs) for name in ("loss", "grad_norm")]
+    print(f"\n{way}: a step takes {seconds[True]:.3f} s, {seconds[False]:.3f} s with equal shares; {dealt}; {apart}")
     assert 1 <= len(dealt) <= 3
     assert seconds[True] < 0.9 * seconds[False]
-    for ours, theirs in zip(steps[True], steps[False], strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=LOSS)
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+    assert apart[0] <= LOSS
+    assert apart[1] <= 1e-5
     assert not [event for event in lines(runs[True].events) if event["event"] == "straggler over"]
+
+
+@SOAK
+@pytest.mark.timeout(600)
+def test_replicas_that_are_alike_keep_equal_shares(tmp_path: Path, inputs: Path) -> None:
+    run = slowed(tmp_path / "run", inputs, "none", balance=True, steps=300, global_batch=16)
+    assert [event for event in lines(run.events) if event["event"] in ("shares", "straggler")] == []

@@ -20,7 +20,7 @@ _COULD_HAVE_FEWER = "; or give it fewer micro-batches: monitoring.balance in the
 _REPLICAS_TOLD = 8
 
 
-def slow_words(slow: Slow, host: str, *, share: float, step: int, could_have_fewer: bool = False) -> str:
+def slow_words(slow: Slow, host: str, *, share: float, step: int, balance: bool | None = None) -> str:
     """A warning that names a rank.
 
     Args:
@@ -28,13 +28,14 @@ def slow_words(slow: Slow, host: str, *, share: float, step: int, could_have_few
         host: of the rank.
         share: of a step's time that the others wait for it.
         step: after which it is said.
-        could_have_fewer: the run could have it so that a slow replica gets fewer micro-batches, and does not.
+        balance: fewer micro-batches for a slow replica are had by the run, or could be; None where they cannot.
     """
-    able = could_have_fewer and slow.section not in _WHAT_TO_DO
+    could = balance is False and slow.section not in _WHAT_TO_DO
     return (
         f"WARNING: step {step}: rank {slow.rank} on {host} is slow: {slow.section} takes it "
-        f"{human_seconds(slow.seconds)} of a step, {human_seconds(slow.expected)} expected; all ranks wait for it, "
-        f"{share:.0%} of the time; {_WHAT_TO_DO.get(slow.section, _COMPUTES)}{_COULD_HAVE_FEWER if able else ''}"
+        f"{human_seconds(slow.seconds)} of a step{' of equal shares' if balance else ''}, "
+        f"{human_seconds(slow.expected)} expected; all ranks wait for it, "
+        f"{share:.0%} of the time; {_WHAT_TO_DO.get(slow.section, _COMPUTES)}{_COULD_HAVE_FEWER if could else ''}"
     )
 
 

@@ -63,8 +63,8 @@ class Monitor:
         self._hosts, self._stages = [host for host, _, _ in who], [stage for _, stage, _ in who]
         self._replicas = [replica for _, _, replica in who]
         self._balancer = Balancer(self._replicas, micro_batches=plan.strategy.grad_accum) if config.balance else None
-        able = not plan.balance_faults(recipe, zero_stage=plan.strategy.zero_stage)
-        self._could_balance = able and self._balancer is None
+        could = not plan.balance_faults(recipe, zero_stage=plan.strategy.zero_stage)
+        self._balances = config.balance if could else None
         if len(set(self._hosts)) > 1:
             self.time.links = Links()
         self._finder = Finder(self._stages, share=config.slow_share)
@@ -126,8 +126,7 @@ class Monitor:
         for slow in changes.slow:
             host, share = self._hosts[slow.rank], slow.lost / step_seconds
             self._telemetry.event("straggler", step=step, host=host, share=share, **slow._asdict())
-            words = slow_words(slow, host, share=share, step=step, could_have_fewer=self._could_balance)
-            self._telemetry.say(words)
+            self._telemetry.say(slow_words(slow, host, share=share, step=step, balance=self._balances))
         for rank in changes.over:
             self._telemetry.event("straggler over", step=step, rank=rank, host=self._hosts[rank])
             self._telemetry.say(over_words(rank, self._hosts[rank], step))

@@ -146,6 +146,7 @@ def test_a_slow_replica_gets_fewer_micro_batches_and_is_slow_still(
     assert (slow["event"], slow["rank"], slow["section"]) == ("straggler", 1, "forward")
     assert slow["seconds"] == pytest.approx(0.32)
     said = " ".join(capsys.readouterr().out.split())
+    assert "forward takes it 320 ms of a step of equal shares, 200 ms expected" in said
     assert "rank 1 on south does 3 of a step's micro-batches, 4 until now, 160 ms each" in said
     assert [line["micro_batches"] for line in lines(folder)[1:5]] == [[4, 4]] * 3 + [[5, 3]]
 
