@@ -121,9 +121,10 @@ def in_the_way(body: Callable[[int], None], given: int) -> Callable[[], None]:
             body(given)
         finally:
             os._exit(0)
-    multiprocessing.util.Finalize(None, os.kill, (pid, signal.SIGKILL), exitpriority=10)
+    last = multiprocessing.util.Finalize(None, os.kill, (pid, signal.SIGKILL), exitpriority=10)
 
     def end() -> None:
+        last.cancel()
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 

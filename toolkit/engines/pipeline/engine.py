@@ -63,8 +63,7 @@ class PipelineEngine:
         self._numbers = config.numbers
         self._scales_loss = config.numbers.precision == "fp16"
         self._loss_factor = torch.ones((), device=self.device)
-        self._model = model
-        wanted = trained_sizes(model.module)
+        self._model, wanted = model, trained_sizes(model.module)
         self._chunked_loss = plan.workload.loss == "chunked"
         self._pipe = pipeline_module(
             model,

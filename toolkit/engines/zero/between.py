@@ -79,6 +79,7 @@ def check_communication(recipe: Recipe, plan: Plan, config: DsConfig) -> None:
         ConfigError: with all that is wrong.
     """
     plan.check_communication(recipe.communication, zero_stage=config.zero_stage, others=_faults(recipe, config))
+    plan.check_recipe(recipe, zero_stage=config.zero_stage)
 
 
 def _faults(recipe: Recipe, config: DsConfig) -> Iterator[str]:

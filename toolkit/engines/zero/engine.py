@@ -51,7 +51,6 @@ class ZeroEngine:
     def __init__(self, plan: Plan, recipe: Recipe, *, model: UnloadedModel, folder: RunFolder) -> None:
         config = load_ds_config(folder, plan).with_recipe(recipe)
         check_communication(recipe, plan, config)
-        plan.check_recipe(recipe, zero_stage=config.zero_stage)
         check_groups(recipe.optimizer, model.module)
         accelerator = processes.start(config, plan)
         self._swap_folder = config.swap_folder
@@ -126,8 +125,6 @@ class ZeroEngine:
         share_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._norm, skipped = None, False
         for index, share in enumerate(shares):
-            # Not every grad_accum micro-batches, as it counts itself: a slow replica may have fewer (decision 33).
-            engine.set_gradient_accumulation_boundary(is_boundary=index == len(shares) - 1)
             loss = self._loss_sum(share)
             share_loss += loss.detach()
             laps.mark("forward")
@@ -137,10 +134,7 @@ class ZeroEngine:
                 factor = self._loss_factor(counts[0], shares)
             if index == len(shares) - 1:
                 total, summed = self._sum_over_ranks(share_loss)
-            mean_share = loss * factor
-            if self._stage == 0 and self._scales_loss:
-                mean_share.register_hook(scaled_gradient(self._loss_scale() / self._grad_accum))  # type: ignore[no-untyped-call]
-            engine.backward(mean_share)
+            self._backward(loss * factor, is_last=index == len(shares) - 1)
             laps.mark("backward")
             if self._stage == 0 and engine.is_gradient_accumulation_boundary():
                 self._norm = self._reduced_norm()
@@ -266,6 +260,14 @@ class ZeroEngine:
             # With a chunked loss the loss itself.
             logits: torch.Tensor = self._engine(**inputs, use_cache=False).logits
         return logits if self._chunked_loss else loss_sum(logits, targets, head)
+
+    def _backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        """Of a micro-batch; this rank's last one of a step ends with the reduction, however many it has."""
+        # DeepSpeed itself would count grad_accum of them: a slow replica may have fewer (decision 33).
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        if self._stage == 0 and self._scales_loss:
+            loss.register_hook(scaled_gradient(self._loss_scale() / self._grad_accum))  # type: ignore[no-untyped-call]
+        self._engine.backward(loss)
 
     def _settle(self) -> None:
         """Give all replicas the same weights, if the recipe lets them differ."""
