@@ -210,8 +210,10 @@ class Host:
             with contextlib.suppress(RuntimeError):  # there was none
                 command(f"tc qdisc del dev {device} root")
             if rate is not None:
-                # A burst of 1 ms of 10 Gb/s; room for 200 ms of 100 Mb/s, so that TCP finds the rate, and not losses.
-                command(f"tc qdisc add dev {device} root tbf rate {rate} burst 256kb limit 3mb")
+                # A burst of the largest frame that the kernel hands over (64 KiB), as no cable lets more through at
+                # once; room for 200 ms of 100 Mb/s, so that TCP finds the rate, and not losses.
+                burst = "256kb" if rate == "10gbit" else "68kb"
+                command(f"tc qdisc add dev {device} root tbf rate {rate} burst {burst} limit 3mb")
 
     def cut(self) -> None:
         """Pull its cable."""

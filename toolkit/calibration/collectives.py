@@ -1,6 +1,5 @@
 """Seconds of collective operations by kind, size and group; disjoint groups run at once, as dp groups beside tp do."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import NamedTuple, get_args
@@ -8,6 +7,7 @@ from typing import NamedTuple, get_args
 import torch
 import torch.distributed as dist
 
+from toolkit.calibration.across import COMPUTED, Own, seconds_across
 from toolkit.calibration.compute import DTYPES, Say
 from toolkit.calibration.ranks import BORROWED_SHARES, PASSES, Ranks, TimeBox
 from toolkit.specs.measurements import Collective, CollectiveTime
@@ -16,8 +16,6 @@ from toolkit.specs.workload import PRECISION_BYTES, Precision
 KINDS: tuple[Collective, ...] = get_args(Collective)
 
 _SMALLEST_BYTES = 4 * 2**10
-_BETWEEN = 640
-"""Width of the product that a processor computes between two operations, 3 ms at 0.17 TFLOP/s."""
 _LEAST_SECONDS = 1e-6
 _ALWAYS_BYTES = 2**20
 """Messages up to here are timed once whatever the time: beyond the largest that is known, the rate is taken to hold."""
@@ -98,7 +96,8 @@ class CollectiveTimer:
                 num_ranks=groups.num_ranks,
                 num_nodes=groups.num_nodes,
                 num_bytes=num_bytes,
-                seconds=min(times),
+                # A link has its good moments, which no step can wait for.
+                seconds=(min if groups.num_nodes == 1 else median)(times),
             )
             for (kind, groups, num_bytes), times in taken.items()
         ]
@@ -106,7 +105,7 @@ class CollectiveTimer:
     def _sweep(
         self,
         kind: Collective,
-        own: "_Own | None",
+        own: Own | None,
         groups: Groups,
         box: TimeBox,
         say: Say,
@@ -117,15 +116,20 @@ class CollectiveTimer:
         last = 0.0
         for num_bytes in message_sizes(self._ranks.device.type):
             share = box.share()
-            # Six calls of a fourfold size.
-            if num_bytes > always and 6 * 4 * last > BORROWED_SHARES * share:
+            across = groups.num_nodes > 1 and self._ranks.device.type == "cpu"
+            # Six calls of a fourfold size, or three.
+            if num_bytes > always and (3 if across else 6) * 4 * last > BORROWED_SHARES * share:
                 continue
             say(f"{kind} of {num_bytes // 2**10} KiB between {groups.words}")
             operation = self._operation(kind, own, num_bytes)
             if (lack := self._lack(operation)) is not None:
                 self.left_out[f"{kind} between {groups.words}"] = lack
                 return
-            last = (self._seconds if groups.num_nodes == 1 else self._seconds_between)(operation, allowed=share)
+            if across:
+                one_way = kind in ("broadcast", "p2p")
+                last = seconds_across(self._ranks, own, operation, allowed=share, one_way=one_way)
+            else:
+                last = self._seconds(operation, allowed=share)
             yield num_bytes, last
 
     def _seconds(self, operation: Callable[[], object], *, allowed: float) -> float:
@@ -134,7 +138,7 @@ class CollectiveTimer:
         a bucket of 0.7 MiB takes 0.9 ms back to back, 2.7 ms in a step."""
         if self._ranks.device.type != "cpu":
             return self._ranks.seconds_of(operation, allowed=allowed)
-        square = torch.ones(_BETWEEN, _BETWEEN)
+        square = torch.ones(COMPUTED, COMPUTED)
 
         def both() -> None:
             torch.mm(square, square)
@@ -142,23 +146,6 @@ class CollectiveTimer:
 
         alone = self._ranks.seconds_of(lambda: torch.mm(square, square), allowed=allowed / 3)
         return max(self._ranks.seconds_of(both, allowed=allowed * 2 / 3) - alone, _LEAST_SECONDS)
-
-    def _seconds_between(self, operation: Callable[[], object], *, allowed: float) -> float:
-        """Of the operation alone, in turns with a product as in a step: a link's time is too long, and varies too much,
-        to be the difference of two others."""
-        if self._ranks.device.type != "cpu":
-            return self._ranks.seconds_of(operation, allowed=allowed)
-        square, taken = torch.ones(_BETWEEN, _BETWEEN), list[float]()
-
-        def timed() -> None:
-            torch.mm(square, square)
-            began = time.perf_counter()
-            operation()
-            taken.append(time.perf_counter() - began)
-
-        self._ranks.seconds_of(timed, allowed=allowed)
-        # The first one connects.
-        return max(self._ranks.slowest(median(taken[1:])), _LEAST_SECONDS)
 
     def _lack(self, operation: Callable[[], object]) -> str | None:
         """None if the backend has the operation, else its reason; ranks outside the groups learn of it too."""
@@ -170,17 +157,17 @@ class CollectiveTimer:
         lacking = self._ranks.slowest(float(reason is not None)) > 0
         return (reason or "not supported on another rank") if lacking else None
 
-    def _own_group(self, groups: Groups) -> "_Own | None":
+    def _own_group(self, groups: Groups) -> Own | None:
         """The group that this rank is in; None where it is in none."""
         own = None
         for members in groups.members:
             # Every rank must make every group.
             group = dist.new_group(list(members))
             if self._ranks.rank in members:
-                own = _Own(group, members)
+                own = Own(group, members)
         return own
 
-    def _operation(self, kind: Collective, mine: "_Own | None", num_bytes: int) -> Callable[[], object]:
+    def _operation(self, kind: Collective, mine: Own | None, num_bytes: int) -> Callable[[], object]:
         if mine is None:
             return _nothing
         group, size, first = mine.group, len(mine.members), mine.members[0]
@@ -202,13 +189,6 @@ class CollectiveTimer:
                 if self._ranks.rank == first:
                     return lambda: dist.send(whole, dst=mine.members[1], group=group)
                 return lambda: dist.recv(whole, src=first, group=group)
-
-
-class _Own(NamedTuple):
-    """The group that a rank is in."""
-
-    group: dist.ProcessGroup
-    members: tuple[int, ...]
 
 
 def _nothing() -> None:

@@ -32,7 +32,9 @@ class Ring(NamedTuple):
     gain: float
     """Bus bandwidth of an all-reduce over that of an all-gather."""
     scatter: float
-    """All-gathers that a reduce-scatter takes."""
+    """What a reduce-scatter takes over an all-gather's volume."""
+    gather: float = 1.0
+    """What an all-gather takes over its volume."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -55,7 +57,8 @@ def ring(rates: Rates, num_ranks: int, stride: int) -> Ring:
         # gloo has rings alone, and what its processes do with each byte comes on top of the wire's time.
         network = rates.network * local * constants.TCP_EFFICIENCY
         byte_seconds = share * (1 / network + 1 / rates.link)
-        return Ring(num_ranks, num_nodes, byte_seconds, latency, 2 * latency, span, 1.0, scatter)
+        gather = constants.GLOO_PAIR_GATHER if num_ranks == 2 else 1.0
+        return Ring(num_ranks, num_nodes, byte_seconds, latency, 2 * latency, span, 1.0, scatter, gather)
     decay = math.pow(min(num_nodes, constants.MEASURED_NODES), -constants.NETWORK_DECAY)
     network = rates.network * local * constants.NETWORK_EFFICIENCY * decay
     tree = 2 * ((local - 1) * rates.link_latency + math.log2(num_nodes) * rates.network_latency)
@@ -74,7 +77,8 @@ def gather_seconds(rates: Rates, group: Ring, num_bytes: float, *, kind: Collect
         return 0.0
     if rates.collectives and (known := measured_seconds(rates, kind, group.span, num_bytes=num_bytes)) is not None:
         return known
-    return (group.scatter if kind == "reduce_scatter" else 1.0) * (group.latency + num_bytes * group.byte_seconds)
+    over = {"reduce_scatter": group.scatter, "all_gather": group.gather}.get(kind, 1.0)
+    return over * (group.latency + num_bytes * group.byte_seconds)
 
 
 def all_reduce_seconds(rates: Rates, group: Ring, num_bytes: float) -> float:
