@@ -8,6 +8,6 @@ import contextlib
 from toolkit.engines.ds.ops import BUILD_FAILURES, load_op
 
 if __name__ == "__main__":
-    for builder in ("ShareMemCommBuilder", "CPUAdamBuilder", "AsyncIOBuilder"):
+    for builder in ("ShareMemCommBuilder", "CPUAdamBuilder"):
         with contextlib.suppress(*BUILD_FAILURES):
             load_op(builder)

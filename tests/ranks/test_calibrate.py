@@ -35,7 +35,7 @@ def calibrate(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrated")
-    result = calibrate("-o", "machine.yaml", "--ranks", 2, "--budget", 30, cwd=folder)
+    result = calibrate("-o", "machine.yaml", "--ranks", 2, "--budget", 12, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "machine.yaml" in result.stdout
     assert "TFLOP/s" in result.stdout

@@ -40,7 +40,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_libaio
-# The op that reads and writes is compiled on first use: a minute on two idle cores.
+# The op that reads and writes is compiled on first use: five minutes of a core.
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_states_and_weights_are_swapped_and_nothing_changes(tmp_path: Path, large: Path) -> None:
     in_memory = trained(write_run(tmp_path / "in memory", large, zero_stage=3, offload="all"))
@@ -101,6 +102,7 @@ def test_a_machine_without_libaio_starts_no_process(
 
 
 @needs_libaio
+@pytest.mark.soak
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AssertionError, match=r"MachineError: .+/file/offload: cannot be written \(Not a directory\)"):
