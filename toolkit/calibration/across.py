@@ -44,6 +44,7 @@ def seconds_across(
     square, taken = torch.ones(COMPUTED, COMPUTED), list[float]()
 
     def timed() -> None:
+        dist.barrier()
         is_late = own is not None and own.members[len(taken) % len(own.members)] == ranks.rank
         for _ in range(2 if is_late and not one_way else 1):
             torch.mm(square, square)
@@ -51,7 +52,6 @@ def seconds_across(
         operation()
         taken.append(time.perf_counter() - began)
 
-    dist.barrier()
     began = time.perf_counter()
     timed()
     once = ranks.slowest(time.perf_counter() - began)

@@ -19,6 +19,9 @@ _SMALLEST_BYTES = 4 * 2**10
 _LEAST_SECONDS = 1e-6
 _ALWAYS_BYTES = 2**20
 """Messages up to here are timed once whatever the time: beyond the largest that is known, the rate is taken to hold."""
+_ACROSS_SECONDS = 2.0
+"""So long may the calls of one size over slow links take, once: with 100 Mb/s it is what 4 MiB need. Smaller ones tell
+no rate there: what is on its way at a moment, in sockets and queues, is a large part of them."""
 _LARGEST_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 
 
@@ -117,8 +120,11 @@ class CollectiveTimer:
         for num_bytes in message_sizes(self._ranks.device.type):
             share = box.share()
             across = groups.num_nodes > 1 and self._ranks.device.type == "cpu"
+            allowed = BORROWED_SHARES * share
+            if always and across:
+                allowed = max(allowed, _ACROSS_SECONDS)
             # Six calls of a fourfold size, or three.
-            if num_bytes > always and (3 if across else 6) * 4 * last > BORROWED_SHARES * share:
+            if num_bytes > always and (3 if across else 6) * 4 * last > allowed:
                 continue
             say(f"{kind} of {num_bytes // 2**10} KiB between {groups.words}")
             operation = self._operation(kind, own, num_bytes)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from toolkit.planner.cost import constants
-from toolkit.planner.cost.cpu_engine import GATHERED, copy_seconds
+from toolkit.planner.cost.cpu_engine import copy_seconds, gathered_times
 from toolkit.planner.cost.data_parallel import Traffic, exposed_seconds, traffic
 from toolkit.planner.cost.estimate import passes
 from toolkit.planner.cost.layer import Layer
@@ -81,7 +81,8 @@ def _collectives(setup: Setup, own: Owned, rates: Rates) -> str:
     gradients, weights = human_count(own.trained), human_bytes(own.weight_bytes)
     times = f"{setup.grad_accum:,} x " if setup.grad_accum > 1 else ""
     # What DeepSpeed really calls: toolkit/planner/cost/cpu_engine.py.
-    summed, gathers = ("all-reduce", f"{GATHERED:g}") if rates.on_measured_cpu else ("reduce-scatter", "2")
+    on_cpu = rates.on_measured_cpu
+    summed, gathers = ("all-reduce", f"{gathered_times(setup):.3g}") if on_cpu else ("reduce-scatter", "2")
     match setup.zero_stage:
         case 0:
             return _sent_whole(setup.communication, gradients)

@@ -5,7 +5,7 @@ Counted on steps of DeepSpeed 0.19.8 with 1 and 2 ranks: calls of torch.distribu
 
 from typing import NamedTuple
 
-from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, ring
+from toolkit.planner.cost.network import Ring, all_reduce_seconds, gather_seconds, ring
 from toolkit.planner.cost.owned import Owned
 from toolkit.planner.cost.rates import Rates
 from toolkit.planner.cost.tables import by_size
@@ -19,9 +19,9 @@ coordinator, partitions."""
 CHECKPOINTED_OPS = 2.9
 """Operations of a layer that is computed again over those of one that is not, timed with layers too small to take time
 (torch 2.13, 2.6 to 3.1): 338 over 208 are counted, and packing every tensor that is saved takes longer than they do."""
-GATHERS, EDGE_GATHERS, GATHERED = 14.0, 4.0, 2.0
-"""All-gathers of ZeRO-3 per layer and micro-batch, those of embedding and head, and how often the weights pass in them:
-each of a layer's seven matrices by itself, once forward and once backward."""
+GATHERS, EDGE_GATHERS = 7.0, 2.0
+"""All-gathers of ZeRO-3 per layer when all weights are gathered once, and those of embedding and head: each matrix of a
+layer by itself."""
 
 TP_SUMS, TP_EDGE_SUMS, TP_AGREED = 7.0, 2.0, 3.0
 """All-reduces of AutoTP (module_inject/layers.py): per layer and micro-batch o_proj and down_proj forward, and what
@@ -79,12 +79,27 @@ def collective_seconds(rates: Rates, setup: Setup, own: Owned) -> float:
         # Norms stay on every rank, and are gathered where they have been updated.
         kept = (2 * setup.shape.num_layers + 1) * gather_seconds(rates, group, width * setup.shape.hidden)
         calls = GATHERS * setup.shape.num_layers + EDGE_GATHERS
-        gathers = calls * gather_seconds(rates, group, GATHERED * own.weight_bytes / calls)
+        gathers = gathered_times(setup) * calls * _gathered_behind_another(rates, group, own.weight_bytes / calls)
         scatters = gradients / bucket * gather_seconds(rates, group, bucket, kind="reduce_scatter")
         return setup.grad_accum * (gathers + scatters) + kept
     times = setup.grad_accum if stage == 2 else 1
     summed = times * gradients / bucket * all_reduce_seconds(rates, group, bucket)
     return summed + gather_seconds(rates, group, gradients)
+
+
+def gathered_times(setup: Setup) -> float:
+    """How often ZeRO-3 gathers the weights in a micro-batch: forward, and those again backward that were given up.
+
+    What is used again within `stage3_max_reuse_distance` weights is kept (zero/partitioned_param_coordinator.py): the
+    layers at the end, each as far from its backward pass as twice the weights behind it.
+    """
+    return 2 - min(1.0, setup.buckets.max_live / (2 * setup.shape.num_params))
+
+
+def _gathered_behind_another(rates: Rates, group: Ring, num_bytes: float) -> float:
+    """An all-gather that is asked for while others are under way, as those of ZeRO-3 are: ranks have said before that
+    they are ready for it. Then it takes its volume and no more, which is half of an all-reduce's."""
+    return min(gather_seconds(rates, group, num_bytes), all_reduce_seconds(rates, group, num_bytes) / 2)
 
 
 def agreed_seconds(rates: Rates, setup: Setup) -> float:
