@@ -1,8 +1,11 @@
 """What a rank measures when other programs have used up the time."""
 
+import time
+
 import torch
 import torch.distributed as dist
 
+from toolkit.calibration.across import Own, seconds_across
 from toolkit.calibration.collectives import CollectiveTimer, groups_inside
 from toolkit.calibration.compute import matmul_rates
 from toolkit.calibration.ranks import Ranks
@@ -14,6 +17,24 @@ def rates_without_time() -> tuple[list[MatmulRate], list[CollectiveTime]]:
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     matmuls = matmul_rates(ranks, "fp32", seconds=0.0, say=_nothing)
     return matmuls, CollectiveTimer(ranks, "fp32", groups_inside(ranks.world_size)).times(seconds=0.0, say=_nothing)
+
+
+def what_counts_of_a_collective() -> tuple[float, float, float]:
+    """Where rank 1 takes 50 ms and rank 0 nothing: of an operation that sends one way, of one where rank 1 was early,
+    and where rank 1 is in no group."""
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+    assert dist.group.WORLD is not None, "the ranks have met"
+    both, alone = Own(dist.group.WORLD, (0, 1)), dist.new_group([0])
+    first = Own(alone, (0,)) if ranks.rank == 0 else None
+
+    def sleeping() -> None:
+        time.sleep(0.05 * ranks.rank)
+
+    return (
+        seconds_across(ranks, both, sleeping, allowed=0.5, one_way=True),
+        seconds_across(ranks, both, sleeping, allowed=0.5, one_way=False),
+        seconds_across(ranks, first, sleeping, allowed=0.5, one_way=True),
+    )
 
 
 def _nothing(item: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from procs import run_ranks as run_body
-from ranks.measured import rates_without_time
+from ranks.measured import rates_without_time, what_counts_of_a_collective
 from toolkit import errors
 from toolkit.launcher import RanksHere, run_ranks
 from toolkit.specs.cluster import ClusterSpec
@@ -85,6 +85,13 @@ def test_every_kind_is_measured_however_busy_the_machine() -> None:
     assert len(matmuls) >= 15
     largest = {one.kind: max(two.num_bytes for two in collectives if two.kind == one.kind) for one in collectives}
     assert largest == dict.fromkeys(get_args(Collective), 2**20)
+
+
+def test_time_that_a_rank_waits_for_another_is_no_collectives() -> None:
+    one_way, early, alone = run_body(what_counts_of_a_collective, 2)[0]
+    assert one_way == pytest.approx(0.05, rel=0.3)
+    assert early < 0.01
+    assert alone < 0.01
 
 
 def test_an_existing_file_needs_overwrite(measured: Path) -> None:

@@ -7,15 +7,18 @@ import pytest
 import toolkit
 from toolkit.planner.api import estimate, for_recipe
 from toolkit.planner.cost.algorithms import Links, all_reduce_by
+from toolkit.planner.cost.cpu_engine import gathered_times
 from toolkit.planner.cost.measured import Span, measured_seconds
 from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, p2p_seconds, ring
 from toolkit.planner.cost.rates import Rates, rates_of
 from toolkit.planner.plan import Plan
+from toolkit.planner.resolve import base_setup
 from toolkit.planner.time_law import TimeLaw
 from toolkit.specs.cluster import ClusterSpec
 from toolkit.specs.communication import CommunicationConfig
 from toolkit.specs.measurements import CollectiveTime, Measurements
 from toolkit.specs.model import ModelSpec
+from toolkit.specs.workload import Workload
 
 MIB = 2**20
 LAW = TimeLaw()
@@ -64,6 +67,25 @@ def test_gloo_scatters_by_summing_everything() -> None:
     assert gather_seconds(rates, group, 10 * MIB, kind="reduce_scatter") == pytest.approx(summed, rel=0.01)
     assert gather_seconds(rates, group, 10 * MIB) == pytest.approx(summed / 2, rel=0.01)
     assert summed == pytest.approx(2 * 3 / 4 * 10 * MIB / 12.5e6 / 0.956, rel=0.02)
+
+
+def test_a_pair_gathers_in_three_halves() -> None:
+    rates = rates_of(slow(num_nodes=4), LAW)
+    pair, three = ring(rates, 2, 1), ring(rates, 3, 1)
+    assert gather_seconds(rates, pair, 10 * MIB) == pytest.approx(0.75 * all_reduce_seconds(rates, pair, 10 * MIB))
+    assert gather_seconds(rates, three, 10 * MIB) == pytest.approx(0.5 * all_reduce_seconds(rates, three, 10 * MIB))
+    known = measured(("all_gather", 2, 2, MIB, 0.06), num_nodes=4)
+    assert gather_seconds(known, ring(known, 2, 1), MIB) == 0.06
+    # Twice the steps, each with two thirds of the bytes, on a ring that does not wait.
+    assert measured_seconds(known, "all_gather", Span(3, 3), num_bytes=1.5 * MIB) == pytest.approx(2 * 0.06 / 1.5)
+
+
+def test_zero3_gathers_again_what_it_has_given_up() -> None:
+    times = []
+    for name in ("smollm-135m", "llama-3.1-8b"):
+        model, cluster, work = ModelSpec.resolve(name), slow(), Workload(seq_len=64, global_batch=2, precision="fp32")
+        times.append(gathered_times(base_setup(model, cluster, workload=work, engine="zero")))
+    assert times == pytest.approx([1.5, 2 - 1e9 / (2 * 8.03e9)], rel=1e-3)
 
 
 def test_ranks_of_one_machine_say_nothing_of_several() -> None:

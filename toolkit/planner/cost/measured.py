@@ -10,6 +10,7 @@ import itertools
 import math
 from typing import NamedTuple
 
+from toolkit.planner.cost import constants
 from toolkit.planner.cost.rates import Rates
 from toolkit.specs.measurements import Collective
 
@@ -58,6 +59,9 @@ def _curve(rates: Rates, kind: Collective, span: Span) -> _Curve | None:
         return None
     nearest = min(alike, key=lambda known: _distance(known, span))
     times = _steps(kind, span) / _steps(kind, nearest)
+    if rates.on_cpu and crosses and kind == "all_gather" and nearest.num_ranks == 2 < span.num_ranks:
+        # Of a larger ring one neighbour sends and the other receives: no word waits behind data.
+        times /= constants.GLOO_PAIR_GATHER
     part = 1.0 if kind in ("broadcast", "p2p") else nearest.num_ranks / span.num_ranks
     # Groups that share a machine's network at once: each has so much less of it.
     shared = nearest.each / span.each if crosses else 1.0
