@@ -162,6 +162,19 @@ def test_an_interface_that_is_not_there_is_told_with_the_host(inputs: Path, tmp_
 
 
 @pytest.mark.timeout(120)
+def test_a_host_without_model_and_data_is_told(inputs: Path, tmp_path: Path, cluster: Cluster) -> None:
+    run = make_run(tmp_path / "run", inputs, "2x1xcpu", steps=STEPS, zero_stage=1)
+    command = toolkit_words("launch", run, "--hosts", cluster.hostfile(tmp_path / "hosts", slots=1))
+    over = ["mount", "-t", "tmpfs", "tmpfs", str(inputs)]
+    assert cluster.hosts[1].run(over).returncode == 0
+    done = cluster.hosts[0].run(command, env=environment(), cwd=ROOT, seconds=100)
+    assert cluster.hosts[1].run(["umount", str(inputs)]).returncode == 0
+    assert done.returncode == 2
+    assert f"beta: not on this host: {inputs}/model, {inputs}/data.jsonl; copy them there" in done.stderr
+    assert not (run / "telemetry.jsonl").exists()
+
+
+@pytest.mark.timeout(120)
 def test_a_port_in_use_and_a_controller_that_does_not_come(inputs: Path, tmp_path: Path, cluster: Cluster) -> None:
     run = make_run(tmp_path / "run", inputs, "2x1xcpu", steps=STEPS, zero_stage=1)
     taken = toolkit_words("launch", run, "--node-rank", 0, "--rdzv-endpoint", "alpha:22")

@@ -1,11 +1,16 @@
-"""The files that `toolkit plan` wrote: sent to hosts without this disk, and kept while a smaller plan runs."""
+"""The files that `toolkit plan` wrote, sent to hosts without this disk and kept while a smaller plan runs; and what the
+recipe says that a run reads."""
 
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, DataError
 from toolkit.run_folder import RunFolder
+from toolkit.specs.far import is_url
+from toolkit.specs.recipe import Recipe
+from toolkit.staging import missing_inputs
 
 
 def _names(run: RunFolder) -> list[str]:
@@ -34,8 +39,23 @@ def put_inputs(run: RunFolder, inputs: Mapping[str, str]) -> None:
             _put(run, name, inputs.get(name))
     except OSError as error:
         raise ConfigError(
-            f"{run.path}: cannot be written on this host ({error.strerror}); use a folder that all hosts can write"
+            f"{socket.gethostname()}: {run.path} cannot be written there ({error.strerror}); use a folder that all "
+            "hosts can write"
         ) from None
+
+
+def require_what_is_read(run: RunFolder) -> None:
+    """Before any rank of this host looks for them, which would not say where it is.
+
+    Raises:
+        DataError: model or data are files that this host does not have; what is behind a URL its ranks fetch.
+    """
+    missing = [name for name in missing_inputs(Recipe.load(run.recipe)) if not is_url(name)]
+    if missing:
+        raise DataError(
+            f"{socket.gethostname()}: not on this host: {', '.join(missing)}; copy them there to the same place, or "
+            f"give URLs that all hosts can read in {run.recipe}"
+        )
 
 
 def _put(run: RunFolder, name: str, text: str | None) -> None:

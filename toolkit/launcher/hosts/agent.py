@@ -20,7 +20,7 @@ from toolkit.emitters.network_environment import network_environment, socket_env
 from toolkit.errors import EngineError, MachineError, Preempted, ToolkitError
 from toolkit.launcher.attempt import Attempt, Outcome
 from toolkit.launcher.hosts.channel import PROTOCOL, Channel, Message
-from toolkit.launcher.inputs import put_inputs
+from toolkit.launcher.inputs import put_inputs, require_what_is_read
 from toolkit.launcher.leftovers import latest_written, newest_checkpoint, set_aside
 from toolkit.launcher.notices import watched
 from toolkit.launcher.processes import environment_of
@@ -70,6 +70,7 @@ class Agent:
         attempt = Attempt(self._run, grace_seconds=order["grace_seconds"])
         try:
             put_inputs(self._run, order["inputs"])
+            require_what_is_read(self._run)
             plan = Plan.load(self._run.plan)
             set_aside(self._run)
             if order["machine_rank"] == 0:
