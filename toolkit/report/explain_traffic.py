@@ -71,7 +71,9 @@ def _owned(setup: Setup) -> Owned:
 
 def _crossings(setup: Setup, rates: Rates) -> Line:
     way = crossings(rates, setup)
-    how = f"(2 x ({setup.grad_accum:,} x vpp {setup.vpp} + pp {setup.pp}) - 3) x {short_seconds(way.one)} for "
+    both_ways = 2 * (setup.grad_accum * setup.vpp + setup.pp)
+    how = f"(2 x ({setup.grad_accum:,} x vpp {setup.vpp} + pp {setup.pp}) - {both_ways - way.times}) x "
+    how += f"{short_seconds(way.one)} for "
     how += human_bytes(way.num_bytes) + (f", {way.seen:.0%} of it seen" if way.seen < 1 else "")
     how += f", and {short_seconds(way.stall)} of waiting" if way.stall else ""
     return Line("stage to stage", way.seconds, "seconds", how, ALPHA_BETA)

@@ -29,9 +29,9 @@ q_proj, k_proj, v_proj, gate_proj and up_proj each send back; per micro-batch th
 three of a number per token in the loss."""
 SMALL = 8.0
 """Bytes of what ranks agree on in a step."""
-STEP_SUMS, STAGED_SUMS = 3.0, 5.0
-"""All-reduces of so few bytes per step: tokens and loss, gradient norm, whether a number is none; with stages the loss
-from the last one, and readings of all."""
+STEP_SUMS, STAGED_SUMS = 3.0, 2.5
+"""All-reduces of so few bytes per step: tokens, loss, gradient norm. With stages tokens, the norm, and a
+broadcast of the last one's loss; with replicas of them the norm once more."""
 
 
 class Copied(NamedTuple):
@@ -97,16 +97,19 @@ def gathered_times(setup: Setup) -> float:
 
 
 def _gathered_behind_another(rates: Rates, group: Ring, num_bytes: float) -> float:
-    """An all-gather that is asked for while others are under way, as those of ZeRO-3 are: ranks have said before that
-    they are ready for it. Then it takes its volume and no more, which is half of an all-reduce's."""
-    return min(gather_seconds(rates, group, num_bytes), all_reduce_seconds(rates, group, num_bytes) / 2)
+    """An all-gather that is asked for while another is under way, as those of ZeRO-3 are: ranks have said before that
+    they are ready for it, and half of its latency is over. Else it takes its volume, half of an all-reduce's."""
+    alone = min(gather_seconds(rates, group, num_bytes), all_reduce_seconds(rates, group, num_bytes) / 2)
+    return alone - min(gather_seconds(rates, group, SMALL), alone) / 2
 
 
 def agreed_seconds(rates: Rates, setup: Setup) -> float:
     """What all ranks agree on in a step, in messages so small that latency is all that counts."""
     if setup.world_size == 1:
         return 0.0
-    times = STAGED_SUMS if setup.pp > 1 else STEP_SUMS
+    times = STEP_SUMS
+    if setup.pp > 1:
+        times = STAGED_SUMS + (1 if setup.dp > 1 else 0)
     return times * all_reduce_seconds(rates, ring(rates, setup.world_size, 1), SMALL)
 
 

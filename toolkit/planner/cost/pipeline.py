@@ -67,8 +67,9 @@ def crossings(rates: Rates, setup: Setup) -> Crossings:
         one=one + law.p2p_seconds,
         seen=1.0 if rates.on_cpu else 1.0 - law.p2p_overlap,
         stall=law.p2p_stall_seconds if stalled else 0.0,
-        # Longest way: twice per micro-batch, once more over all stages, and the last one only turns around.
-        times=2 * (setup.grad_accum * setup.vpp + setup.pp) - 3,
+        # Longest way: twice per micro-batch, once more over all stages, and the last one only turns around. Over gloo
+        # one less, where each is waited for: there and back with two stages and a micro-batch, as was counted.
+        times=2 * (setup.grad_accum * setup.vpp + setup.pp) - (4 if rates.on_cpu else 3),
     )
 
 
