@@ -18,11 +18,8 @@ from ranks.tiny import PAD, training_rows
 from toolkit.data.loader import GlobalBatches, Share
 from toolkit.engines.base import WEIGHT, StepResult
 from toolkit.engines.zero.exchange import Exchange
+from toolkit.engines.zero.low_rank import LowRank
 from toolkit.specs.communication import CommunicationConfig
-
-_KEPT: list[Exchange] = []
-"""Until the process ends, and with them the process group: PowerSGD's last callback runs in one of gloo's threads, and
-a thread that is the last to let go of the group waits for itself (std::system_error: Resource deadlock avoided)."""
 
 
 def counted_steps(folder: Path, count: int) -> list[tuple[StepResult, int]]:
@@ -57,7 +54,6 @@ def averaged(
 ) -> Averaged:
     """What the ranks make of `gradients_like` in those steps, each number times `size`."""
     exchange, made, sent = Exchange(config), [], []
-    _KEPT.append(exchange)
     for gradients in gradients_like(shapes, rank=dist.get_rank(), steps=steps.stop)[steps.start :]:
         for gradient in gradients:
             gradient.mul_(size)
@@ -66,6 +62,20 @@ def averaged(
         made.append(torch.cat([gradient.flatten() for gradient in gradients]))
         sent.append(exchange.take_sent_bytes())
     return Averaged(made, sent)
+
+
+def waiting_after(shape: tuple[int, int], steps: Collection[int]) -> list[float]:
+    """How much waits on this rank after so many steps, in norms of its gradient: a little in common, and noise."""
+    generator, same = torch.Generator().manual_seed(dist.get_rank()), torch.Generator().manual_seed(99)
+    in_common, found = 0.3 * torch.randn(shape, generator=same), []
+    low_rank = LowRank(4, [in_common])
+    for number in range(1, max(steps) + 1):
+        gradient = in_common + torch.randn(shape, generator=generator)
+        own = float(gradient.norm())
+        low_rank.average([gradient])
+        if number in steps:
+            found.append(float(low_rank.waiting()) / own)
+    return found
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ranks.communicating import (
     gradients_like,
     local_by_hand,
     train_with_evaluations,
+    waiting_after,
     weights_at_the_end,
 )
 from ranks.equality import assert_equal, trained
@@ -33,7 +34,8 @@ pytestmark = pytest.mark.ranks
 SOAK = pytest.mark.soak
 FP16 = CommunicationConfig(compression="fp16")
 BF16 = CommunicationConfig(compression="bf16")
-POWER = CommunicationConfig(compression="powersgd")
+POWER = CommunicationConfig(compression="powersgd", rank=4)
+BY_SIZE = CommunicationConfig(compression="powersgd")
 TOPK = CommunicationConfig(compression="topk")
 LATE_TOPK = CommunicationConfig(compression="topk", full_steps=STOP + 3)
 LOCAL = CommunicationConfig(local_steps=8)
@@ -107,6 +109,13 @@ def test_powersgd_learns_what_stays_the_same() -> None:
     assert (sum(made) - sum(true)).norm() < 0.35 * sum(true).norm()
 
 
+def test_what_waits_does_not_pile_up() -> None:
+    """With torch's feedback 7 gradients wait after 100 steps, 15 after 500: what tells the ranks apart stays."""
+    for early, late in run_ranks(waiting_after, 2, (60, 50), (100, 500), timeout_s=60):
+        assert 2 < early < 4
+        assert 2 < late < 4
+
+
 @SOAK
 @pytest.mark.parametrize("config", [FP16, BF16], ids=lambda config: config.compression)
 def test_halves_train_as_one_process_does(tmp_path: Path, calm: Path, config: CommunicationConfig) -> None:
@@ -162,7 +171,7 @@ def test_bytes_that_leave_a_rank(tmp_path: Path, wide_matrices: Path) -> None:
     for name, config in {
         "plain": CommunicationConfig(),
         "fp16": FP16,
-        "powersgd": POWER,
+        "powersgd": BY_SIZE,
         "topk": TOPK,
         "local": LOCAL,
     }.items():

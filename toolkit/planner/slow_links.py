@@ -32,7 +32,7 @@ _SENT_OTHERWISE: tuple[tuple[str, CommunicationConfig, str], ...] = (
     (
         "compression=powersgd",
         CommunicationConfig(compression="powersgd"),
-        "gradients of rank 4 with error feedback: set communication.full_steps for the first tenth of the run",
+        "matrices of low rank in the gradients' place, with error feedback",
     ),
     (
         f"local_steps={_LOCAL_STEPS}",

@@ -1,5 +1,6 @@
 """What replicas send each other over a slow link, as the recipe has it."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +16,27 @@ _OF: dict[str, tuple[Compression, ...]] = {
     "full_steps": ("powersgd", "topk"),
 }
 """Which ways of compression look at an option; the others refuse a value that is not its default."""
+_ONCE = {"rank": 4, "full_steps": 0}
+"""Defaults of before, which recipes that were written out hold whether anything looks at them or not."""
+
+
+_THIN = 1.5
+"""Columns of PowerSGD's thin matrices over the square root of the matrix's shorter side, where none are given."""
+_WORTH = 2
+"""PowerSGD sends a matrix whole that it would not make smaller than by this (torch: `min_compression_rate`)."""
+
+
+def thin_columns(rows: float, columns: float, rank: int | None) -> int:
+    """Of PowerSGD's two thin matrices for one of that shape; 0 where it is sent whole.
+
+    Args:
+        rows: of the matrix.
+        columns: of the matrix.
+        rank: that was asked for; None takes one by the size.
+    """
+    shorter = min(rows, columns)
+    thin = int(min(round(_THIN * math.sqrt(shorter)) if rank is None else rank, shorter))
+    return thin if (rows + columns) * thin * _WORTH < rows * columns else 0
 
 
 class CommunicationConfig(Spec):
@@ -23,8 +45,8 @@ class CommunicationConfig(Spec):
     compression: Compression = "none"
     """`fp16`, `bf16`: half of fp32; `powersgd`: two thin matrices per matrix (1905.13727); `topk`: the largest numbers
     alone. What the last two leave out is added to the next step's gradients (error feedback)."""
-    rank: int = Field(default=4, gt=0)
-    """Of `powersgd`: columns of the thin matrices."""
+    rank: int | None = Field(default=None, gt=0)
+    """Of `powersgd`: columns of the thin matrices; by default 1.5 x the root of a matrix's shorter side."""
     ratio: float = Field(default=0.01, gt=0, lt=1)
     """Of `topk`: part of the numbers that is sent."""
     full_steps: int = Field(default=0, ge=0)
@@ -48,6 +70,14 @@ class CommunicationConfig(Spec):
     def is_plain(self) -> bool:
         """The engine's own all-reduce of gradients at every step."""
         return self.compression == "none" and self.local_steps == 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_before(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        unseen = {name for name in _ONCE if given.get("compression") not in _OF[name]}
+        return {name: value for name, value in given.items() if name not in unseen or value != _ONCE[name]}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toolkit.errors import SpecError
+from toolkit.specs.communication import CommunicationConfig, thin_columns
 from toolkit.specs.data import DataConfig
 from toolkit.specs.evaluation import EvaluationConfig
 from toolkit.specs.lora import LoraConfig
@@ -123,6 +124,30 @@ def test_an_optimizer_refuses_what_it_does_not_look_at() -> None:
 )
 def test_options_of_another_communication(communication: dict[str, Any], words: str) -> None:
     assert refusal(communication=communication) == [f"recipe.yaml: `communication`: {words}; leave it out"]
+
+
+def test_communication_of_recipes_that_were_written_out_before() -> None:
+    """They hold the defaults of then, of options that nothing looks at too."""
+    then = {"rank": 4, "full_steps": 0}
+    assert CommunicationConfig.model_validate({"compression": "none", **then}) == CommunicationConfig()
+    kept = CommunicationConfig.model_validate({"compression": "powersgd", **then})
+    assert (kept.rank, kept.full_steps) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank", "thin"),
+    [
+        ((256, 256), None, 24),
+        ((4096, 14336), None, 96),
+        ((172, 64), None, 12),
+        ((256, 256), 4, 4),
+        ((8, 64), 4, 0),  # 288 numbers for 512: not half
+        ((256, 1), None, 0),
+    ],
+    ids=str,
+)
+def test_columns_of_thin_matrices(shape: tuple[int, int], rank: int | None, thin: int) -> None:
+    assert thin_columns(*shape, rank) == thin
 
 
 def test_updates_of_single_replicas_are_not_measured() -> None:

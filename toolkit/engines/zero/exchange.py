@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from toolkit.engines.common.sums import norm_of, root_mean_square
+from toolkit.engines.zero.low_rank import LowRank
 from toolkit.specs.communication import CommunicationConfig
 
 _BUCKET_NUMBERS = 64 * 1024**2
@@ -109,6 +109,11 @@ class Exchange:
         A number that is none on one rank is told to all before any of them adds it to what waits for later steps, where
         it would stay for good.
         """
+        if self._config.compression == "powersgd" and self._num_updates >= self._config.full_steps:
+            self._low_rank = self._low_rank or LowRank(self._config.rank, gradients)
+            norm = self._low_rank.average(gradients)
+            self._sent_bytes += self._low_rank.sent_bytes
+            return norm
         told = root_mean_square(norm_of(gradients))
         if not bool(torch.isfinite(told)):
             return told
@@ -131,10 +136,7 @@ class Exchange:
         return taken
 
     def _forget(self) -> None:
-        rank = self._config.rank
-        self._power = PowerSGDState(dist.group.WORLD, matrix_approximation_rank=rank, start_powerSGD_iter=2)
-        # Those steps are for DistributedDataParallel, which divides its buckets anew; these stay as they are.
-        self._power.iter = self._power.start_powerSGD_iter
+        self._low_rank: LowRank | None = None
         self._topk = TopK(self._config.ratio)
 
     def _averaged(self, bucket: Bucket) -> torch.Tensor:
@@ -147,12 +149,6 @@ class Exchange:
             case "topk":
                 self._sent_bytes += (world - 1) * self._topk.count(len(numbers)) * (numbers.element_size() + 4)
                 return self._topk.average(bucket)
-            case "powersgd":
-                before = self._power.total_numel_after_compression
-                mean = _waited(powerSGD_hook, self._power, bucket)
-                sent = self._power.total_numel_after_compression - before
-                self._sent_bytes += round_trip * sent * numbers.element_size()
-                return mean
             case "fp16":
                 self._sent_bytes += round_trip * 2 * len(numbers)
                 factor = _room_in_fp16(numbers)

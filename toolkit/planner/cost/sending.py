@@ -1,28 +1,33 @@
 """What replicas send each other where the recipe has it otherwise than the engine: its bytes, and its own arithmetic.
 
-Bytes per number are counted in toolkit/engines/zero/exchange.py and local_sgd.py and in torch's hooks
+Bytes per number are counted in toolkit/engines/zero/exchange.py, low_rank.py and local_sgd.py and in torch's hooks
 (torch/distributed/algorithms/ddp_comm_hooks), each tensor read or written once per operation, in fp32.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from toolkit.planner.cost.compute import matmul_seconds
 from toolkit.planner.cost.cpu_engine import SMALL
 from toolkit.planner.cost.network import all_reduce_seconds, gather_seconds, ring
 from toolkit.planner.cost.owned import Owned
 from toolkit.planner.cost.rates import Rates
 from toolkit.planner.cost.tables import by_size
 from toolkit.planner.setup import Setup
+from toolkit.specs.communication import thin_columns
 
-MOVED = {"fp16": 60.0, "bf16": 40.0, "powersgd": 68.0, "topk": 52.0, "none": 12.0}
+MOVED = {"fp16": 60.0, "bf16": 40.0, "powersgd": 32.0, "topk": 52.0, "none": 12.0}
 """Bytes read and written per number: norms before and after, gradients put end to end and back; scaled and rounded;
-products and errors; magnitudes; of local steps a norm and the clipping."""
+added to what waits, beside the products; magnitudes; of local steps a norm and the clipping."""
+THIN_MOVED = 120.0
+"""Bytes per number of PowerSGD's thin matrices: brought to length one, put end to end, rounded, taken apart."""
+QR_FLOPS = 24.0
+"""FLOPs of a matrix product that take as long as making thin matrices orthogonal does, per row and rank^2: 4 are
+counted (Householder), and on one core they run at a sixth of a product's rate (16 x 256 x 32 in 2.4 ms)."""
 AVERAGED = 8.0
 """Bytes per number that ends a round of local steps: divided in place."""
 CHOSEN_SECONDS = 1.8e-8
 """Seconds per number of torch's top-k on one core: 1.1, 1.8 and 2.4e-8 measured on 1, 4 and 17 million numbers."""
-WORTH = 2.0
-"""PowerSGD sends a matrix whole that it would not make smaller than by this (`min_compression_rate`)."""
 
 
 class Matrices(NamedTuple):
@@ -53,12 +58,7 @@ def sent(rates: Rates, setup: Setup, own: Owned) -> Sent:
         return Sent(agreed + averaged / asked.local_steps, moved)
     match asked.compression:
         case "powersgd":
-            thin, whole = powersgd_numbers(setup, own)
-            # Left and right factors one after the other, and before them what is sent whole.
-            collectives = 2 * all_reduce_seconds(rates, group, 4 * thin / 2) + all_reduce_seconds(
-                rates, group, 4 * whole
-            )
-            return Sent(agreed + collectives, moved)
+            return _by_powersgd(rates, setup, own, moved=moved)
         case "topk":
             chosen = asked.ratio * numbers
             each = gather_seconds(rates, group, 4 * chosen * setup.shards)
@@ -70,16 +70,25 @@ def sent(rates: Rates, setup: Setup, own: Owned) -> Sent:
             return Sent(agreed + all_reduce_seconds(rates, group, 2 * numbers), moved)
 
 
-def powersgd_numbers(setup: Setup, own: Owned) -> tuple[float, float]:
-    """Numbers of all thin matrices, and of what is sent whole: vectors, and matrices too small to gain."""
-    rank, thin, compressed = setup.communication.rank, 0.0, 0.0
+def _by_powersgd(rates: Rates, setup: Setup, own: Owned, *, moved: float) -> Sent:
+    """Vectors, and matrices too small to gain, with the norms; then left and right factors, one after the other."""
+    group, left, right, compressed, seconds = ring(rates, setup.shards, setup.tp), 0.0, 0.0, 0.0, moved
     for one in _matrices(setup):
-        size = one.rows * one.columns
-        small = (one.rows + one.columns) * min(rank, one.rows, one.columns)
-        if small * WORTH < size:
-            thin += one.number * small
-            compressed += one.number * size
-    return thin, max(own.trained - compressed, 0.0)
+        rows, columns = one.rows, one.columns
+        rank = thin_columns(rows, columns, setup.communication.rank)
+        if not rank:
+            continue
+        left, right = left + one.number * rows * rank, right + one.number * columns * rank
+        compressed += one.number * rows * columns
+        made = ((rows, rank, columns), (columns, rank, rows), (rows, columns, rank), (rows, columns, rank))
+        products = sum(matmul_seconds(rates, shape, precision="fp32") for shape in made)
+        # As a product of as many FLOPs.
+        orthogonal = QR_FLOPS / 2 * matmul_seconds(rates, (rows, rank, rank), precision="fp32")
+        seconds += one.number * (products + orthogonal)
+    seconds += _moved(rates, THIN_MOVED * (left + right) / 2, num_bytes=4 * left)
+    whole = max(own.trained - compressed, 0.0)
+    messages = (4 * whole + SMALL, 2 * left, 2 * right)
+    return Sent(sum(all_reduce_seconds(rates, group, num_bytes) for num_bytes in messages), seconds)
 
 
 def _matrices(setup: Setup) -> Iterator[Matrices]:
