@@ -1,7 +1,7 @@
 """Averaging gradients over the replicas in fewer bytes; ZeRO-0 alone keeps whole gradients on every rank.
 
-By torch's own communication hooks for DistributedDataParallel (torch/distributed/algorithms/ddp_comm_hooks), which get
-what they would get there: buckets of gradients.
+16 bits by torch's own communication hooks for DistributedDataParallel (torch/distributed/algorithms/ddp_comm_hooks),
+which get what they would get there: buckets of gradients. PowerSGD has a file of its own.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from toolkit.engines.common.sums import norm_of, root_mean_square
-from toolkit.engines.zero.low_rank import LowRank
+from toolkit.engines.zero.low_rank import LowRank, room_in_fp16
 from toolkit.specs.communication import CommunicationConfig
 
 _BUCKET_NUMBERS = 64 * 1024**2
@@ -23,28 +23,18 @@ _BUCKET_NUMBERS = 64 * 1024**2
 class Bucket:
     """Gradients end to end, with the methods of torch's `GradBucket` that its hooks call."""
 
-    def __init__(self, number: int, gradients: Sequence[torch.Tensor], *, is_last: bool) -> None:
-        self._number, self._is_last = number, is_last
-        # In fp32 also where the gradients are bf16: matrices are made orthogonal, and errors added up.
+    def __init__(self, number: int, gradients: Sequence[torch.Tensor]) -> None:
+        self._number = number
+        # In fp32 also where the gradients are bf16: what waits is added up.
         self._buffer = torch.cat([gradient.flatten() for gradient in gradients]).float()
-        pieces = torch.split(self._buffer, [gradient.numel() for gradient in gradients])
-        self._views = [piece.view(gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)]
 
     def index(self) -> int:
         """Which of the step's buckets."""
         return self._number
 
-    def is_last(self) -> bool:
-        """Whether it is the last one of the step."""
-        return self._is_last
-
     def buffer(self) -> torch.Tensor:
         """All numbers, flat."""
         return self._buffer
-
-    def gradients(self) -> list[torch.Tensor]:
-        """Views of it, one per tensor."""
-        return self._views
 
 
 class TopK:
@@ -151,7 +141,7 @@ class Exchange:
                 return self._topk.average(bucket)
             case "fp16":
                 self._sent_bytes += round_trip * 2 * len(numbers)
-                factor = _room_in_fp16(numbers)
+                factor = _shared_room(numbers)
                 numbers.mul_(factor)
                 return _waited(default_hooks.fp16_compress_hook, dist.group.WORLD, bucket).div_(factor)
             case _:
@@ -159,16 +149,11 @@ class Exchange:
                 return _waited(default_hooks.bf16_compress_hook, dist.group.WORLD, bucket)
 
 
-def _room_in_fp16(numbers: torch.Tensor) -> float:
-    """A power of two, the same on all ranks, that brings the largest number of any of them to between 2^14 and 2^15.
-
-    fp16 ends at 65504, and the mean of such numbers is added up without going beyond it; at the other end, it loses
-    digits below 6e-5 and everything below 3e-8, which small gradients are as a whole. A power of two rounds nothing.
-    """
+def _shared_room(numbers: torch.Tensor) -> float:
+    """`room_in_fp16` of the largest number of any rank, the same on all."""
     largest = torch.linalg.vector_norm(numbers, ord=math.inf)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    # Within the exponents of fp32 that factor and quotient both have.
-    return 2.0 ** max(min(15 - math.frexp(float(largest))[1], 126), -126)
+    return room_in_fp16(float(largest))
 
 
 def _waited(hook: Callable[..., Any], state: Any, bucket: Bucket) -> torch.Tensor:
@@ -186,4 +171,4 @@ def _buckets(gradients: Sequence[torch.Tensor]) -> Iterator[tuple[Bucket, list[t
         groups[-1].append(gradient)
         size += gradient.numel()
     for number, members in enumerate(groups):
-        yield Bucket(number, members, is_last=number == len(groups) - 1), members
+        yield Bucket(number, members), members

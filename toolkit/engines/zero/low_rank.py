@@ -82,7 +82,7 @@ class LowRank:
         for number, mean in zip(self._whole, means, strict=True):
             gradients[number].copy_(mean)
         if self._alike:
-            self._average_matrices(gradients, _room(float(told)) / dist.get_world_size())
+            self._average_matrices(gradients, room_in_fp16(float(told)) / dist.get_world_size())
         return norm_of(gradients)
 
     def _average_matrices(self, gradients: Sequence[torch.Tensor], room: float) -> None:
@@ -123,9 +123,11 @@ class LowRank:
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def _room(largest: float) -> float:
-    """A power of two that brings it to between 2^14 and 2^15; of numbers below it, fp16 (to 65504) holds 2^-39 parts.
+def room_in_fp16(largest: float) -> float:
+    """A power of two that brings the largest number to between 2^14 and 2^15.
 
-    A power of two rounds nothing. Within the exponents of fp32, which the quotient has too.
+    fp16 ends at 65504, and the mean of such numbers is added up without going beyond it; at the other end, it loses
+    digits below 6e-5 and everything below 3e-8, which small gradients are as a whole. A power of two rounds nothing.
     """
+    # Within the exponents of fp32 that factor and quotient both have.
     return 2.0 ** max(min(15 - math.frexp(largest)[1], 126), -126)
