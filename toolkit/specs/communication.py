@@ -22,6 +22,8 @@ _ONCE = {"rank": 4, "full_steps": 0}
 
 _THIN = 1.5
 """Columns of PowerSGD's thin matrices over the square root of the matrix's shorter side, where none are given."""
+_AT_LEAST = 16
+"""Columns that matrices have which are more than four times as wide: those of small ones are less alike."""
 _WORTH = 2
 """PowerSGD sends a matrix whole that it would not make smaller than by this (torch: `min_compression_rate`)."""
 
@@ -34,8 +36,9 @@ def thin_columns(rows: float, columns: float, rank: int | None) -> int:
         columns: of the matrix.
         rank: that was asked for; None takes one by the size.
     """
-    shorter = min(rows, columns)
-    thin = int(min(round(_THIN * math.sqrt(shorter)) if rank is None else rank, shorter))
+    shorter = int(min(rows, columns))
+    by_size = max(round(_THIN * math.sqrt(shorter)), min(_AT_LEAST, (shorter - 1) // 4))
+    thin = min(by_size if rank is None else rank, shorter)
     return thin if (rows + columns) * thin * _WORTH < rows * columns else 0
 
 

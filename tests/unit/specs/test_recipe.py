@@ -139,7 +139,8 @@ def test_communication_of_recipes_that_were_written_out_before() -> None:
     [
         ((256, 256), None, 24),
         ((4096, 14336), None, 96),
-        ((172, 64), None, 12),
+        ((172, 64), None, 15),
+        ((32, 64), None, 8),
         ((256, 256), 4, 4),
         ((8, 64), 4, 0),  # 288 numbers for 512: not half
         ((256, 1), None, 0),
