@@ -81,6 +81,7 @@ class Exchange:
         """As `Between`."""
         self._sent_bytes = 0.0
         self._num_updates = 0
+        self._low_rank: LowRank | None = None
         self._forget()
 
     def before_saving(self) -> None:
@@ -126,7 +127,7 @@ class Exchange:
         return taken
 
     def _forget(self) -> None:
-        self._low_rank: LowRank | None = None
+        self._low_rank = None
         self._topk = TopK(self._config.ratio)
 
     def _averaged(self, bucket: Bucket) -> torch.Tensor:
