@@ -18,12 +18,10 @@ _OF: dict[str, tuple[Compression, ...]] = {
 """Which ways of compression look at an option; the others refuse a value that is not its default."""
 _ONCE = {"rank": 4, "full_steps": 0}
 """Defaults of before, which recipes that were written out hold whether anything looks at them or not."""
-
-
 _THIN = 1.5
 """Columns of PowerSGD's thin matrices over the square root of the matrix's shorter side, where none are given."""
 _AT_LEAST = 16
-"""Columns that matrices have which are more than four times as wide: those of small ones are less alike."""
+"""Columns that matrices get which are more than four times as wide: gradients of small ones are less of low rank."""
 _WORTH = 2
 """PowerSGD sends a matrix whole that it would not make smaller than by this (torch: `min_compression_rate`)."""
 
@@ -49,7 +47,7 @@ class CommunicationConfig(Spec):
     """`fp16`, `bf16`: half of fp32; `powersgd`: two thin matrices per matrix (1905.13727); `topk`: the largest numbers
     alone. What the last two leave out is added to the next step's gradients (error feedback)."""
     rank: int | None = Field(default=None, gt=0)
-    """Of `powersgd`: columns of the thin matrices; by default 1.5 x the root of a matrix's shorter side."""
+    """Of `powersgd`: columns of the thin matrices; by default by the size of each matrix, 24 of 256 x 256."""
     ratio: float = Field(default=0.01, gt=0, lt=1)
     """Of `topk`: part of the numbers that is sent."""
     full_steps: int = Field(default=0, ge=0)
