@@ -1,10 +1,13 @@
 """What the ranks of test_unequal_shares run: steps whose micro-batches are dealt out as a test says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from ranks.runs import Trained, batches_of, open_engine
 from ranks.settings import LEARNING_RATES
+from toolkit.data.loader import GlobalBatches
 from toolkit.engines.base import StepResult
 
 
@@ -20,3 +23,10 @@ def train_with_shares(folder: Path, shares: Sequence[Sequence[int] | None]) -> T
     weights = dict(engine.full_state())
     engine.close()
     return Trained(results, weights)
+
+
+def with_shares(folder: Path, shares: Sequence[Sequence[int] | None], body: Callable[..., Any], *given: object) -> Any:
+    """Whatever `body` trains of the run, dealt out as in `train_with_shares`."""
+    real = GlobalBatches.step
+    with mock.patch.object(GlobalBatches, "step", lambda own, index: real(own, index, shares[index % len(shares)])):
+        return body(folder, *given)

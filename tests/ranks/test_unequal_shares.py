@@ -10,12 +10,14 @@ import pytest
 from procs import run_ranks
 from ranks.equality import assert_equal, assert_same_weights
 from ranks.reference import reference_run
+from ranks.resuming import first_half, second_half
 from ranks.runs import Trained, write_run
 from ranks.settings import GLOBAL_BATCH
-from ranks.sharing import train_with_shares
+from ranks.sharing import train_with_shares, with_shares
 from ranks.slowed import finetune_slowed
 from ranks.test_faults import write_inputs
 from ranks.test_low_precision import TOLERANCES, write_low
+from ranks.test_resume import STOP
 from ranks.test_slow_ranks import write
 from toolkit.run_folder import RunFolder
 from toolkit.specs.communication import CommunicationConfig
@@ -76,6 +78,17 @@ def test_equals_equal_shares(tmp_path: Path, untied: Path, stage: int) -> None:
 
 
 @SOAK
+@pytest.mark.parametrize(("saved", "goes_on"), [(SHARES, (None,)), ((None,), SHARES), (SHARES, ((2, 6), (7, 1)))])
+def test_a_checkpoint_knows_nothing_of_shares(tmp_path: Path, untied: Path, saved: Any, goes_on: Any) -> None:
+    folder, store = write_run(tmp_path / "run", untied, zero_stage=1, micro_batch=1), tmp_path / "store"
+    run_ranks(with_shares, 2, folder, saved, first_half, store, STOP, False, timeout_s=120)
+    half, _ = run_ranks(with_shares, 2, folder, goes_on, second_half, store, timeout_s=120)
+    one = reference_run(untied)
+    assert_equal(half.steps, one.steps[STOP:], loss=LOSS, norm=NORM)
+    assert_same_weights(half.weights, one.model, within=WEIGHTS)
+
+
+@SOAK
 def test_goes_with_compressed_gradients(tmp_path: Path, untied: Path) -> None:
     config = CommunicationConfig(compression="fp16")
     run = trained(write_run(tmp_path / "run", untied, zero_stage=0, micro_batch=1, communication=config))
@@ -118,7 +131,7 @@ def test_a_slow_replica_gets_fewer_micro_batches(tmp_path: Path, inputs: Path) -
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", ["forward", "stopped"])
 def test_a_step_gets_shorter_and_stays_the_same(tmp_path: Path, inputs: Path, way: str) -> None:
-    """Half of the time rank 1 does not run: five or six micro-batches of eight for the other one."""
+    """A device that needs 25 ms more for each micro-batch; a rank that half of the time does not run."""
     runs = {
         balance: slowed(tmp_path / str(balance), inputs, way, balance=balance, steps=80, global_batch=16, seq_len=256)
         for balance in (False, True)

@@ -90,20 +90,21 @@ class Balancer:
 def best_counts(costs: Costs, *, total: int) -> tuple[int, ...]:
     """So many micro-batches for each replica, one at least, that the one which is done last is done first.
 
-    Each goes where it is done soonest. What a replica does takes longer with each, so no other order is better.
+    Each goes where it is done soonest, to who has fewer so far where that is two. What a replica does takes longer with
+    each, so no other order is better.
 
     Args:
         costs: of the replicas.
         total: micro-batches of a step; one for each replica or more.
     """
     counts = [1] * len(costs.each)
-    done = [(fixed + 2 * each, replica) for replica, (each, fixed) in enumerate(zip(*costs, strict=True))]
+    done = [(fixed + 2 * each, 1, replica) for replica, (each, fixed) in enumerate(zip(*costs, strict=True))]
     heapq.heapify(done)
     for _ in range(total - len(counts)):
-        _, replica = done[0]
+        _, _, replica = done[0]
         counts[replica] += 1
         after = costs.fixed[replica] + (counts[replica] + 1) * costs.each[replica]
-        heapq.heapreplace(done, (after, replica))
+        heapq.heapreplace(done, (after, counts[replica], replica))
     return tuple(counts)
 
 

@@ -29,6 +29,10 @@ def test_equals_have_equal_shares(dp: int, grad_accum: int, each: float) -> None
     assert best_counts(Costs((each,) * dp, (0.0,) * dp), total=dp * grad_accum) == (grad_accum,) * dp
 
 
+def test_of_two_shares_that_take_as_long_the_smaller_change_is_made() -> None:
+    assert best_counts(Costs((1.0, 2.0), (0.0, 0.0)), total=8) == (5, 3)  # 6 + 2 takes 6 s too
+
+
 def hear(
     balancer: Balancer, each: Sequence[float], count: int, *, noise: float = 0.0, seed: int = 0, wait: float = 0.1
 ) -> list[Dealt]:
