@@ -20,8 +20,8 @@ def rates_without_time() -> tuple[list[MatmulRate], list[CollectiveTime]]:
 
 
 def what_counts_of_a_collective() -> tuple[float, float, float]:
-    """Where rank 1 takes 50 ms and rank 0 nothing: of an operation that sends one way, of one where rank 1 was early,
-    and where rank 1 is in no group."""
+    """Where rank 1 takes 50 ms and rank 0 nothing: of an operation that sends one way, of one to which both come late
+    in turns, and where rank 1 is in no group."""
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     assert dist.group.WORLD is not None, "the ranks have met"
     both, alone = Own(dist.group.WORLD, (0, 1)), dist.new_group([0])
