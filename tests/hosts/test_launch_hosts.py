@@ -44,7 +44,7 @@ SOAK = pytest.mark.soak
     [
         pytest.param(1, {"zero_stage": 2}, marks=SOAK),
         pytest.param(1, {"zero_stage": 3}, marks=SOAK),
-        (1, {"pp": 2}),
+        pytest.param(1, {"pp": 2}, marks=SOAK),
         pytest.param(1, {"tp": 2, "engine": "zero", "zero_stage": 1}, marks=SOAK),
         pytest.param(1, {"engine": "mcore", "tp": 2}, marks=SOAK),
         pytest.param(2, {"zero_stage": 1}, marks=SOAK),

@@ -92,6 +92,7 @@ def test_equals_one_process_in_16_bits(tmp_path: Path, calm: Path, precision: st
     assert_equal(run.steps, reference_run(calm, precision=precision).steps, **TOLERANCES[precision])
 
 
+@pytest.mark.soak
 def test_a_frozen_head_in_bf16(tmp_path: Path, calm: Path) -> None:
     choices = {"precision": "bf16", "zero_stage": 3, "method": "lora"}
     run = trained_in_blocks(write_low(tmp_path / "run", calm, loss="chunked", **choices))

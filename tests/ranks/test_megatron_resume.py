@@ -50,6 +50,7 @@ def test_tp2_goes_on_elsewhere(tmp_path: Path, even: Path, stored: Path, layout:
     assert_goes_on(write(tmp_path / "run", even, layout), stored, even)
 
 
+@pytest.mark.soak
 def test_goes_on_with_zero(tmp_path: Path, even: Path, stored: Path) -> None:
     assert_goes_on(write_run(tmp_path / "run", even, zero_stage=3), stored, even)
 

@@ -18,6 +18,7 @@ def words_of_pictures(notebook: Any) -> list[str]:
     return ["".join(one["data"]["text/plain"]) for one in outputs if "image/png" in one.get("data", {})]
 
 
+@pytest.mark.soak
 def test_finetune(tmp_path: Path) -> None:
     asked = {
         "summary": "run.summary",

@@ -100,15 +100,16 @@ def rows() -> list[dict[str, str]]:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("ending", "write"),
     [
         ("jsonl", write_lines),
         # 1.4 MiB alone, 16 beside other work: what Arrow's threads hold at a moment depends on the machine.
-        pytest.param("parquet", write_parquet, marks=pytest.mark.soak),
-        pytest.param("txt", write_text, marks=pytest.mark.soak),
-        pytest.param("json", write_json, marks=pytest.mark.soak),
-        pytest.param("jsonl.gz", write_packed_lines, marks=pytest.mark.soak),
+        ("parquet", write_parquet),
+        ("txt", write_text),
+        ("json", write_json),
+        ("jsonl.gz", write_packed_lines),
     ],
 )
 def test_five_times_the_rows(tmp_path: Path, rows: Any, ending: str, write: Callable[[Path, Any], None]) -> None:
