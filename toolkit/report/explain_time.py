@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from toolkit.planner.cost.compute import Seconds
 from toolkit.planner.cost.cpu_engine import TP_SUMS, agreed_seconds
-from toolkit.planner.cost.estimate import slice_of
+from toolkit.planner.cost.estimate import passes, slice_of
 from toolkit.planner.cost.flops import tokens_per_step
 from toolkit.planner.cost.layer import Layer, head_of, layer_of
 from toolkit.planner.cost.pipeline import bubble
@@ -125,7 +125,7 @@ def _causes(setup: Setup, rates: Rates, *, layer: Layer, head: Seconds) -> Itera
     yield from explain_traffic(setup, rates, layer)
     yield from explain_optimizer(setup, rates)
     fixed = rates.law.step_seconds
-    agreed = agreed_seconds(rates, setup) if rates.on_cpu else 0.0
+    agreed = agreed_seconds(rates, setup, forward=passes(setup, layer)[0]) if rates.on_cpu else 0.0
     how = f"{turns} x {short_seconds(layer.waits)} of launches{f' + {short_seconds(fixed)} per step' if fixed else ''}"
     how += f" + {short_seconds(agreed)} of small messages to all ranks" if agreed else ""
     yield Line("overhead", accum * layers * layer.waits + fixed + agreed, "seconds", how)

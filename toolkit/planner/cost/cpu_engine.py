@@ -29,9 +29,9 @@ q_proj, k_proj, v_proj, gate_proj and up_proj each send back; per micro-batch th
 three of a number per token in the loss."""
 SMALL = 8.0
 """Bytes of what ranks agree on in a step."""
-STEP_SUMS, STAGED_SUMS = 3.0, 2.5
-"""All-reduces of so few bytes per step: tokens, loss, gradient norm. With stages tokens, the norm, and a
-broadcast of the last one's loss; with replicas of them the norm once more."""
+STAGED_SUMS = 2.5
+"""All-reduces of so few bytes per step with stages: tokens, the norm, and a broadcast of the last one's loss; with
+replicas of them the norm once more."""
 
 
 class Copied(NamedTuple):
@@ -103,14 +103,20 @@ def _gathered_behind_another(rates: Rates, group: Ring, num_bytes: float) -> flo
     return alone - min(gather_seconds(rates, group, SMALL), alone) / 2
 
 
-def agreed_seconds(rates: Rates, setup: Setup) -> float:
-    """What all ranks agree on in a step, in messages so small that latency is all that counts."""
+def agreed_seconds(rates: Rates, setup: Setup, *, forward: float) -> float:
+    """What all ranks agree on in a step, in messages so small that latency is all that counts.
+
+    Without stages they wait for the gradient norm; the tokens' sum travels beside the first forward pass, which takes
+    `forward` seconds and other messages too where replicas or weights are divided, and the loss's beside the last
+    backward pass.
+    """
     if setup.world_size == 1:
         return 0.0
-    times = STEP_SUMS
+    one = all_reduce_seconds(rates, ring(rates, setup.world_size, 1), SMALL)
     if setup.pp > 1:
-        times = STAGED_SUMS + (1 if setup.dp > 1 else 0)
-    return times * all_reduce_seconds(rates, ring(rates, setup.world_size, 1), SMALL)
+        return (STAGED_SUMS + (1 if setup.dp > 1 else 0)) * one
+    divided = setup.tp > 1 or setup.sp > 1 or setup.zero_stage == 3
+    return one + (0.0 if divided else max(0.0, one - forward))
 
 
 def summed_seconds(rates: Rates, tp: int, *, num_bytes: float, tokens: int, num_layers: int, again: float) -> float:

@@ -48,7 +48,7 @@ def _step(rates: Rates, setup: Setup, *, layer: Layer, head: Seconds) -> TimeEst
     turns, heads = accum * num_layers / pp, accum / pp
     forward, backward = passes(setup, layer)
     sent = traffic(rates, setup, own, forward=forward, backward=backward)
-    agreed = agreed_seconds(rates, setup) if rates.on_cpu else 0.0
+    agreed = agreed_seconds(rates, setup, forward=forward) if rates.on_cpu else 0.0
     offloaded = setup.offload != "none"
     host = host_seconds(rates, setup, own) if offloaded else HostSeconds(0.0, optimizer_seconds(rates, setup, own))
     return TimeEstimate(
