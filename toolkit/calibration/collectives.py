@@ -20,8 +20,8 @@ _LEAST_SECONDS = 1e-6
 _ALWAYS_BYTES = 2**20
 """Messages up to here are timed once whatever the time: beyond the largest that is known, the rate is taken to hold."""
 _ACROSS_SECONDS = 3.0
-"""So long may the calls of one size over slow links take, once: with 100 Mb/s it is what 4 MiB need. Smaller ones tell
-no rate there: what is on its way at a moment, in sockets and queues, is a large part of them."""
+"""So long may the calls of one size over slow links take, once: room for 4 MiB at 100 Mb/s, 16 with 20 ms. Smaller ones
+tell no rate there: what is on its way at a moment, in sockets and queues, is a large part of them."""
 _LARGEST_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 
 

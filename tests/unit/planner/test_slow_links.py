@@ -72,8 +72,11 @@ def test_gloo_scatters_by_summing_everything() -> None:
 def test_a_pair_gathers_in_three_halves() -> None:
     rates = rates_of(slow(num_nodes=4), LAW)
     pair, three = ring(rates, 2, 1), ring(rates, 3, 1)
-    assert gather_seconds(rates, pair, 10 * MIB) == pytest.approx(0.75 * all_reduce_seconds(rates, pair, 10 * MIB))
+    summed = all_reduce_seconds(rates, pair, 10 * MIB)
+    assert gather_seconds(rates, pair, 10 * MIB) - pair.latency == pytest.approx(0.75 * (summed - 2 * pair.latency))
     assert gather_seconds(rates, three, 10 * MIB) == pytest.approx(0.5 * all_reduce_seconds(rates, three, 10 * MIB))
+    # The word waits behind data, of which there is none.
+    assert gather_seconds(rates, pair, 0) == pair.latency
     known = measured(("all_gather", 2, 2, MIB, 0.06), num_nodes=4)
     assert gather_seconds(known, ring(known, 2, 1), MIB) == 0.06
     # Twice the steps, each with two thirds of the bytes, on a ring that does not wait.

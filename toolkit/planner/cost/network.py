@@ -34,7 +34,7 @@ class Ring(NamedTuple):
     scatter: float
     """What a reduce-scatter takes over an all-gather's volume."""
     gather: float = 1.0
-    """What an all-gather takes over its volume."""
+    """Volumes of an all-gather that its bytes take as long as."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -77,8 +77,9 @@ def gather_seconds(rates: Rates, group: Ring, num_bytes: float, *, kind: Collect
         return 0.0
     if rates.collectives and (known := measured_seconds(rates, kind, group.span, num_bytes=num_bytes)) is not None:
         return known
-    over = {"reduce_scatter": group.scatter, "all_gather": group.gather}.get(kind, 1.0)
-    return over * (group.latency + num_bytes * group.byte_seconds)
+    if kind == "all_gather":
+        num_bytes *= group.gather
+    return (group.scatter if kind == "reduce_scatter" else 1.0) * (group.latency + num_bytes * group.byte_seconds)
 
 
 def all_reduce_seconds(rates: Rates, group: Ring, num_bytes: float) -> float:
