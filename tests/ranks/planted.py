@@ -16,7 +16,6 @@ from ranks.runs import open_engine
 from toolkit.data.loader import GlobalBatches
 from toolkit.engines import engine_for
 from toolkit.errors import ToolkitError
-from toolkit.finetune import prepared_data, share_of, training_batches
 from toolkit.models.build import build_model
 from toolkit.models.pretrained import count_parameters, load_tokenizer
 from toolkit.planner.plan import Plan
@@ -25,6 +24,7 @@ from toolkit.preflight.run import preflight
 from toolkit.preflight.setting import Setting
 from toolkit.run_folder import RunFolder
 from toolkit.specs.recipe import Recipe
+from toolkit.training.rows import prepared_data, share_of, training_batches
 
 
 def setting_of(folder: Path, *, freeze: str = "") -> Setting:

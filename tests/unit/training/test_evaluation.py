@@ -13,13 +13,13 @@ from transformers import AutoTokenizer
 from ranks.tiny import write_tokenizer
 from toolkit.data.loader import Share
 from toolkit.data.prepare import prepare
-from toolkit.finetune import held_out_test
 from toolkit.run_folder import RunFolder
 from toolkit.specs.data import DataConfig
 from toolkit.specs.recipe import Recipe
 from toolkit.specs.workload import Workload
 from toolkit.training.before import evaluate_before
 from toolkit.training.evaluation import Answer, Evaluation, HeldOut, evaluate
+from toolkit.training.rows import held_out_test
 from unit.training.test_summary import Questions, held_out
 
 
