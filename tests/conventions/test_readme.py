@@ -28,6 +28,8 @@ REPLACED = {
 }
 INSTALLS = ("git clone", "cd ", "pip install", "python3 -m venv", ". .venv", "source .venv")
 RUNS_THIS_SUITE = ("make test", "make check")
+OWN_DEMO = "MODEL="
+"""The demo once more, with the reader's model: it has a test of its own, as it takes as long as the first."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,11 @@ def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-c", command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
+
+
+def in_this_environment(command: str) -> str:
+    """A `make` command that uses the environment under test, instead of making one."""
+    return f"{command} VENV={VENV} --old-file={VENV}/.train --old-file={VENV}/.dev"
 
 
 def test_the_readme_names_the_two_commands_and_what_tests_cannot_run() -> None:
@@ -79,7 +86,7 @@ def commands_in_order() -> list[tuple[Command, bool]]:
 def test_every_other_command_runs(desk: Path) -> None:
     ran = {True: 0, False: 0}
     for (command, exit_code), of_quick_start in commands_in_order():
-        if command.startswith((*INSTALLS, *RUNS_THIS_SUITE)):
+        if command.startswith((*INSTALLS, *RUNS_THIS_SUITE)) or OWN_DEMO in command:
             continue
         at = ROOT if of_quick_start or command.startswith("make") else desk
         for given, stand_in in REPLACED.items():
@@ -87,13 +94,7 @@ def test_every_other_command_runs(desk: Path) -> None:
         if command == "make demo":
             command += " DEMO_ARGS='--max-steps 20'"
         if command.startswith("make"):
-            # The environment under test, instead of one made anew.
-            command += f" VENV={VENV} --old-file={VENV}/.train --old-file={VENV}/.dev"
-            command = command.replace("MODEL=", f"MODEL={desk}/").replace("DATA=", f"DATA={desk}/")
-        if "MODEL=" in command:
-            # As long as it takes to go through: 15 of its 60 steps.
-            lines = run(f"{command} --dry-run", at).stdout.splitlines()
-            command = next(line for line in lines if " demo " in line) + " --max-steps 15"
+            command = in_this_environment(command)
         result = run(command, at)
         assert result.returncode == exit_code, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
         if of_quick_start and command.startswith("toolkit launch"):
@@ -101,3 +102,15 @@ def test_every_other_command_runs(desk: Path) -> None:
         ran[of_quick_start] += 1
     assert ran[False] >= 8
     assert ran[True] >= 6
+
+
+@pytest.mark.soak
+@pytest.mark.ranks
+@pytest.mark.timeout(600)
+def test_the_demo_with_a_model_and_samples_of_ones_own(desk: Path) -> None:
+    (command,) = (one.words for one in commands(ROOT / "README.md") if OWN_DEMO in one.words)
+    command = command.replace("MODEL=", f"MODEL={desk}/").replace("DATA=", f"DATA={desk}/")
+    lines = run(f"{in_this_environment(command)} --dry-run", ROOT).stdout.splitlines()
+    # As long as it takes to go through: 15 of its 60 steps.
+    result = run(next(line for line in lines if " demo " in line) + " --max-steps 15", ROOT)
+    assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
