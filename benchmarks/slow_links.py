@@ -147,22 +147,25 @@ def measured(args: argparse.Namespace, folder: Path, machines: Path) -> Iterator
                     run_toolkit(cluster, *words, "--budget", args.budget)
             for case in args.only:
                 run = folder / f"{case}-{links[0]}"
-                predictions = [planned(args, folder, machines / f"{name}.yaml", case, run) for name in links]
-                steps = trained(cluster, hostfile, run, links)
+                steps = len(links) * (SKIPPED + COUNTED)
+                predictions = [
+                    planned(args, folder, machines / f"{name}.yaml", case, run, max_steps=steps) for name in links
+                ]
+                seconds_of = trained(cluster, hostfile, run, links)
                 for place_of, (name, predicted) in enumerate(zip(links, predictions, strict=True)):
-                    own = steps[place_of * (SKIPPED + COUNTED) :][SKIPPED : SKIPPED + COUNTED]
+                    own = seconds_of[place_of * (SKIPPED + COUNTED) :][SKIPPED : SKIPPED + COUNTED]
                     seconds = mean(own) if case.startswith("local") else median(own)
                     one = Outcome(case, name, seconds, predicted)
                     print(f"{case} {name}: {seconds:.3f} s, predicted {predicted:.3f}", file=sys.stderr, flush=True)
                     yield one
 
 
-def planned(args: argparse.Namespace, folder: Path, machine: Path, case: str, run: Path) -> float:
+def planned(args: argparse.Namespace, folder: Path, machine: Path, case: str, run: Path, *, max_steps: int) -> float:
     """Write the run folder, and give the predicted step time; the last call's folder is run."""
     import toolkit
     from toolkit.planner.api import estimate
 
-    asked, links = CASES[case], len(args.links)
+    asked = CASES[case]
     work = {"seq_len": args.row_len, "global_batch": args.global_batch, "precision": "fp32"}
     micro = args.global_batch // (1 if {"pp", "tp"} & asked.layout.keys() else 2)
     plan = estimate(folder / "model", machine, work=work, strategy={"micro_batch": micro, **asked.layout})
@@ -171,7 +174,7 @@ def planned(args: argparse.Namespace, folder: Path, machine: Path, case: str, ru
             "model": str(folder / "model"),
             "workload": plan.workload.model_dump(),
             "data": {"train": str(folder / "rows.jsonl")},
-            "max_steps": links * (SKIPPED + COUNTED),
+            "max_steps": max_steps,
             "communication": asked.communication,
             "trackers": [],
         },

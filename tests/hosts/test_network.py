@@ -71,6 +71,7 @@ def test_hosts_are_calibrated_over_ssh(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(2400)
 def test_steps_over_slow_links_are_predicted_and_what_is_sent_less_gains_what_it_should() -> None:
     done = subprocess.run([sys.executable, "benchmarks/slow_links.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
