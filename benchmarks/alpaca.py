@@ -131,11 +131,11 @@ def emit_run(folder: Path, name: str, *, data: dict[str, Any], max_steps: int, *
 def batches_of(run: Path, rank: int) -> tuple[Any, Any]:
     """The batches of one rank, as the run makes them, and the rows that they are made of."""
     from toolkit.data.loader import GlobalBatches, Share
-    from toolkit.finetune import prepared_data
     from toolkit.models.pretrained import load_tokenizer
     from toolkit.planner.plan import Plan
     from toolkit.run_folder import RunFolder
     from toolkit.specs.recipe import Recipe
+    from toolkit.training.rows import prepared_data
 
     plan, recipe = Plan.load(RunFolder(run).plan), Recipe.load(RunFolder(run).recipe)
     tokenizer = load_tokenizer(recipe.model, plan.model)

@@ -82,13 +82,13 @@ def train(folder: Path, way: str) -> None:
     """One epoch; rank 0 leaves what its steps took."""
     from toolkit.checkpoints.shelves import open_shelf
     from toolkit.engines import engine_for
-    from toolkit.finetune import prepared_data, share_of, training_batches
     from toolkit.models.build import build_model
     from toolkit.models.pretrained import load_tokenizer
     from toolkit.planner.plan import Plan
     from toolkit.run_folder import RunFolder
     from toolkit.specs.recipe import Recipe
     from toolkit.training.heartbeat import Heartbeat
+    from toolkit.training.rows import prepared_data, share_of, training_batches
     from toolkit.training.session import Session
 
     run = RunFolder(folder)

@@ -5,7 +5,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from toolkit.calibration.across import Own, seconds_across
+from toolkit.calibration.across import Own, middle_mean, seconds_across
 from toolkit.calibration.collectives import CollectiveTimer, groups_inside
 from toolkit.calibration.compute import matmul_rates
 from toolkit.calibration.ranks import Ranks
@@ -31,9 +31,9 @@ def what_counts_of_a_collective() -> tuple[float, float, float]:
         time.sleep(0.05 * ranks.rank)
 
     return (
-        seconds_across(ranks, both, sleeping, allowed=0.5, one_way=True),
-        seconds_across(ranks, both, sleeping, allowed=0.5, one_way=False),
-        seconds_across(ranks, first, sleeping, allowed=0.5, one_way=True),
+        middle_mean(seconds_across(ranks, both, sleeping, allowed=0.5, one_way=True)),
+        middle_mean(seconds_across(ranks, both, sleeping, allowed=0.5, one_way=False)),
+        middle_mean(seconds_across(ranks, first, sleeping, allowed=0.5, one_way=True)),
     )
 
 

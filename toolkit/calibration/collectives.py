@@ -1,13 +1,13 @@
 """Seconds of collective operations by kind, size and group; disjoint groups run at once, as dp groups beside tp do."""
 
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
 
-from toolkit.calibration.across import COMPUTED, Own, seconds_across
+from toolkit.calibration.across import COMPUTED, Own, middle_mean, seconds_across
 from toolkit.calibration.compute import DTYPES, Say
 from toolkit.calibration.ranks import BORROWED_SHARES, PASSES, Ranks, TimeBox
 from toolkit.specs.measurements import Collective, CollectiveTime
@@ -91,20 +91,26 @@ class CollectiveTimer:
         taken: dict[tuple[Collective, Groups, int], list[float]] = {}
         for place, (kind, groups) in enumerate(sweeps * PASSES):
             always = _ALWAYS_BYTES if place < len(sweeps) else 0
-            for num_bytes, one in self._sweep(kind, own_groups[groups], groups, box, say, always=always):
-                taken.setdefault((kind, groups, num_bytes), []).append(one)
+            for num_bytes, seconds_of in self._sweep(kind, own_groups[groups], groups, box, say, always=always):
+                taken.setdefault((kind, groups, num_bytes), []).extend(seconds_of)
         return [
             CollectiveTime(
                 kind=kind,
                 num_ranks=groups.num_ranks,
                 num_nodes=groups.num_nodes,
                 num_bytes=num_bytes,
-                # A link has its good moments, which no step can wait for; and a difference of two times (`_seconds`) is
-                # least where the second was disturbed.
-                seconds=(min if self._ranks.device.type == "cuda" else median)(times),
+                seconds=self._typical(groups, times),
             )
             for (kind, groups, num_bytes), times in taken.items()
         ]
+
+    def _typical(self, groups: Groups, times: Sequence[float]) -> float:
+        """Of several measurements."""
+        if self._ranks.device.type == "cuda":
+            return min(times)
+        # A link has its good moments, which no step can wait for; and a difference of two times (`_seconds`) is least
+        # where the second was disturbed.
+        return middle_mean(times) if groups.num_nodes > 1 else median(times)
 
     def _sweep(
         self,
@@ -115,8 +121,8 @@ class CollectiveTimer:
         say: Say,
         *,
         always: int,
-    ) -> Iterator[tuple[int, float]]:
-        """(bytes, seconds) of one kind, from small to large; sizes up to `always` even when the time is over."""
+    ) -> Iterator[tuple[int, list[float]]]:
+        """(bytes, measurements) of one kind, from small to large; sizes up to `always` even when the time is over."""
         last = 0.0
         for num_bytes in message_sizes(self._ranks.device.type):
             share = box.share()
@@ -134,10 +140,11 @@ class CollectiveTimer:
                 return
             if across:
                 one_way = kind in ("broadcast", "p2p")
-                last = seconds_across(self._ranks, own, operation, allowed=share, one_way=one_way)
+                taken = seconds_across(self._ranks, own, operation, allowed=share, one_way=one_way)
             else:
-                last = self._seconds(operation, allowed=share)
-            yield num_bytes, last
+                taken = [self._seconds(operation, allowed=share)]
+            last = mean(taken)
+            yield num_bytes, taken
 
     def _seconds(self, operation: Callable[[], object], *, allowed: float) -> float:
         """On GPUs of the operation back to back. Processes of a CPU compute in between, as in a step: ranks never end
