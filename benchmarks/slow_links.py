@@ -147,7 +147,8 @@ def measured(args: argparse.Namespace, folder: Path, machines: Path) -> Iterator
                     run_toolkit(cluster, *words, "--budget", args.budget)
             for case in args.only:
                 run = folder / f"{case}-{links[0]}"
-                steps = len(links) * (SKIPPED + COUNTED)
+                # And one at which local steps end in a mean, whichever step of a round it is.
+                steps = len(links) * (SKIPPED + COUNTED) + 1
                 predictions = [
                     planned(args, folder, machines / f"{name}.yaml", case, run, max_steps=steps) for name in links
                 ]

@@ -27,8 +27,8 @@ class Own(NamedTuple):
 def middle_mean(seconds: Sequence[float]) -> float:
     """Mean of the middle half; of all where there are fewer than four.
 
-    A step calls a collective many times, some slower as a rank comes later: no median. One that stood still, as TCP does
-    for 0.2 s where a packet is lost, once made 28 ms of 8 in the mean of all.
+    A step calls a collective many times, some slower as a rank comes later: no median. One that stood still, as TCP
+    does for 0.2 s where a packet is lost, once made 28 ms of 8 in the mean of all.
     """
     left_out = len(seconds) // 4
     return mean(sorted(seconds)[left_out : len(seconds) - left_out])
