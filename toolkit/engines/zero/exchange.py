@@ -17,7 +17,7 @@ from toolkit.engines.zero.low_rank import LowRank, room_in_fp16
 from toolkit.specs.communication import CommunicationConfig
 
 _BUCKET_NUMBERS = 64 * 1024**2
-"""Gradients that are sent together: 256 MB in fp32."""
+"""So many are sent together: 256 MB in fp32."""
 
 
 class Bucket:
@@ -108,8 +108,8 @@ class Exchange:
         told = root_mean_square(norm_of(gradients))
         if not bool(torch.isfinite(told)):
             return told
-        for bucket, members in _buckets(gradients):
-            mean = self._averaged(bucket)
+        for number, members in enumerate(sent_together(gradients)):
+            mean = self._averaged(Bucket(number, members))
             for gradient, part in zip(members, torch.split(mean, [one.numel() for one in members]), strict=True):
                 gradient.copy_(part.view(gradient.shape))
         return norm_of(gradients)
@@ -162,14 +162,14 @@ def _waited(hook: Callable[..., Any], state: Any, bucket: Bucket) -> torch.Tenso
     return mean
 
 
-def _buckets(gradients: Sequence[torch.Tensor]) -> Iterator[tuple[Bucket, list[torch.Tensor]]]:
-    groups: list[list[torch.Tensor]] = [[]]
-    size = 0
-    for gradient in gradients:
-        if groups[-1] and size + gradient.numel() > _BUCKET_NUMBERS:
-            groups.append([])
-            size = 0
-        groups[-1].append(gradient)
-        size += gradient.numel()
-    for number, members in enumerate(groups):
-        yield Bucket(number, members), members
+def sent_together(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Neighbours of one dtype that make a bucket: over a link with a delay every collective waits for it."""
+    group, size = list[torch.Tensor](), 0
+    for tensor in tensors:
+        if group and (size + tensor.numel() > _BUCKET_NUMBERS or tensor.dtype != group[-1].dtype):
+            yield group
+            group, size = [], 0
+        group.append(tensor)
+        size += tensor.numel()
+    if group:
+        yield group
