@@ -7,7 +7,9 @@ DATA ?=
 ONLY ?=
 DEMO_ARGS := $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA))
 
-.PHONY: demo test lint types check ds_configs docs notebooks soak screenshots benchmark clean
+BUILD_OPS := DS_ACCELERATOR=cpu MAX_JOBS=1 $(BIN)/python tests/build_ops.py >/dev/null 2>&1
+
+.PHONY: demo test ops lint types check ds_configs docs notebooks soak screenshots benchmark clean
 
 demo: $(VENV)/.train  ## plan, launch, fine-tune, export and compare a small LLaMA (or MODEL=... DATA=...)
 	$(BIN)/toolkit demo $(DEMO_ARGS)
@@ -15,10 +17,13 @@ demo: $(VENV)/.train  ## plan, launch, fine-tune, export and compare a small LLa
 # Compiling DeepSpeed's ops takes four minutes of a core; tests on ranks need them, and measure how fast the machine is.
 # The README's commands take minutes too: in the order given they begin early, and nobody waits for them at the end.
 test: $(VENV)/.dev  ## the whole test suite
-	DS_ACCELERATOR=cpu MAX_JOBS=1 $(BIN)/python tests/build_ops.py >/dev/null 2>&1 & \
+	$(BUILD_OPS) & \
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  tests/conventions tests/unit tests/gpu && wait
 	$(BIN)/pytest tests/ranks tests/hosts
+
+ops: $(VENV)/.dev  ## compile DeepSpeed's ops that tests need; `make test` does it too
+	$(BUILD_OPS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -148,13 +148,13 @@ def measured(args: argparse.Namespace, folder: Path, machines: Path) -> Iterator
             for case in args.only:
                 run = folder / f"{case}-{links[0]}"
                 # And one at which local steps end in a mean, whichever step of a round it is.
-                steps = len(links) * (SKIPPED + COUNTED) + 1
+                last = len(links) * (SKIPPED + COUNTED) + 1
                 predictions = [
-                    planned(args, folder, machines / f"{name}.yaml", case, run, max_steps=steps) for name in links
+                    planned(args, folder, machines / f"{name}.yaml", case, run, max_steps=last) for name in links
                 ]
-                seconds_of = trained(cluster, hostfile, run, links)
+                steps = trained(cluster, hostfile, run, links)
                 for place_of, (name, predicted) in enumerate(zip(links, predictions, strict=True)):
-                    own = seconds_of[place_of * (SKIPPED + COUNTED) :][SKIPPED : SKIPPED + COUNTED]
+                    own = steps[place_of * (SKIPPED + COUNTED) :][SKIPPED : SKIPPED + COUNTED]
                     seconds = mean(own) if case.startswith("local") else median(own)
                     one = Outcome(case, name, seconds, predicted)
                     print(f"{case} {name}: {seconds:.3f} s, predicted {predicted:.3f}", file=sys.stderr, flush=True)

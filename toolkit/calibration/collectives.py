@@ -91,8 +91,8 @@ class CollectiveTimer:
         taken: dict[tuple[Collective, Groups, int], list[float]] = {}
         for place, (kind, groups) in enumerate(sweeps * PASSES):
             always = _ALWAYS_BYTES if place < len(sweeps) else 0
-            for num_bytes, seconds_of in self._sweep(kind, own_groups[groups], groups, box, say, always=always):
-                taken.setdefault((kind, groups, num_bytes), []).extend(seconds_of)
+            for num_bytes, calls in self._sweep(kind, own_groups[groups], groups, box, say, always=always):
+                taken.setdefault((kind, groups, num_bytes), []).extend(calls)
         return [
             CollectiveTime(
                 kind=kind,
@@ -106,11 +106,12 @@ class CollectiveTimer:
 
     def _typical(self, groups: Groups, times: Sequence[float]) -> float:
         """Of several measurements."""
-        if self._ranks.device.type == "cuda":
+        on_gpus, across = self._ranks.device.type == "cuda", groups.num_nodes > 1
+        if on_gpus and not across:
             return min(times)
         # A link has its good moments, which no step can wait for; and a difference of two times (`_seconds`) is least
         # where the second was disturbed.
-        return middle_mean(times) if groups.num_nodes > 1 else median(times)
+        return middle_mean(times) if across and not on_gpus else median(times)
 
     def _sweep(
         self,
@@ -130,7 +131,7 @@ class CollectiveTimer:
             allowed = BORROWED_SHARES * share
             if always and across:
                 allowed = max(allowed, _ACROSS_SECONDS)
-            # Six calls of a fourfold size, or three.
+            # Six calls of a fourfold size, or three; of short ones five, which do not count here.
             if num_bytes > always and (3 if across else 6) * 4 * last > allowed:
                 continue
             say(f"{kind} of {num_bytes // 2**10} KiB between {groups.words}")

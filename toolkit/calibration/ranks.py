@@ -22,9 +22,9 @@ BLOCK_SECONDS = 0.004
 MOST_BLOCKS = 15
 """More repetitions do not move a median by more than its noise."""
 PASSES = 3
-"""Shapes and sizes are gone through this often and the fastest pass counts, of processors' collectives the middle:
-what disturbs the machine for a second slows one pass only. Beside a busy program one pass saw a product at half its
-rate, a message at 40 times its latency."""
+"""Shapes and sizes are gone through this often and the fastest pass counts, of collectives of processors or of several
+hosts the middle: what disturbs the machine for a second slows one pass only. Beside a busy program one pass saw a
+product at half its rate, a message at 40 times its latency."""
 BORROWED_SHARES = 4
 """How many shares of the time one item may cost: large shapes and sizes take what the many small ones leave."""
 

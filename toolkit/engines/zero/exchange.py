@@ -110,8 +110,7 @@ class Exchange:
             return told
         for number, members in enumerate(sent_together(gradients)):
             mean = self._averaged(Bucket(number, members))
-            for gradient, part in zip(members, torch.split(mean, [one.numel() for one in members]), strict=True):
-                gradient.copy_(part.view(gradient.shape))
+            put_back(mean, members)
         return norm_of(gradients)
 
     def after_step(self, *, skipped: bool) -> None:
@@ -173,3 +172,9 @@ def sent_together(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor
         size += tensor.numel()
     if group:
         yield group
+
+
+def put_back(flat: torch.Tensor, members: Sequence[torch.Tensor]) -> None:
+    """Numbers that were sent end to end, into the tensors that they are of."""
+    for member, part in zip(members, torch.split(flat, [one.numel() for one in members]), strict=True):
+        member.copy_(part.view(member.shape))

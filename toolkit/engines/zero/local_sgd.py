@@ -9,7 +9,7 @@ from toolkit.engines.base import OUTER_MOMENTUM, States
 from toolkit.engines.common.sums import norm_of, root_mean_square
 from toolkit.engines.ds.moments import Moments
 from toolkit.engines.ds.parts import Keeper, Part
-from toolkit.engines.zero.exchange import sent_together
+from toolkit.engines.zero.exchange import put_back, sent_together
 from toolkit.specs.communication import CommunicationConfig
 
 
@@ -141,5 +141,4 @@ class Rounds:
             flat = torch.cat([tensor.flatten() for tensor in members]).div_(world)
             dist.all_reduce(flat)
             self._sent_bytes += 2 * (world - 1) / world * flat.nbytes
-            for tensor, mean in zip(members, torch.split(flat, [one.numel() for one in members]), strict=True):
-                tensor.copy_(mean.view(tensor.shape))
+            put_back(flat, members)
