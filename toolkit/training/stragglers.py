@@ -25,7 +25,7 @@ _ALIKE = 1.5
 
 
 class Slow(NamedTuple):
-    """A rank that the others wait for."""
+    """A rank that the others wait for; seconds are means of the windows in which it was slow."""
 
     rank: int
     section: str
@@ -35,21 +35,27 @@ class Slow(NamedTuple):
     expected: float
     """What the others take, or what it took before."""
     lost: float
-    """Seconds of a step that the others wait for it, in all sections in which it is slow."""
+    """Seconds of a step that the others wait for it, in all sections."""
 
 
 class _Excess(NamedTuple):
-    """Of one rank in one section, in this window."""
+    """Of one rank in one section of a step, or in all."""
 
     seconds: float
     expected: float
     lost: float
-    """Of a step, by it."""
+    """By the step."""
+    counts: float
+    """From so much lost on, it counts."""
 
     @property
     def times(self) -> float:
         """As long as it should take."""
         return self.seconds / self.expected if self.expected > 0 else math.inf
+
+    @property
+    def slow(self) -> bool:
+        return self.lost > self.counts and self.seconds > _FACTOR * self.expected
 
 
 class Changes(NamedTuple):
@@ -72,7 +78,8 @@ class Finder:
     def __init__(self, stages: Sequence[int], *, share: float) -> None:
         self._stages, self._share = stages, share
         self._usual: dict[str, list[list[float]]] = {}
-        self._marks: dict[tuple[int, str], deque[bool]] = {}
+        self._windows: list[deque[dict[str, _Excess] | None]] = [deque(maxlen=_WINDOWS) for _ in stages]
+        """By rank; of those in which it was not slow nothing is kept."""
         self._named: set[int] = set()
 
     def hear(
@@ -87,42 +94,41 @@ class Finder:
                 compared by what an equal share would take them: who has less to do is not fast.
         """
         unseen = passes_for_forward(seconds)
-        excess: list[dict[str, _Excess]] = [{} for _ in self._stages]
+        found: list[dict[str, _Excess]] = [{} for _ in self._stages]
         for section, taken in seconds.items():
             times = taken
             if shares is not None and section in WITH_ROWS:
                 times = [time / share for time, share in zip(taken, shares, strict=True)]
             for rank, expected in enumerate(self._expected(section, times)):
                 lost = (times[rank] - expected) * (unseen if section == "forward" else 1.0)
-                slow = lost > self._share * step_seconds and times[rank] > _FACTOR * expected
-                self._marks.setdefault((rank, section), deque(maxlen=_WINDOWS)).append(slow)
-                excess[rank][section] = _Excess(times[rank], expected, lost)
+                found[rank][section] = _Excess(times[rank], expected, lost, self._share * step_seconds)
         waits = [step_seconds - sum(times[rank] for times in seconds.values()) for rank in range(len(self._stages))]
         most = _medians_of_others(waits)
-        newly = [one for rank, found in enumerate(excess) if (one := self._newly_slow(rank, found, most[rank]))]
+        for windows, excess in zip(self._windows, found, strict=True):
+            # What stops a rank strikes now this section and now that.
+            windows.append(excess if _whole(excess).slow or any(one.slow for one in excess.values()) else None)
+        newly = [one for rank in range(len(self._stages)) if (one := self._newly_slow(rank, most[rank]))]
         return Changes(tuple(newly), tuple(self._over()))
 
-    def _newly_slow(self, rank: int, found: Mapping[str, _Excess], waited: float) -> Slow | None:
-        """As the marks have it; the others lose no more than they waited."""
-        slow = [section for section in found if self._slow_windows(rank, section) >= _SLOW_WINDOWS]
-        if not slow or rank in self._named:
+    def _newly_slow(self, rank: int, waited: float) -> Slow | None:
+        """As its last windows have it; the others lose no more than they waited."""
+        windows = [window for window in self._windows[rank] if window is not None]
+        if len(windows) < _SLOW_WINDOWS or rank in self._named:
             return None
         self._named.add(rank)
-        worst = max(slow, key=lambda section: found[section].lost)
+        found = {section: _mean([window[section] for window in windows]) for section in windows[0]}
+        worst = max(found, key=lambda section: found[section].lost)
         # Who is slow in all that it computes is so in the pass that is measured best.
-        if "forward" in slow and worst == "backward" and found["forward"].times * _ALIKE > found["backward"].times:
+        forward, backward = found.get("forward"), found.get("backward")
+        if worst == "backward" and forward and backward and forward.slow and forward.times * _ALIKE > backward.times:
             worst = "forward"
-        lost = max(min(sum(found[section].lost for section in slow), waited), 0.0)
+        lost = max(min(_whole(found).lost, waited), 0.0)
         return Slow(rank, worst, found[worst].seconds, found[worst].expected, lost)
 
     def _over(self) -> list[int]:
-        sections = {section for _, section in self._marks}
-        over = [rank for rank in self._named if all(self._slow_windows(rank, section) <= 1 for section in sections)]
+        over = [rank for rank in self._named if sum(window is not None for window in self._windows[rank]) <= 1]
         self._named.difference_update(over)
         return sorted(over)
-
-    def _slow_windows(self, rank: int, section: str) -> int:
-        return sum(self._marks[rank, section])
 
     def _expected(self, section: str, times: Sequence[float]) -> list[float]:
         """Of each rank: the median of the others of its stage; alone in it, what it took before, as others drift."""
@@ -150,6 +156,16 @@ class Finder:
             # The first rank writes telemetry, and nobody else does.
             groups.setdefault((stage, section == "other" and rank == 0), []).append(rank)
         return list(groups.values())
+
+
+def _whole(excess: Mapping[str, _Excess]) -> _Excess:
+    """Of all sections together; `excess` is not empty."""
+    seconds, expected, lost, counts = zip(*excess.values(), strict=True)
+    return _Excess(sum(seconds), sum(expected), sum(lost), counts[0])
+
+
+def _mean(windows: Sequence[_Excess]) -> _Excess:
+    return _Excess(*(statistics.fmean(values) for values in zip(*windows, strict=True)))
 
 
 def passes_for_forward(seconds: Mapping[str, Sequence[float]]) -> float:

@@ -101,6 +101,28 @@ def test_who_is_slow_in_all_that_it_computes_is_slow_in_the_forward_pass() -> No
     assert (slow.rank, slow.section) == (1, "forward")
 
 
+SECTIONS = ("data", "forward", "backward", "optimizer", "other")
+
+
+@pytest.mark.parametrize("strikes", ["everywhere", "now here, now there"])
+def test_a_rank_that_is_stopped_now_and_then_is_named(strikes: str) -> None:
+    finder, turns = Finder([0] * 4, share=0.1), iter(range(1000))
+
+    def stopped(rank: int, section: str) -> float:
+        if rank != 2:
+            return 0.0
+        if strikes == "everywhere":
+            return 0.02
+        return 0.08 if SECTIONS[next(turns) // len(SECTIONS) % len(SECTIONS)] == section else 0.0
+
+    told = windows(finder, WINDOWS, ranks=4, slowed=stopped, noise=0.1)
+    (slow,) = [slow for changes in told for slow in changes.slow]
+    assert slow.rank == 2
+    assert slow.lost == pytest.approx(0.09, abs=0.025)
+    (over,) = [rank for changes in windows(finder, 8, ranks=4, slowed=nobody, noise=0.1) for rank in changes.over]
+    assert over == 2
+
+
 def hear(
     finder: Finder, count: int, forward: Sequence[float], backward: Sequence[float] | None = None
 ) -> list[Changes]:
