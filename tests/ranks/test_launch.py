@@ -191,7 +191,7 @@ def test_megatron_through_every_launcher(inputs: Path, tmp_path: Path, words: li
     ("damage", "parts"),
     [
         pytest.param(broken_line, ["data.jsonl:201"], marks=pytest.mark.soak),
-        pytest.param(nan_weights, ["loss is nan before any update", "weights"], marks=pytest.mark.soak),
+        pytest.param(nan_weights, ["first loss: nan before any update", "weights"], marks=pytest.mark.soak),
     ],
 )
 def test_bad_inputs_end_with_one_line_and_exit_code_2(inputs: Path, tmp_path: Path, damage, parts: list[str]) -> None:
